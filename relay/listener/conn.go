@@ -1,0 +1,48 @@
+// Package listener is what the relay's listeners have in common: the shape of
+// a connection that keeps whole messages and says where a batch ends, and the
+// gate that bounds connections which have not proved themselves yet.
+package listener
+
+import "net"
+
+// MaxFrameOverhead is the most that [Conn.AppendMessage] adds to a message, in
+// bytes.
+const MaxFrameOverhead = 8
+
+// Conn is a connection whose unit is a whole message. As a plain [net.Conn] it
+// yields one message per Read and takes one per Write; the further methods give
+// a relay the batches that make it fast.
+//
+// One goroutine at a time may read and one may write; Close may be called by
+// any, also while others are in a call, and unblocks them.
+type Conn interface {
+	net.Conn
+
+	// NextMessage waits for the next message and returns it. msg is valid
+	// until the next call of NextMessage or Read; until then the caller may
+	// overwrite its bytes. more reports that another whole message is already
+	// at hand: the next call returns it without touching the socket. The
+	// caller wakes whoever it has work for when more is false.
+	//
+	// While it waits it holds no buffer. Any error ends the connection:
+	// [io.EOF] when the other side has closed, an error that wraps
+	// [ErrMessage] when it broke a rule of the carrier.
+	NextMessage() (msg []byte, more bool, err error)
+
+	// AppendMessage appends the frame of one message, head followed by body,
+	// to dst, at most [MaxFrameOverhead] bytes more than the message. It does
+	// not touch the connection and is safe for concurrent use.
+	AppendMessage(dst, head, body []byte) []byte
+
+	// WriteBatch writes b, whole frames made by AppendMessage, with as few
+	// calls of the system as will do. It returns how many bytes were written
+	// before an error. It fails with [os.ErrDeadlineExceeded] when the other
+	// side takes no byte for the stall timeout of the listener, and then the
+	// connection is unusable.
+	WriteBatch(b []byte) (int, error)
+
+	// Established tells the listener that the peer has proved itself: its
+	// place among the half-open connections and the deadline of the handshake
+	// are lifted. It may be called more than once.
+	Established()
+}
