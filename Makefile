@@ -1,0 +1,49 @@
+# Each target is what CI runs too (.ci/run). `make` alone builds and tests.
+
+GO ?= go
+# How long `make fuzz` gives each target.
+FUZZTIME ?= 60s
+# Kept in step with .ci/run, which reads it from here.
+GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.PHONY: all build test race fuzz bench lint fmt cover e2e interop help
+.DEFAULT_GOAL := all
+
+all: build test ## build and test
+
+build: ## build bin/relay
+	$(GO) build -o bin/ ./cmd/...
+
+test: ## run the tests
+	$(GO) test ./...
+
+race: ## run the tests with the race detector
+	$(GO) test -race ./...
+
+fuzz: ## fuzz each target for FUZZTIME (60s)
+	.ci/fuzz $(FUZZTIME)
+
+bench: ## run the Go benchmarks ten times, for benchstat
+	$(GO) test -run '^$$' -bench . -count 10 ./...
+
+lint: bin/golangci-lint ## look for faults and for imports against the direction
+	bin/golangci-lint run
+
+fmt: ## format
+	gofmt -l -w $$(git ls-files '*.go')
+
+cover: ## print the coverage of each package and in all
+	$(GO) test -coverpkg=./... -coverprofile=coverage.out ./... && $(GO) tool cover -func=coverage.out | tail -n 1
+
+e2e: ## run the end-to-end tests: the real binary on loopback
+	$(GO) test -tags e2e ./test/e2e/...
+
+interop: ## run NetBird's own client library against this relay
+	cd interop && $(GO) test ./...
+
+help: ## print this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
+
+bin/golangci-lint: Makefile
+	GOBIN=$(CURDIR)/bin $(GO) install $(GOLANGCI_LINT)
+	@touch $@
