@@ -1,0 +1,17 @@
+package store
+
+// LongestChain returns the number of entries in the longest chain of s.
+func LongestChain(s *Store) int {
+	longest := 0
+	for i := range s.shards {
+		t := s.shards[i].table.Load()
+		for b := range t.buckets {
+			n := 0
+			for e := t.buckets[b].Load(); e != nil; e = e.next.Load() {
+				n++
+			}
+			longest = max(longest, n)
+		}
+	}
+	return longest
+}

@@ -1,0 +1,101 @@
+package store
+
+import (
+	"sync/atomic"
+
+	"github.com/crosspod/crosspod/messages"
+)
+
+// minBuckets is the size of an empty shard's table, and like all sizes a power
+// of two.
+const minBuckets = 8
+
+// table is a chained hash table that is read without a lock, by any number of
+// goroutines, while one changes it. All that a reader follows is atomic, and
+// an entry never changes but for next. An entry that was taken out keeps its
+// next, so a reader who stands on it still finds its way to the end of the
+// chain; what it finds was true at some moment of its search.
+type table struct {
+	buckets []atomic.Pointer[entry]
+}
+
+type entry struct {
+	hash uint64
+	id   messages.PeerID
+	peer Peer
+	seq  uint64
+	next atomic.Pointer[entry]
+}
+
+func newTable(buckets int) *table {
+	return &table{make([]atomic.Pointer[entry], buckets)}
+}
+
+// bucket is chosen by the low bits; the high ones have chosen the shard.
+func (t *table) bucket(hash uint64) *atomic.Pointer[entry] {
+	return &t.buckets[hash&uint64(len(t.buckets)-1)]
+}
+
+// find returns the entry of id, nil if there is none.
+func (t *table) find(hash uint64, id *messages.PeerID) *entry {
+	for e := t.bucket(hash).Load(); e != nil; e = e.next.Load() {
+		if e.hash == hash && e.id == *id {
+			return e
+		}
+	}
+	return nil
+}
+
+// insert puts e, whose id is not in t, in front of its chain.
+func (t *table) insert(e *entry) {
+	b := t.bucket(e.hash)
+	e.next.Store(b.Load())
+	b.Store(e)
+}
+
+// replace puts e in the place of old, which is in t; nil takes old out.
+func (t *table) replace(old, e *entry) {
+	link := t.bucket(old.hash)
+	for link.Load() != old {
+		link = &link.Load().next
+	}
+	next := old.next.Load()
+	if e == nil {
+		link.Store(next)
+		return
+	}
+	e.next.Store(next)
+	link.Store(e)
+}
+
+func (t *table) appendPeers(peers []Peer) []Peer {
+	for i := range t.buckets {
+		for e := t.buckets[i].Load(); e != nil; e = e.next.Load() {
+			peers = append(peers, e.peer)
+		}
+	}
+	return peers
+}
+
+// resize gives the shard, which has n peers, another table when its own has
+// become too small or far too large. Readers of the old one find in it what
+// was there when they began, so it is copied, not rebuilt in place.
+func (sh *shard) resize(n int) {
+	t := sh.table.Load()
+	size := len(t.buckets)
+	switch {
+	case n > size:
+		size *= 2
+	case n < size/8 && size > minBuckets:
+		size /= 4
+	default:
+		return
+	}
+	next := newTable(max(size, minBuckets))
+	for i := range t.buckets {
+		for e := t.buckets[i].Load(); e != nil; e = e.next.Load() {
+			next.insert(&entry{hash: e.hash, id: e.id, peer: e.peer, seq: e.seq})
+		}
+	}
+	sh.table.Store(next)
+}
