@@ -42,7 +42,7 @@ interop: ## run NetBird's own client library against this relay
 	cd interop && $(GO) test ./...
 
 help: ## print this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z0-9]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
 
 bin/golangci-lint: Makefile
 	GOBIN=$(CURDIR)/bin $(GO) install $(GOLANGCI_LINT)

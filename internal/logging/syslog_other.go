@@ -1,0 +1,9 @@
+//go:build windows || plan9
+
+package logging
+
+import "errors"
+
+func openSyslog() (levelWriter, error) {
+	return nil, errors.New("this system has none: want console or a path")
+}

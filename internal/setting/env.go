@@ -1,0 +1,78 @@
+package setting
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// Prefixes are what the variables of the environment begin with, the first
+// that is set wins: ours, then those of the two relays whose deployments run
+// this one without a change.
+var Prefixes = []string{"RELAY_", "NB_", "OZ_"}
+
+// FromEnv sets what no flag has set, and the lists, from the environment, which
+// lookup reads as [os.LookupEnv] does. An empty variable counts as unset. The
+// warnings name variables that are set and not used. The error joins one for
+// each variable whose value is not right.
+func (s *Set) FromEnv(lookup func(string) (string, bool)) (warnings []string, err error) {
+	var errs []error
+	for _, st := range s.settings {
+		used, usedValue := "", ""
+		for _, name := range st.EnvNames() {
+			value, _ := lookup(name)
+			switch {
+			case value == "":
+			case !st.secret && isServiceLink(value):
+				warnings = append(warnings, fmt.Sprintf("%s=%s is ignored: it is what Kubernetes sets for a Service, not a value of --%s", name, value, st.Name))
+			case used == "":
+				used, usedValue = name, value
+			case value != usedValue:
+				warnings = append(warnings, fmt.Sprintf("%s is ignored: %s is set too, to something else", name, used))
+			}
+		}
+		if used == "" || st.given && !st.isList {
+			continue
+		}
+		if err := st.parse(usedValue); err != nil {
+			errs = append(errs, st.invalid(used, usedValue, err))
+		}
+	}
+	return warnings, errors.Join(errs...)
+}
+
+// EnvNames returns the variables that set it, the one that wins first.
+func (s *Setting) EnvNames() []string {
+	var names []string
+	for _, prefix := range Prefixes {
+		names = append(names, prefix+strings.ToUpper(strings.ReplaceAll(s.Name, "-", "_")))
+		for _, name := range s.env {
+			names = append(names, prefix+name)
+		}
+	}
+	return names
+}
+
+func (s *Setting) invalid(where, value string, err error) error {
+	if s.secret {
+		return fmt.Errorf("%s is not right: %w", where, err)
+	}
+	return fmt.Errorf("%s is %q: %w", where, value, err)
+}
+
+// isServiceLink reports whether value is an address as Kubernetes writes it into
+// the environment of every container for each Service of its namespace: a
+// Service named relay-metrics sets RELAY_METRICS_PORT to one.
+func isServiceLink(value string) bool {
+	u, err := url.Parse(value)
+	if err != nil || u.Hostname() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" {
+		return false
+	}
+	if u.Scheme != "tcp" && u.Scheme != "udp" && u.Scheme != "sctp" {
+		return false
+	}
+	port, err := strconv.ParseUint(u.Port(), 10, 16)
+	return err == nil && port > 0
+}

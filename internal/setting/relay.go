@@ -1,0 +1,299 @@
+package setting
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Relay is what `relay start` is told. [NewRelay] makes one.
+type Relay struct {
+	ListenAddress  string
+	ExposedAddress string
+	TrustedProxies []netip.Prefix
+
+	AuthSecret         string
+	AuthSecretPrevious string
+	AuthSecretFile     string
+	RequireNamedTokens bool
+
+	TLSCertFile           string
+	TLSKeyFile            string
+	LetsEncryptDataDir    string
+	LetsEncryptDomains    []string
+	LetsEncryptEmail      string
+	LetsEncryptRoute53    bool
+	LetsEncryptDirectory  string
+	LetsEncryptCACertFile string
+
+	MetricsPort         int
+	HealthListenAddress string
+	OpsListenAddress    string
+	OpsTokenFile        string
+
+	MaxPeers                   int
+	MaxHalfOpen                int
+	HandshakeTimeout           time.Duration
+	HandshakeFailuresPerSecond float64
+	MaxQueueBytes              int64
+	MaxQueueMessages           int
+	MaxTotalQueueBytes         int64 // 0: a quarter of the memory limit
+	MaxSubscriptions           int
+	MaxMessagesPerSecond       float64 // 0: no limit
+	MaxBytesPerSecond          float64 // 0: no limit
+	StallTimeout               time.Duration
+	HealthCheckMisses          int
+
+	DrainDelay time.Duration
+	DrainGrace time.Duration
+
+	LogLevel           string
+	LogFile            string
+	LogFormat          string
+	LogMaxSizeMB       int
+	LogDisableRotation bool
+
+	STUN         bool
+	STUNPorts    []int
+	STUNLogLevel string
+}
+
+// Secrets returns the secrets given as text: the first signs, all are accepted.
+// It is empty when they come from a file.
+func (r *Relay) Secrets() []string {
+	if r.AuthSecret == "" {
+		return nil
+	}
+	if r.AuthSecretPrevious == "" {
+		return []string{r.AuthSecret}
+	}
+	return []string{r.AuthSecret, r.AuthSecretPrevious}
+}
+
+// TLS reports whether peers are served with a certificate.
+func (r *Relay) TLS() bool { return r.TLSCertFile != "" || r.LetsEncrypt() }
+
+// LetsEncrypt reports whether the certificate comes from an ACME directory.
+func (r *Relay) LetsEncrypt() bool {
+	return r.LetsEncryptDataDir != "" && len(r.LetsEncryptDomains) > 0
+}
+
+// MetricsAddress returns where metrics are served.
+func (r *Relay) MetricsAddress() string { return ":" + strconv.Itoa(r.MetricsPort) }
+
+// NewRelay returns a Relay that holds the defaults and the settings that fill
+// it.
+func NewRelay() (*Relay, *Set) {
+	r, s := &Relay{STUNPorts: []int{3478}}, &Set{}
+
+	s.Group("Peers")
+	s.String(&r.ListenAddress, "listen-address", ":443", "`ADDRESS` to listen on for peers").Short("l")
+	s.String(&r.ExposedAddress, "exposed-address", "", "`ADDRESS` peers reach this relay at, such as relay.example.com:443; the same on every pod (required)").Short("e")
+	s.prefixes(&r.TrustedProxies, "trusted-proxies", "`NETWORKS` whose X-Real-Ip and X-Real-Port are believed, such as 10.0.0.0/8,192.0.2.7")
+
+	s.Group("Secrets")
+	s.String(&r.AuthSecret, "auth-secret", "", "`SECRET` that peers' tokens are signed with, one text, commas included (this or --auth-secret-file is required)").Short("s").Secret()
+	s.String(&r.AuthSecretPrevious, "auth-secret-previous", "", "`SECRET` that is accepted too, while tokens signed with it are still about").Secret()
+	s.String(&r.AuthSecretFile, "auth-secret-file", "", "`FILE` with secrets, one a line: the first signs, all are accepted; read again when it changes")
+	s.Bool(&r.RequireNamedTokens, "require-named-tokens", "accept only tokens that name their peer; clients of NetBird and openZro have none")
+
+	s.Group("TLS")
+	s.String(&r.TLSCertFile, "tls-cert-file", "", "`FILE` with the certificate chain, PEM; read again when it changes").Short("c")
+	s.String(&r.TLSKeyFile, "tls-key-file", "", "`FILE` with its key, PEM").Short("k")
+	s.String(&r.LetsEncryptDataDir, "letsencrypt-data-dir", "", "`FOLDER` to keep Let's Encrypt certificates in, below letsencrypt/").Short("d")
+	s.List("letsencrypt-domains", "", "`DOMAINS` to get certificates for; port 443 of each must reach this relay", func(v string) error {
+		r.LetsEncryptDomains = append(r.LetsEncryptDomains, v)
+		return nil
+	}).Short("a")
+	s.String(&r.LetsEncryptEmail, "letsencrypt-email", "", "`ADDRESS` Let's Encrypt may write to")
+	s.Bool(&r.LetsEncryptRoute53, "letsencrypt-aws-route53", "not supported: this relay proves its domains on port 443")
+	s.String(&r.LetsEncryptDirectory, "letsencrypt-directory", "", "`URL` of another ACME directory than Let's Encrypt's")
+	s.String(&r.LetsEncryptCACertFile, "letsencrypt-ca-file", "", "`FILE` with the certificates that vouch for that directory, PEM")
+
+	s.Group("Operators")
+	s.Int(&r.MetricsPort, "metrics-port", 9090, 0, 65535, "`PORT` for /metrics, 0 for any free one")
+	s.String(&r.HealthListenAddress, "health-listen-address", ":9000", "`ADDRESS` for /health, /livez and /readyz").Short("H")
+	s.String(&r.OpsListenAddress, "ops-listen-address", "127.0.0.1:9091", "`ADDRESS` for clients and log level; other than loopback only with --ops-token-file")
+	s.String(&r.OpsTokenFile, "ops-token-file", "", "`FILE` with the bearer token that --ops-listen-address asks for")
+
+	s.Group("Limits")
+	s.Int(&r.MaxPeers, "max-peers", 0, 0, math.MaxInt, "peers connected to this pod, 0 for no limit")
+	s.Int(&r.MaxHalfOpen, "max-half-open", 4096, 1, math.MaxInt, "connections that have not proved themselves; one more closes the oldest")
+	s.Duration(&r.HandshakeTimeout, "handshake-timeout", 10*time.Second, "from TCP accept to a good token")
+	s.Rate(&r.HandshakeFailuresPerSecond, "max-handshake-failures", 10, "failed handshakes per second and source (IPv4 address, IPv6 /64) before it is refused, 0 for no limit")
+	s.Size(&r.MaxQueueBytes, "max-queue-bytes", 512<<10, "", "bytes queued for one peer; above it its oldest data is dropped")
+	s.Int(&r.MaxQueueMessages, "max-queue-messages", 1024, 1, math.MaxInt, "messages queued for one peer; above it its oldest data is dropped")
+	s.Size(&r.MaxTotalQueueBytes, "max-total-queue-bytes", 0, "a quarter of the memory limit", "bytes queued for all peers; above it the fullest queues drop first")
+	s.Int(&r.MaxSubscriptions, "max-subscriptions", 100_000, 1, math.MaxInt, "peers one peer may ask to be told about")
+	s.Rate(&r.MaxMessagesPerSecond, "max-peer-messages", 0, "messages per second from one peer, which is read more slowly above it, 0 for no limit")
+	s.Rate(&r.MaxBytesPerSecond, "max-peer-bytes", 0, "bytes per second from one peer, which is read more slowly above it, 0 for no limit")
+	s.Duration(&r.StallTimeout, "stall-timeout", 10*time.Second, "a peer whose socket takes nothing for so long is closed")
+	s.Int(&r.HealthCheckMisses, "health-check-misses", 1, 1, 1000, "checks in a row without an answer that close a peer").AlsoEnv("RELAY_HC_ATTEMPT_THRESHOLD", "HC_ATTEMPT_THRESHOLD")
+
+	s.Group("Stopping")
+	s.Duration(&r.DrainDelay, "drain-delay", 5*time.Second, "after SIGTERM, not ready but still serving, while the load balancer forgets this pod")
+	s.Duration(&r.DrainGrace, "drain-grace", 30*time.Second, "after that, for peers to leave; then they are cut")
+
+	s.Group("Logs")
+	s.levels(&r.LogLevel, "log-level", "`LEVEL`: trace, debug, info, warn or error")
+	s.String(&r.LogFile, "log-file", "console", "console, syslog or a `PATH`")
+	s.Func("log-format", "text", "`FORMAT`: text or json", func(v string) error {
+		if v != "text" && v != "json" {
+			return errors.New("want text or json")
+		}
+		r.LogFormat = v
+		return nil
+	})
+	r.LogFormat = "text"
+	s.Int(&r.LogMaxSizeMB, "log-max-size-mb", 15, 1, math.MaxInt>>20, "a log file of so many megabytes is put aside and compressed; 10 are kept, for 30 days")
+	s.Bool(&r.LogDisableRotation, "log-disable-rotation", "leave a log file as it is")
+
+	s.Group("Accepted, without effect")
+	s.Bool(&r.STUN, "enable-stun", "this relay has no STUN server yet")
+	s.List("stun-ports", "3478", "this relay has no STUN server yet", portAdder(&r.STUNPorts))
+	s.levels(&r.STUNLogLevel, "stun-log-level", "this relay has no STUN server yet")
+	return r, s
+}
+
+func (s *Set) prefixes(p *[]netip.Prefix, name, usage string) {
+	s.Func(name, "", usage, func(v string) error {
+		var all []netip.Prefix
+		for item := range strings.SplitSeq(v, ",") {
+			if item = strings.TrimSpace(item); item == "" {
+				continue
+			}
+			prefix, err := netip.ParsePrefix(item)
+			if err != nil {
+				addr, addrErr := netip.ParseAddr(item)
+				if addrErr != nil || addr.Zone() != "" {
+					return errors.New("want networks or addresses separated by commas, such as 10.0.0.0/8,192.0.2.7")
+				}
+				prefix = netip.PrefixFrom(addr, addr.BitLen())
+			}
+			all = append(all, prefix.Masked())
+		}
+		*p = all
+		return nil
+	})
+}
+
+// levels are the names of log levels that are accepted, NetBird's.
+var levels = []string{"trace", "debug", "info", "warn", "warning", "error", "fatal", "panic"}
+
+func (s *Set) levels(p *string, name, usage string) {
+	*p = "info"
+	s.Func(name, "info", usage, func(v string) error {
+		for _, level := range levels {
+			if strings.EqualFold(v, level) {
+				*p = level
+				return nil
+			}
+		}
+		return errors.New("want trace, debug, info, warn or error")
+	})
+}
+
+func portAdder(ports *[]int) func(string) error {
+	fresh := true
+	return func(v string) error {
+		n, err := strconv.ParseUint(v, 10, 16)
+		if err != nil || n == 0 {
+			return errors.New("want ports from 1 to 65535, separated by commas")
+		}
+		if fresh { // the first one given replaces the default
+			*ports, fresh = nil, false
+		}
+		*ports = append(*ports, int(n))
+		return nil
+	}
+}
+
+// Validate says all that is missing or does not go together.
+func (r *Relay) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+
+	if r.ExposedAddress == "" {
+		bad("--exposed-address (RELAY_EXPOSED_ADDRESS) is missing: want the address peers reach this relay at, such as relay.example.com:443")
+	}
+	switch {
+	case r.AuthSecret == "" && r.AuthSecretFile == "":
+		bad("--auth-secret (RELAY_AUTH_SECRET) or --auth-secret-file is missing: want the secret peers' tokens are signed with; relay token --new-secret makes one")
+	case r.AuthSecret != "" && r.AuthSecretFile != "":
+		bad("--auth-secret and --auth-secret-file are both given: want one of them; the file may hold several secrets, one a line")
+	case r.AuthSecretPrevious != "" && r.AuthSecretFile != "":
+		bad("--auth-secret-previous does not go with --auth-secret-file: want the previous secret as the file's second line")
+	}
+	for _, a := range []struct{ flag, value string }{
+		{"listen-address", r.ListenAddress},
+		{"health-listen-address", r.HealthListenAddress},
+		{"ops-listen-address", r.OpsListenAddress},
+	} {
+		if err := checkListen(a.value); err != nil {
+			bad("--%s is %q: %w", a.flag, a.value, err)
+		}
+	}
+	if r.OpsTokenFile == "" && !isLoopback(r.OpsListenAddress) {
+		bad("--ops-listen-address is %q: want a loopback address, or --ops-token-file beside it", r.OpsListenAddress)
+	}
+
+	if (r.TLSCertFile == "") != (r.TLSKeyFile == "") {
+		bad("--tls-cert-file and --tls-key-file go together: want both or neither")
+	}
+	if (r.LetsEncryptDataDir == "") != (len(r.LetsEncryptDomains) == 0) {
+		bad("--letsencrypt-data-dir and --letsencrypt-domains go together: want both or neither")
+	}
+	if r.LetsEncryptRoute53 {
+		bad("--letsencrypt-aws-route53 is not supported: this relay proves its domains on port 443 (--letsencrypt-data-dir and --letsencrypt-domains); or give it a certificate made elsewhere (--tls-cert-file), which it reads again when it changes")
+	}
+	if r.HandshakeTimeout == 0 {
+		bad("--handshake-timeout is 0: want more, since what has no end can be held open by anyone")
+	}
+	if r.StallTimeout == 0 {
+		bad("--stall-timeout is 0: want more, since what has no end can be held open by anyone")
+	}
+	if r.MaxQueueBytes < minQueueBytes {
+		bad("--max-queue-bytes is %d: want at least %d, room for a few of the largest messages", r.MaxQueueBytes, minQueueBytes)
+	}
+	return errors.Join(errs...)
+}
+
+// minQueueBytes holds a few messages of the largest size (8,820 bytes).
+const minQueueBytes = 64 << 10
+
+// Warnings says what is accepted and has no effect.
+func (r *Relay) Warnings() []string {
+	var all []string
+	if r.STUN {
+		all = append(all, "--enable-stun has no effect yet: this relay answers no STUN requests; its peers need another STUN server")
+	}
+	if r.LetsEncrypt() && r.TLSCertFile != "" {
+		all = append(all, "--tls-cert-file has no effect beside --letsencrypt-domains")
+	}
+	return all
+}
+
+func checkListen(address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return errors.New("want an address and a port, such as :443 or 127.0.0.1:9000")
+	}
+	return nil
+}
+
+func isLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return true // said by checkListen
+	}
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.IsLoopback()
+}

@@ -1,0 +1,230 @@
+package setting
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A Setting is one thing an operator can set. It is a [flag.Value], and may be
+// given to several flag sets.
+type Setting struct {
+	// Name is the flag, without dashes.
+	Name string
+	// Letter is the flag's short form, one letter; "" for none.
+	Letter string
+	// Group is the heading it is listed under.
+	Group string
+	// Usage says in a line what it is for. A word in backquotes is what its
+	// value is called.
+	Usage string
+	// Default is what it is when nobody sets it, for people; "" for nothing.
+	Default string
+
+	parse  func(string) error
+	isBool bool
+	isList bool
+	secret bool
+	env    []string // further names of its variable, without prefix
+	given  bool     // by a flag
+}
+
+var _ flag.Value = (*Setting)(nil)
+
+// Set takes a value from the command line.
+func (s *Setting) Set(value string) error {
+	s.given = true
+	return s.parse(value)
+}
+
+// String returns the default, as [flag.Value] asks.
+func (s *Setting) String() string { return s.Default }
+
+// IsBoolFlag reports whether the flag may stand without a value.
+func (s *Setting) IsBoolFlag() bool { return s.isBool }
+
+// Given reports whether a flag has set it.
+func (s *Setting) Given() bool { return s.given }
+
+// Short gives the flag a short form.
+func (s *Setting) Short(letter string) *Setting {
+	s.Letter = letter
+	return s
+}
+
+// Secret keeps the value out of messages.
+func (s *Setting) Secret() *Setting {
+	s.secret = true
+	return s
+}
+
+// AlsoEnv gives its variable a further name, without prefix.
+func (s *Setting) AlsoEnv(names ...string) *Setting {
+	s.env = append(s.env, names...)
+	return s
+}
+
+// A Set is the settings of one command. The zero value is empty.
+type Set struct {
+	settings []*Setting
+	group    string
+}
+
+// All returns the settings in the order they were added. The caller must not
+// change the slice.
+func (s *Set) All() []*Setting { return s.settings }
+
+// Group puts what is added from now on under a heading.
+func (s *Set) Group(name string) { s.group = name }
+
+// Register defines the flags of all settings on fs.
+func (s *Set) Register(fs *flag.FlagSet) {
+	for _, st := range s.settings {
+		fs.Var(st, st.Name, st.Usage)
+		if st.Letter != "" {
+			fs.Var(st, st.Letter, st.Usage)
+		}
+	}
+}
+
+// Func adds a setting whose value parse takes; an error of parse says what
+// would be right ("want …") and not what was given.
+func (s *Set) Func(name, def, usage string, parse func(string) error) *Setting {
+	st := &Setting{Name: name, Group: s.group, Usage: usage, Default: def, parse: parse}
+	s.settings = append(s.settings, st)
+	return st
+}
+
+// String adds a setting that is a text, taken as it is.
+func (s *Set) String(p *string, name, def, usage string) *Setting {
+	*p = def
+	return s.Func(name, def, usage, func(v string) error {
+		*p = v
+		return nil
+	})
+}
+
+// Bool adds a setting that is on or off, off by default.
+func (s *Set) Bool(p *bool, name, usage string) *Setting {
+	st := s.Func(name, "", usage, func(v string) (err error) {
+		if *p, err = strconv.ParseBool(v); err != nil {
+			return errors.New("want true or false")
+		}
+		return nil
+	})
+	st.isBool = true
+	return st
+}
+
+// Int adds a setting that is a whole number from least to most.
+func (s *Set) Int(p *int, name string, def, least, most int, usage string) *Setting {
+	*p = def
+	return s.Func(name, strconv.Itoa(def), usage, func(v string) error {
+		n, err := strconv.Atoi(v)
+		switch {
+		case err == nil && n >= least && n <= most:
+			*p = n
+			return nil
+		case most == math.MaxInt:
+			return fmt.Errorf("want a whole number, at least %d", least)
+		}
+		return fmt.Errorf("want a whole number from %d to %d", least, most)
+	})
+}
+
+// Rate adds a setting that is so many in a second, 0 for no limit.
+func (s *Set) Rate(p *float64, name string, def float64, usage string) *Setting {
+	*p = def
+	return s.Func(name, strconv.FormatFloat(def, 'g', -1, 64), usage, func(v string) error {
+		n, err := strconv.ParseFloat(v, 64)
+		if err != nil || n < 0 || math.IsInf(n, 0) || math.IsNaN(n) {
+			return errors.New("want a number, 0 for no limit")
+		}
+		*p = n
+		return nil
+	})
+}
+
+// Duration adds a setting that is a time span, not negative.
+func (s *Set) Duration(p *time.Duration, name string, def time.Duration, usage string) *Setting {
+	*p = def
+	return s.Func(name, def.String(), usage, func(v string) error {
+		d, err := time.ParseDuration(v)
+		if err != nil || d < 0 {
+			return errors.New("want a time span such as 500ms, 30s or 2m")
+		}
+		*p = d
+		return nil
+	})
+}
+
+// Size adds a setting that is a number of bytes, such as 512KiB. def is in
+// bytes; defText, when not empty, says in its place what 0 means.
+func (s *Set) Size(p *int64, name string, def int64, defText, usage string) *Setting {
+	*p = def
+	if defText == "" {
+		defText = formatSize(def)
+	}
+	return s.Func(name, defText, usage, func(v string) error {
+		n, err := parseSize(v)
+		if err != nil {
+			return err
+		}
+		*p = n
+		return nil
+	})
+}
+
+// List adds a setting with any number of values, separated by commas or given
+// by several flags. Values of flags are added to those of the environment.
+func (s *Set) List(name, def, usage string, add func(string) error) *Setting {
+	st := s.Func(name, def, usage, func(v string) error {
+		for item := range strings.SplitSeq(v, ",") {
+			if item = strings.TrimSpace(item); item == "" {
+				continue
+			}
+			if err := add(item); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	st.isList = true
+	return st
+}
+
+var sizeUnits = []struct {
+	suffix string
+	bytes  int64
+}{
+	{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}, {"B", 1},
+}
+
+func parseSize(text string) (int64, error) {
+	unit := int64(1)
+	number := text
+	for _, u := range sizeUnits {
+		if rest, ok := strings.CutSuffix(text, u.suffix); ok {
+			number, unit = strings.TrimSpace(rest), u.bytes
+			break
+		}
+	}
+	n, err := strconv.ParseInt(number, 10, 64)
+	if err != nil || n < 0 || n > math.MaxInt64/unit {
+		return 0, errors.New("want a size such as 65536, 512KiB, 64MiB or 2GiB")
+	}
+	return n * unit, nil
+}
+
+func formatSize(n int64) string {
+	for i := len(sizeUnits) - 2; i >= 0; i-- {
+		if u := sizeUnits[i]; n >= u.bytes && n%u.bytes == 0 {
+			return strconv.FormatInt(n/u.bytes, 10) + u.suffix
+		}
+	}
+	return strconv.FormatInt(n, 10)
+}

@@ -1,0 +1,345 @@
+package setting
+
+import (
+	"flag"
+	"io"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/crosspod/crosspod/internal/deptest"
+)
+
+func TestImports(t *testing.T) { deptest.OnlyOurs(t) }
+
+// read gives args and env to a fresh Relay, as the command does.
+func read(t *testing.T, args []string, env map[string]string) (*Relay, []string, error) {
+	t.Helper()
+	r, s := NewRelay()
+	fs := flag.NewFlagSet("relay", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	s.Register(fs)
+	if err := fs.Parse(args); err != nil {
+		return r, nil, err
+	}
+	warnings, err := s.FromEnv(lookup(env))
+	return r, warnings, err
+}
+
+func lookup(env map[string]string) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		v, ok := env[name]
+		return v, ok
+	}
+}
+
+// The environment of an existing deployment, every name of the two relays.
+func TestExistingEnvironments(t *testing.T) {
+	common := map[string]string{
+		"LISTEN_ADDRESS":             ":8443",
+		"EXPOSED_ADDRESS":            "relay.example.com:443",
+		"AUTH_SECRET":                "a,b,c",
+		"METRICS_PORT":               "9191",
+		"TLS_CERT_FILE":              "/tls/tls.crt",
+		"TLS_KEY_FILE":               "/tls/tls.key",
+		"LETSENCRYPT_DATA_DIR":       "/data",
+		"LETSENCRYPT_DOMAINS":        "a.example.com,b.example.com",
+		"LETSENCRYPT_EMAIL":          "ops@example.com",
+		"LETSENCRYPT_AWS_ROUTE53":    "true",
+		"LOG_LEVEL":                  "warning",
+		"LOG_FILE":                   "/var/log/relay.log",
+		"LOG_FORMAT":                 "json",
+		"LOG_MAX_SIZE_MB":            "20",
+		"RELAY_HC_ATTEMPT_THRESHOLD": "3",
+	}
+	netbird := map[string]string{
+		"HEALTH_LISTEN_ADDRESS": ":9999",
+		"TRUSTED_PROXIES":       "10.0.0.0/8, 2001:db8::1",
+		"ENABLE_STUN":           "true",
+		"STUN_PORTS":            "3479,3480",
+		"STUN_LOG_LEVEL":        "debug",
+		"LOG_DISABLE_ROTATION":  "true",
+	}
+	for _, prefix := range []string{"RELAY_", "NB_", "OZ_"} {
+		t.Run(prefix, func(t *testing.T) {
+			env := map[string]string{}
+			for name, value := range common {
+				env[prefix+name] = value
+			}
+			for name, value := range netbird {
+				env[prefix+name] = value
+			}
+			got, warnings, err := read(t, nil, env)
+			if err != nil || len(warnings) > 0 {
+				t.Fatalf("err %v, warnings %q, want neither", err, warnings)
+			}
+			want, _ := NewRelay()
+			want.ListenAddress = ":8443"
+			want.ExposedAddress = "relay.example.com:443"
+			want.AuthSecret = "a,b,c"
+			want.MetricsPort = 9191
+			want.TLSCertFile, want.TLSKeyFile = "/tls/tls.crt", "/tls/tls.key"
+			want.LetsEncryptDataDir = "/data"
+			want.LetsEncryptDomains = []string{"a.example.com", "b.example.com"}
+			want.LetsEncryptEmail = "ops@example.com"
+			want.LetsEncryptRoute53 = true
+			want.LogLevel, want.LogFile, want.LogFormat = "warning", "/var/log/relay.log", "json"
+			want.LogMaxSizeMB, want.LogDisableRotation = 20, true
+			want.HealthCheckMisses = 3
+			want.HealthListenAddress = ":9999"
+			want.STUN, want.STUNPorts, want.STUNLogLevel = true, []int{3479, 3480}, "debug"
+			want.TrustedProxies = got.TrustedProxies
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("got  %+v\nwant %+v", got, want)
+			}
+			var proxies []string
+			for _, p := range got.TrustedProxies {
+				proxies = append(proxies, p.String())
+			}
+			if want := []string{"10.0.0.0/8", "2001:db8::1/128"}; !slices.Equal(proxies, want) {
+				t.Errorf("trusted proxies %q, want %q", proxies, want)
+			}
+		})
+	}
+}
+
+func TestPrecedence(t *testing.T) {
+	tests := []struct {
+		name     string
+		args     []string
+		env      map[string]string
+		get      func(*Relay) any
+		want     any
+		warnings []string // a part of each
+	}{
+		{name: "default", get: listen, want: ":443"},
+		{name: "environment over default", env: map[string]string{"NB_LISTEN_ADDRESS": ":1"}, get: listen, want: ":1"},
+		{name: "flag over environment", args: []string{"--listen-address", ":2"}, env: map[string]string{"RELAY_LISTEN_ADDRESS": ":1"}, get: listen, want: ":2"},
+		{name: "short flag over environment", args: []string{"-l=:2"}, env: map[string]string{"RELAY_LISTEN_ADDRESS": ":1"}, get: listen, want: ":2"},
+		{name: "the last flag", args: []string{"-l", ":2", "--listen-address", ":3"}, get: listen, want: ":3"},
+		{name: "empty is unset", env: map[string]string{"RELAY_LISTEN_ADDRESS": "", "OZ_LISTEN_ADDRESS": ":1"}, get: listen, want: ":1"},
+		{name: "ours over the aliases", env: map[string]string{"RELAY_LISTEN_ADDRESS": ":1", "NB_LISTEN_ADDRESS": ":2", "OZ_LISTEN_ADDRESS": ":1"}, get: listen, want: ":1",
+			warnings: []string{"NB_LISTEN_ADDRESS is ignored: RELAY_LISTEN_ADDRESS is set"}},
+		{name: "lists are combined", args: []string{"--letsencrypt-domains", "a,b", "-a", "c"}, env: map[string]string{"NB_LETSENCRYPT_DOMAINS": "d"},
+			get: func(r *Relay) any { return strings.Join(r.LetsEncryptDomains, " ") }, want: "a b c d"},
+		{name: "list in place of its default", env: map[string]string{"NB_STUN_PORTS": "1,2"}, args: []string{"--stun-ports", "3"},
+			get: func(r *Relay) any { return len(r.STUNPorts) }, want: 3},
+		{name: "a switch may be turned off by flag", args: []string{"--enable-stun=false"}, env: map[string]string{"NB_ENABLE_STUN": "true"},
+			get: func(r *Relay) any { return r.STUN }, want: false},
+		{name: "a switch needs no value", args: []string{"--enable-stun"}, get: func(r *Relay) any { return r.STUN }, want: true},
+		{name: "commas in a secret", args: []string{"--auth-secret", "a,b"}, get: func(r *Relay) any { return r.AuthSecret }, want: "a,b"},
+		{name: "Kubernetes Service link", env: map[string]string{"RELAY_METRICS_PORT": "tcp://10.96.0.12:9090", "NB_METRICS_PORT": "9191"},
+			get: func(r *Relay) any { return r.MetricsPort }, want: 9191, warnings: []string{"RELAY_METRICS_PORT=tcp://10.96.0.12:9090 is ignored"}},
+		{name: "Kubernetes Service link, IPv6", env: map[string]string{"RELAY_METRICS_PORT": "udp://[fd00::1]:9090"},
+			get: func(r *Relay) any { return r.MetricsPort }, want: 9090, warnings: []string{"RELAY_METRICS_PORT"}},
+		{name: "other Service variables do not matter", env: map[string]string{"RELAY_PORT": "tcp://10.96.0.12:443", "RELAY_SERVICE_HOST": "10.96.0.12", "RELAY_PORT_443_TCP_ADDR": "10.96.0.12"},
+			get: listen, want: ":443"},
+		{name: "a scheme is not a Service link", env: map[string]string{"RELAY_EXPOSED_ADDRESS": "rels://relay.example.com:443"},
+			get: func(r *Relay) any { return r.ExposedAddress }, want: "rels://relay.example.com:443"},
+		{name: "size", args: []string{"--max-queue-bytes", "1MiB"}, get: func(r *Relay) any { return r.MaxQueueBytes }, want: int64(1 << 20)},
+		{name: "size in bytes", args: []string{"--max-queue-bytes", "70000"}, get: func(r *Relay) any { return r.MaxQueueBytes }, want: int64(70000)},
+		{name: "time span", args: []string{"--drain-grace", "1m"}, get: func(r *Relay) any { return r.DrainGrace }, want: time.Minute},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r, warnings, err := read(t, tt.args, tt.env)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := tt.get(r); got != tt.want {
+				t.Errorf("got %v, want %v", got, tt.want)
+			}
+			if len(warnings) != len(tt.warnings) {
+				t.Fatalf("warnings %q, want %q", warnings, tt.warnings)
+			}
+			for i, w := range warnings {
+				if !strings.Contains(w, tt.warnings[i]) {
+					t.Errorf("warning %q, want it to say %q", w, tt.warnings[i])
+				}
+			}
+		})
+	}
+}
+
+func listen(r *Relay) any { return r.ListenAddress }
+
+// Each wrong value is named, with what would be right.
+func TestWrongValues(t *testing.T) {
+	tests := []struct{ flag, value, want string }{
+		{"metrics-port", "http", "want a whole number from 0 to 65535"},
+		{"metrics-port", "70000", "want a whole number from 0 to 65535"},
+		{"max-peers", "-1", "want a whole number, at least 0"},
+		{"max-half-open", "0", "want a whole number, at least 1"},
+		{"max-queue-bytes", "-1", "want a size"},
+		{"max-queue-bytes", "9000000000GiB", "want a size"},
+		{"max-queue-bytes", "1 MB", "want a size"},
+		{"max-peer-messages", "-1", "want a number"},
+		{"max-peer-messages", "NaN", "want a number"},
+		{"drain-grace", "30", "want a time span"},
+		{"drain-grace", "-1s", "want a time span"},
+		{"log-level", "loud", "want trace, debug, info, warn or error"},
+		{"log-format", "xml", "want text or json"},
+		{"trusted-proxies", "10.0.0.0/8,proxy.example.com", "want networks or addresses"},
+		{"stun-ports", "0", "want ports"},
+		{"enable-stun", "maybe", "want true or false"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.flag+"="+tt.value, func(t *testing.T) {
+			_, _, err := read(t, []string{"--" + tt.flag + "=" + tt.value}, nil)
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), tt.flag) {
+				t.Errorf("flag: %v, want it to say %q and %q", err, tt.flag, tt.want)
+			}
+			name := "NB_" + strings.ToUpper(strings.ReplaceAll(tt.flag, "-", "_"))
+			_, _, err = read(t, nil, map[string]string{name: tt.value})
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), name) {
+				t.Errorf("environment: %v, want it to say %q and %q", err, name, tt.want)
+			}
+		})
+	}
+	_, _, err := read(t, nil, map[string]string{"NB_METRICS_PORT": "x", "NB_DRAIN_GRACE": "y"})
+	if err == nil || strings.Count(err.Error(), "\n") != 1 {
+		t.Errorf("two wrong variables: %v, want both said", err)
+	}
+}
+
+func TestSecretIsNeverSaid(t *testing.T) {
+	s := new(Set)
+	s.Func("token", "", "", func(string) error { return io.ErrUnexpectedEOF }).Secret()
+	_, err := s.FromEnv(lookup(map[string]string{"RELAY_TOKEN": "hunter2"}))
+	if err == nil || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("err = %v, want one without the value", err)
+	}
+	// A secret that looks like what Kubernetes sets is named without its value too.
+	s = new(Set)
+	var p string
+	s.String(&p, "token", "", "").Secret()
+	warnings, err := s.FromEnv(lookup(map[string]string{"RELAY_TOKEN": "tcp://10.0.0.1:443"}))
+	if err != nil || p != "tcp://10.0.0.1:443" || len(warnings) > 0 {
+		t.Errorf("secret = %q, warnings %q, err %v; want it taken as it is", p, warnings, err)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	good := func(change ...string) []string {
+		return append([]string{"-e", "relay.example.com:443", "-s", "secret"}, change...)
+	}
+	tests := []struct {
+		name string
+		args []string
+		want []string // a part of each line; none means valid
+	}{
+		{name: "good", args: good()},
+		{name: "secret from a file", args: []string{"-e", "r:443", "--auth-secret-file", "f"}},
+		{name: "nothing given", want: []string{"--exposed-address (RELAY_EXPOSED_ADDRESS) is missing", "--auth-secret (RELAY_AUTH_SECRET) or --auth-secret-file is missing"}},
+		{name: "both secrets", args: good("--auth-secret-file", "f"), want: []string{"want one of them"}},
+		{name: "file and previous", args: []string{"-e", "r:443", "--auth-secret-file", "f", "--auth-secret-previous", "p"}, want: []string{"second line"}},
+		{name: "listen address without port", args: good("-l", "127.0.0.1"), want: []string{`--listen-address is "127.0.0.1": want an address and a port`}},
+		{name: "health address with a wrong port", args: good("-H", ":70000"), want: []string{"--health-listen-address"}},
+		{name: "operations for everybody", args: good("--ops-listen-address", ":9091"), want: []string{"--ops-token-file"}},
+		{name: "operations by name", args: good("--ops-listen-address", "ops.internal:9091"), want: []string{"--ops-token-file"}},
+		{name: "operations with a token", args: good("--ops-listen-address", ":9091", "--ops-token-file", "f")},
+		{name: "operations on loopback", args: good("--ops-listen-address", "[::1]:9091")},
+		{name: "certificate without key", args: good("-c", "f"), want: []string{"--tls-cert-file and --tls-key-file go together"}},
+		{name: "domains without folder", args: good("-a", "relay.example.com"), want: []string{"--letsencrypt-data-dir and --letsencrypt-domains go together"}},
+		{name: "Route 53", args: good("--letsencrypt-aws-route53"), want: []string{"--letsencrypt-aws-route53 is not supported"}},
+		{name: "no handshake timeout", args: good("--handshake-timeout", "0"), want: []string{"--handshake-timeout is 0"}},
+		{name: "no stall timeout", args: good("--stall-timeout", "0s"), want: []string{"--stall-timeout is 0"}},
+		{name: "tiny queue", args: good("--max-queue-bytes", "1KiB"), want: []string{"--max-queue-bytes is 1024"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r, _, err := read(t, tt.args, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			if err := r.Validate(); err != nil {
+				got = strings.Split(err.Error(), "\n")
+			}
+			if len(got) != len(tt.want) {
+				t.Fatalf("Validate said %q, want %q", got, tt.want)
+			}
+			for i := range got {
+				if !strings.Contains(got[i], tt.want[i]) {
+					t.Errorf("Validate said %q, want %q", got[i], tt.want[i])
+				}
+			}
+		})
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		args []string
+		want int
+	}{
+		{name: "none"},
+		{name: "STUN, once", args: []string{"--enable-stun", "--stun-ports=1,2", "--stun-log-level=debug"}, want: 1},
+		{name: "two certificates", args: []string{"-c", "c", "-k", "k", "-d", "d", "-a", "a"}, want: 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r, _, err := read(t, tt.args, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := r.Warnings(); len(got) != tt.want {
+				t.Errorf("warnings %q, want %d", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestSecrets(t *testing.T) {
+	for _, tt := range []struct {
+		r    Relay
+		want []string
+	}{
+		{Relay{AuthSecret: "a"}, []string{"a"}},
+		{Relay{AuthSecret: "a", AuthSecretPrevious: "b"}, []string{"a", "b"}},
+		{Relay{AuthSecretFile: "f"}, nil},
+	} {
+		if got := tt.r.Secrets(); !slices.Equal(got, tt.want) {
+			t.Errorf("Secrets of %+v = %q, want %q", tt.r, got, tt.want)
+		}
+	}
+}
+
+// Every default that help shows is what nobody setting it gives.
+func TestDefaultsAsShown(t *testing.T) {
+	want, s := NewRelay()
+	for _, st := range s.All() {
+		if st.isBool || st.Default == "" || strings.Contains(st.Default, " ") {
+			continue
+		}
+		got, again := NewRelay()
+		i := slices.IndexFunc(again.All(), func(o *Setting) bool { return o.Name == st.Name })
+		if err := again.All()[i].Set(st.Default); err != nil {
+			t.Errorf("--%s does not take its own default %q: %v", st.Name, st.Default, err)
+		} else if !reflect.DeepEqual(got, want) {
+			t.Errorf("--%s=%s changes something", st.Name, st.Default)
+		}
+	}
+}
+
+func TestNamesOnce(t *testing.T) {
+	_, s := NewRelay()
+	seen := map[string]string{}
+	for _, st := range s.All() {
+		names := append([]string{st.Name}, st.EnvNames()...)
+		if st.Letter != "" {
+			names = append(names, st.Letter)
+		}
+		for _, n := range names {
+			if other, ok := seen[n]; ok {
+				t.Errorf("%s belongs to --%s and --%s", n, other, st.Name)
+			}
+			seen[n] = st.Name
+		}
+		if st.Usage == "" || st.Group == "" {
+			t.Errorf("--%s has no usage or no group", st.Name)
+		}
+	}
+}
