@@ -10,18 +10,18 @@ import (
 // Version is the protocol version, the first byte of every message.
 const Version = 1
 
-// Sizes in bytes of whole messages, header included. They come from the
-// buffers of existing clients and servers (docs/protocol.md, "Limits").
+// Sizes in bytes of whole messages, header included, unless they say
+// otherwise. They come from the buffers of existing clients and servers
+// (docs/protocol.md, "Limits").
 const (
-	HeaderSize          = 2    // version and type
-	TransportHeaderSize = 38   // header and one PeerID
-	MaxAuthSize         = 212  // the first message to a relay
-	MaxAuthResponseSize = 8192 // the first message to a client
-	MaxSize             = 8820 // any later message
-	MaxPayloadSize      = MaxSize - TransportHeaderSize
-	MaxPeersPerList     = 244 // PeerIDs in one list message
-	// MaxTokenSize is what is left for the token in an Auth message.
-	MaxTokenSize = MaxAuthSize - authHeaderSize
+	HeaderSize          = 2                                   // version and type
+	TransportHeaderSize = HeaderSize + PeerIDSize             // what precedes a payload: 38
+	MaxAuthSize         = 212                                 // the first message to a relay
+	MaxAuthResponseSize = 8192                                // the first message to a client
+	MaxSize             = 8820                                // any later message
+	MaxPayloadSize      = MaxSize - TransportHeaderSize       // bytes of a Transport's payload: 8782
+	MaxTokenSize        = MaxAuthSize - authHeaderSize        // bytes of an Auth's token: 170
+	MaxPeersPerList     = (MaxSize - HeaderSize) / PeerIDSize // ids in one list message, a count: 244
 )
 
 const authHeaderSize = HeaderSize + len(magic) + PeerIDSize
@@ -86,9 +86,9 @@ var (
 	ErrList = errors.New("messages: list is not a whole number of peer ids")
 )
 
-// ParseType returns the type of msg after checking its version and that it has
-// a header. It says nothing about the body. Numbers without a name are
-// returned as they are.
+// ParseType returns the type of msg after checking that it has a header
+// ([ErrTooShort]) and its version ([ErrVersion]). It says nothing about the body
+// or the size. Numbers without a name are returned as they are.
 func ParseType(msg []byte) (Type, error) {
 	if len(msg) < HeaderSize {
 		return 0, ErrTooShort
@@ -99,8 +99,8 @@ func ParseType(msg []byte) (Type, error) {
 	return Type(msg[1]), nil
 }
 
-// parseBody checks the header of a message of type t and returns its body, a
-// part of msg.
+// parseBody checks the header and the size of a message of type t and returns
+// its body, a part of msg.
 func parseBody(msg []byte, t Type, limit int) ([]byte, error) {
 	got, err := ParseType(msg)
 	switch {
@@ -111,12 +111,15 @@ func parseBody(msg []byte, t Type, limit int) ([]byte, error) {
 	case len(msg) > limit:
 		return nil, ErrTooLong
 	}
-	return msg[HeaderSize:], nil
+	// Without room behind it: what is appended to a part of msg must not land
+	// in the next message of a batch.
+	return msg[HeaderSize:len(msg):len(msg)], nil
 }
 
-// AppendTransport appends a Transport message to dst. id is the destination in
-// a message to a relay and the source in one from it. The payload may be empty
-// and must be at most [MaxPayloadSize] bytes; it is not checked.
+// AppendTransport appends a Transport message to dst and returns the result. id
+// is the destination in a message to a relay and the source in one from it. The
+// payload may be empty. It must be at most [MaxPayloadSize] bytes, which is for
+// the caller to see to: the receiver of a longer one cuts the connection.
 func AppendTransport(dst []byte, id PeerID, payload []byte) []byte {
 	dst = append(dst, Version, byte(TypeTransport))
 	dst = append(dst, id[:]...)
@@ -124,7 +127,8 @@ func AppendTransport(dst []byte, id PeerID, payload []byte) []byte {
 }
 
 // ParseTransport returns the PeerID and the payload of a Transport message. The
-// payload is a part of msg.
+// payload is a part of msg and may be empty. Errors are [ErrTooShort],
+// [ErrVersion], [ErrType] and [ErrTooLong].
 func ParseTransport(msg []byte) (id PeerID, payload []byte, err error) {
 	body, err := parseBody(msg, TypeTransport, MaxSize)
 	if err != nil {
@@ -136,14 +140,16 @@ func ParseTransport(msg []byte) (id PeerID, payload []byte, err error) {
 	return PeerID(body[:PeerIDSize]), body[PeerIDSize:], nil
 }
 
-// SetTransportID writes id into the PeerID slot of msg, a Transport message
-// that [ParseTransport] accepts, and leaves the rest as it is.
+// SetTransportID writes id into the PeerID slot of msg and leaves the rest as it
+// is. msg is a Transport message that [ParseTransport] accepts; a message
+// shorter than [TransportHeaderSize] panics.
 func SetTransportID(msg []byte, id PeerID) {
 	copy(msg[HeaderSize:TransportHeaderSize], id[:])
 }
 
-// AppendAuth appends an Auth message: the client's own id and its token, at
-// most [MaxTokenSize] bytes, else [ErrTooLong].
+// AppendAuth appends an Auth message to dst and returns the result: the
+// client's own id and its token. A token over [MaxTokenSize] bytes is
+// [ErrTooLong] and leaves dst as it was.
 func AppendAuth(dst []byte, id PeerID, token []byte) ([]byte, error) {
 	if len(token) > MaxTokenSize {
 		return dst, fmt.Errorf("token of %d bytes, at most %d fit: %w", len(token), MaxTokenSize, ErrTooLong)
@@ -154,8 +160,10 @@ func AppendAuth(dst []byte, id PeerID, token []byte) ([]byte, error) {
 	return append(dst, token...), nil
 }
 
-// ParseAuth returns the id and the token of an Auth message; the token, which
-// may be empty, is a part of msg.
+// ParseAuth returns the id and the token of an Auth message. The token is a
+// part of msg; it may be empty and nothing in it is checked, which is the work
+// of package auth. Errors are [ErrTooShort], [ErrVersion], [ErrType],
+// [ErrTooLong] and [ErrMagic].
 func ParseAuth(msg []byte) (id PeerID, token []byte, err error) {
 	body, err := parseBody(msg, TypeAuth, MaxAuthSize)
 	if err != nil {
@@ -171,8 +179,10 @@ func ParseAuth(msg []byte) (id PeerID, token []byte, err error) {
 	return PeerID(rest[:PeerIDSize]), rest[PeerIDSize:], nil
 }
 
-// AppendAuthResponse appends an AuthResponse that carries the relay's instance
-// address: at least one byte, at most [MaxAuthResponseSize] with the header.
+// AppendAuthResponse appends an AuthResponse to dst and returns the result. It
+// carries the relay's instance address: at least one byte ([ErrTooShort]), at
+// most [MaxAuthResponseSize] with the header ([ErrTooLong]). An error leaves dst
+// as it was.
 func AppendAuthResponse(dst []byte, address string) ([]byte, error) {
 	if address == "" {
 		return dst, fmt.Errorf("empty instance address: %w", ErrTooShort)
@@ -185,7 +195,9 @@ func AppendAuthResponse(dst []byte, address string) ([]byte, error) {
 	return append(dst, address...), nil
 }
 
-// ParseAuthResponse returns the instance address of an AuthResponse.
+// ParseAuthResponse returns the instance address of an AuthResponse, a copy. It
+// is not checked further: whoever dials it parses it. Errors are [ErrTooShort],
+// [ErrVersion], [ErrType] and [ErrTooLong].
 func ParseAuthResponse(msg []byte) (address string, err error) {
 	body, err := parseBody(msg, TypeAuthResponse, MaxAuthResponseSize)
 	if err != nil {
@@ -197,15 +209,18 @@ func ParseAuthResponse(msg []byte) (address string, err error) {
 	return string(body), nil
 }
 
-// AppendHealthCheck appends a HealthCheck, the same bytes in both directions.
+// AppendHealthCheck appends a HealthCheck, the same bytes in both directions, to
+// dst and returns the result.
 func AppendHealthCheck(dst []byte) []byte { return append(dst, Version, byte(TypeHealthCheck)) }
 
-// AppendClose appends a Close, the same bytes in both directions.
+// AppendClose appends a Close, the same bytes in both directions, to dst and
+// returns the result.
 func AppendClose(dst []byte) []byte { return append(dst, Version, byte(TypeClose)) }
 
-// AppendPeerList appends one list message (subscribe, unsubscribe, online,
-// offline) with ids, which must be at most [MaxPeersPerList]; callers with more
-// send several messages.
+// AppendPeerList appends one list message to dst and returns the result. t is
+// [TypeSubscribePeerState], [TypeUnsubscribePeerState], [TypePeersOnline] or
+// [TypePeersWentOffline]. ids must be at most [MaxPeersPerList], which is for the
+// caller to see to; with more, send several messages, see [slices.Chunk].
 func AppendPeerList(dst []byte, t Type, ids []PeerID) []byte {
 	dst = append(dst, Version, byte(t))
 	for i := range ids {
@@ -215,11 +230,14 @@ func AppendPeerList(dst []byte, t Type, ids []PeerID) []byte {
 }
 
 // PeerList is the body of a list message: PeerIDs one after another, a part of
-// the message it was parsed from.
+// the message it was parsed from. The zero value is an empty list. Bytes after
+// the last whole id, which [ParsePeerList] never returns, do not count.
 type PeerList []byte
 
-// ParsePeerList returns the ids of a list message of type t. No id at all is
-// legal.
+// ParsePeerList returns the ids of a list message, a part of msg. t is one of the
+// four types that [AppendPeerList] takes. No id at all is legal, and an id may
+// be in it twice. Errors are [ErrTooShort], [ErrVersion], [ErrType], [ErrTooLong]
+// and [ErrList].
 func ParsePeerList(msg []byte, t Type) (PeerList, error) {
 	body, err := parseBody(msg, t, MaxSize)
 	if err != nil {
@@ -234,7 +252,8 @@ func ParsePeerList(msg []byte, t Type) (PeerList, error) {
 // Len returns the number of ids.
 func (l PeerList) Len() int { return len(l) / PeerIDSize }
 
-// At returns the id at index i, counted from 0.
+// At returns the id at index i, counted from 0. It panics when i is negative or
+// not below [PeerList.Len].
 func (l PeerList) At(i int) PeerID { return PeerID(l[i*PeerIDSize : (i+1)*PeerIDSize]) }
 
 // All yields the ids in order.

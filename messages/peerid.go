@@ -13,8 +13,10 @@ const PeerIDSize = 36
 const idPrefix = "sha-"
 
 // PeerID is the fixed-size identity of a peer on the wire: for outside peers
-// the four bytes "sha-" and the SHA-256 of the peer's text name. It is
-// comparable and may be used as a map key. Relays do not check the prefix.
+// the four bytes "sha-" and the SHA-256 of the peer's text name, see [HashID].
+// Ids that begin otherwise are for parts of the relay itself (ADR-0002); a
+// parser does not tell them apart. It is comparable and may be used as a map
+// key. The zero value names nobody.
 type PeerID [PeerIDSize]byte
 
 // HashID returns the PeerID of a text name, such as a WireGuard public key in
@@ -27,9 +29,14 @@ func HashID(text string) PeerID {
 	return id
 }
 
+// Hashed reports whether id begins as those of [HashID] do. Any other id is
+// reserved: it names a part of the relay, and who claims it in a handshake must
+// prove that the name is his.
+func (id PeerID) Hashed() bool { return string(id[:len(idPrefix)]) == idPrefix }
+
 // String returns the four prefix bytes as text, with bytes outside printable
-// ASCII replaced by '?', followed by the standard base64 of the other 32:
-// 48 characters.
+// ASCII replaced by '?', followed by the standard base64, padded, of the other
+// 32: 48 characters. It tells any two ids with printable prefixes apart.
 func (id PeerID) String() string {
 	var b [len(idPrefix) + 44]byte
 	id.appendPrefix(b[:0])
@@ -37,8 +44,8 @@ func (id PeerID) String() string {
 	return string(b[:])
 }
 
-// LogValue returns the short form used in logs: the prefix and the first eight
-// characters of the hash.
+// LogValue returns the short form used in logs: the first 12 characters of
+// [PeerID.String], which is the prefix and 48 bits of the hash.
 func (id PeerID) LogValue() slog.Value {
 	var b [len(idPrefix) + 8]byte
 	id.appendPrefix(b[:0])
@@ -46,6 +53,8 @@ func (id PeerID) LogValue() slog.Value {
 	return slog.StringValue(string(b[:]))
 }
 
+// appendPrefix appends the first four bytes of id, made harmless for a terminal
+// and a log: an id comes from outside.
 func (id PeerID) appendPrefix(dst []byte) {
 	for _, c := range id[:len(idPrefix)] {
 		if c < 0x20 || c > 0x7e {
