@@ -248,18 +248,20 @@ func transportIndex(transport string) int {
 	return 1
 }
 
-// Handshake counts the end of a half-open connection, took after it was
-// accepted. An outcome that is not one of [Outcomes] is not counted. The time is
-// kept for [OutcomeOK] only.
-func (m *Metrics) Handshake(outcome string, took time.Duration) {
+// Handshake counts the end of a half-open connection. An outcome that is not
+// one of [Outcomes] is not counted.
+func (m *Metrics) Handshake(outcome string) {
 	for i := range outcomes {
 		if outcomes[i] == outcome {
 			m.handshakes[i].Add(1)
 		}
 	}
-	if outcome == OutcomeOK {
-		m.authTime.Record(context.Background(), milliseconds(took))
-	}
+}
+
+// PeerAuthenticated notes that a handshake went well, took after the connection
+// was accepted.
+func (m *Metrics) PeerAuthenticated(took time.Duration) {
+	m.authTime.Record(context.Background(), milliseconds(took))
 }
 
 // PeerStored notes how long it took to register and to announce a peer.

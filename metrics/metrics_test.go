@@ -158,7 +158,8 @@ func TestEverythingIsThereAtZero(t *testing.T) {
 func TestHistogramsAppearWithTheirFirstObservation(t *testing.T) {
 	s := newScraped(t)
 	before, _ := s.scrape(t)
-	s.Handshake(metrics.OutcomeOK, 3*time.Millisecond)
+	s.Handshake(metrics.OutcomeOK)
+	s.PeerAuthenticated(3 * time.Millisecond)
 	s.PeerStored(200 * time.Microsecond)
 	s.QueueDelay(20 * time.Microsecond)
 	after, types := s.scrape(t)
@@ -239,7 +240,7 @@ func TestEachEventCountsWhereItSays(t *testing.T) {
 			s.ObserveQueue(func() (int64, int64) { return 6, 7 })
 			s.ObserveQueue(nil)
 		}, nil},
-		{"an outcome nobody knows", func(s *scraped) { s.Handshake("shrug", time.Second) }, nil},
+		{"an outcome nobody knows", func(s *scraped) { s.Handshake("shrug") }, nil},
 	}
 	for reason := metrics.NoPeer; reason <= metrics.Forward; reason++ {
 		tests = append(tests, event{
@@ -254,7 +255,7 @@ func TestEachEventCountsWhereItSays(t *testing.T) {
 		}
 		tests = append(tests, event{
 			"handshake " + outcome,
-			func(s *scraped) { s.Handshake(outcome, time.Second) },
+			func(s *scraped) { s.Handshake(outcome) },
 			[]string{`relay_handshakes_total{outcome="` + outcome + `"} 1`},
 		})
 	}
@@ -283,7 +284,8 @@ func TestConcurrentEventsAreAllCounted(t *testing.T) {
 				s.Dropped(metrics.QueueFull, 1)
 				s.PeerConnected(metrics.TransportWS)
 				s.PeerDisconnected(metrics.TransportWS)
-				s.Handshake(metrics.OutcomeOK, time.Millisecond)
+				s.Handshake(metrics.OutcomeOK)
+				s.PeerAuthenticated(time.Millisecond)
 				s.PeerStored(time.Millisecond)
 				s.PeerReplaced()
 				s.QueueDelay(time.Millisecond)
@@ -319,7 +321,8 @@ func TestNilMeterCountsForNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Received(1, 2)
-	m.Handshake(metrics.OutcomeOK, time.Second)
+	m.Handshake(metrics.OutcomeOK)
+	m.PeerAuthenticated(time.Second)
 	m.PeerStored(time.Second)
 	m.QueueDelay(time.Second)
 	m.ObserveQueue(func() (int64, int64) { return 1, 1 })
