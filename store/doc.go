@@ -12,4 +12,26 @@
 // to functions that run after the change and hold up nobody but its maker.
 // This is where everything that must know about peers hangs: the notifier
 // below, and the other pods. See docs/adr/0005-store-and-duplicates.md.
+//
+// # Who is told about whom
+//
+// A connection that wants to be told has a [Subscriber]. [PeerNotifier] leads
+// from an id to the subscribers of it, so what comes and goes costs nothing to
+// those who did not ask. Nothing waits and no event is queued: each
+// subscription has at most one notice waiting, online or offline, kept true
+// by what happens until the connection's writer takes it. Taken means told.
+//
+//   - Subscribe answers with those that are connected.
+//   - The next connect or takeover is one online notice; it is armed again by
+//     subscribing again, or when the notice was overtaken by an offline before
+//     it was told.
+//   - Each end is an offline notice, never before an online one was told.
+//   - Online goes ahead of data, offline behind the data queued before it.
+//
+// See docs/adr/0006-peer-state.md, which has the table.
+//
+// Locks, in the order in which they may be held together: that of changing a
+// subscriber's list, then either a shard of the index or the subscriber's
+// state, and under the latter a shard of the store. None is held during a
+// call of an observer or of [Sink].Wake.
 package store

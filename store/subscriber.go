@@ -1,0 +1,355 @@
+package store
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/crosspod/crosspod/messages"
+)
+
+// Sink is what a subscriber's connection offers the notifier. Its methods must
+// not block and are called from any goroutine.
+type Sink interface {
+	// Position returns how many data messages were ever queued to this
+	// subscriber. It is called with a lock of the notifier held and must be
+	// no more than an atomic load.
+	Position() uint64
+	// Wake says that there may be something to take: the writer is to call
+	// the Take methods of the subscriber. It is called without a lock, may
+	// come when there is nothing, and may come once more after Close.
+	Wake()
+}
+
+// Subscriber is the subscriptions of one connection and the notices that wait
+// to be written to it. All methods are safe for concurrent use. Subscribe,
+// Unsubscribe and Close take effect in the order in which they are called.
+type Subscriber struct {
+	// Set by NewSubscriber, never changed.
+	notifier *PeerNotifier
+	store    *Store
+	sink     Sink
+
+	waiting atomic.Int32 // notices in both queues; changed under mu
+
+	// changing is held during Subscribe, Unsubscribe and Close. It guards
+	// interests and comes before every other lock.
+	changing  sync.Mutex
+	interests map[*topic]*interest
+
+	mu      sync.Mutex // guards what follows and every interest's state
+	closed  bool       // set with changing held too, so either suffices to read
+	online  queue      // notices that go ahead of data
+	offline queue      // notices that stay behind data, by rising position
+}
+
+// interest is one subscription: one subscriber, one id. What was subscribed is
+// told (in the sense of this package) when a Take method returned it.
+type interest struct {
+	// Set when made, never changed.
+	sub   *Subscriber
+	topic *topic
+
+	prev, next *interest // in the queue of the waiting notice
+
+	// seq is the number of the newest change known, connected the state
+	// after it.
+	seq uint64
+	// position is the data position at which the waiting offline was found.
+	position uint64
+
+	at uint32 // index in topic.interests; guarded by the shard's lock
+
+	connected   bool
+	wantsOnline bool // armed: the next online event makes a notice
+	disarms     bool // the waiting online uses wantsOnline up when it is told
+	waiting     notice
+	told        notice // the last one told since subscribed
+}
+
+// notice is what a subscriber is told.
+type notice uint8
+
+const (
+	nothing notice = iota
+	online
+	offline
+)
+
+// NewSubscriber returns the subscriber of one connection. st must be the store
+// whose events n observes. It must be closed when the connection ends.
+func (n *PeerNotifier) NewSubscriber(st *Store, sink Sink) *Subscriber {
+	return &Subscriber{notifier: n, store: st, sink: sink}
+}
+
+// Subscribe asks to be told about ids from now on. A notice is waiting for
+// those that are connected when it returns, unless it has been taken already.
+// For an id that is subscribed already it answers anew and arms the online
+// notice again.
+//
+// It returns how many ids it refused since a limit was reached (see
+// [PeerNotifier.SetLimits]); those are as if they had not been asked for.
+// After Close it does nothing. ids is not kept.
+func (s *Subscriber) Subscribe(ids messages.PeerList) (refused int) {
+	s.changing.Lock()
+	wake := false
+	for id := range ids.All() {
+		in, ok := s.interest(&id)
+		if !ok {
+			refused++
+			continue
+		}
+		if in != nil && s.look(in) {
+			wake = true
+		}
+	}
+	s.changing.Unlock()
+	if wake {
+		s.sink.Wake()
+	}
+	return refused
+}
+
+// interest returns the subscription of id, a new one if need be. It is in the
+// index before anybody looks whether id is connected. It is nil after Close;
+// ok is false when a limit is reached.
+func (s *Subscriber) interest(id *messages.PeerID) (in *interest, ok bool) {
+	if s.closed {
+		return nil, true
+	}
+	n := s.notifier
+	hash, sh := n.shard(id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	t := sh.find(hash, id)
+	if t != nil && s.interests[t] != nil {
+		return s.interests[t], true
+	}
+	if int64(len(s.interests)) >= n.perSubscriber.Load() || !n.reserve() {
+		return nil, false
+	}
+	if t == nil {
+		t = sh.insert(hash, id)
+	}
+	in = &interest{sub: s, topic: t}
+	t.add(in)
+	if s.interests == nil {
+		s.interests = make(map[*topic]*interest)
+	}
+	s.interests[t] = in
+	return in, true
+}
+
+// look arms in and answers with what the store says now. It reports whether a
+// notice is new.
+//
+// The look and its effect are one step to s.mu, and in is in the index: a
+// change that the look does not show is told to in afterwards, and one that it
+// shows is ignored afterwards for its number.
+func (s *Subscriber) look(in *interest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, seq := s.store.State(in.topic.id)
+	in.wantsOnline, in.disarms = true, false
+	was := in.connected
+	in.connected, in.seq = p != nil, max(in.seq, seq)
+	switch {
+	case p != nil:
+		return s.tellOnline(in)
+	case was: // its event is still on the way
+		return s.tellOffline(in)
+	}
+	return false
+}
+
+// learn applies a change of the store to in and reports whether a notice is
+// new.
+func (s *Subscriber) learn(in *interest, e Event) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || e.Seq <= in.seq {
+		return false
+	}
+	in.seq, in.connected = e.Seq, e.Online
+	if !e.Online {
+		return s.tellOffline(in)
+	}
+	if in.wantsOnline {
+		in.disarms = true
+	} else if in.waiting != offline {
+		return false // the one online notice has been used up
+	}
+	return s.tellOnline(in)
+}
+
+// tellOnline makes an online notice wait. A waiting offline becomes it; a
+// waiting online stays in its place.
+func (s *Subscriber) tellOnline(in *interest) bool {
+	if in.waiting == online {
+		return false
+	}
+	s.forget(in)
+	s.online.push(in)
+	in.waiting = online
+	s.waiting.Add(1)
+	return true
+}
+
+// tellOffline makes an offline notice wait behind the data queued so far, if
+// the subscriber was told that the id is online. An online that was not told
+// goes away, and as it has not used wantsOnline up, the next one is announced.
+func (s *Subscriber) tellOffline(in *interest) bool {
+	untold := in.waiting == online
+	wasWaiting := in.waiting == offline
+	s.forget(in)
+	in.disarms = false
+	if in.told == nothing || untold && in.told == offline {
+		return false
+	}
+	in.position = s.sink.Position()
+	s.offline.push(in)
+	in.waiting = offline
+	s.waiting.Add(1)
+	return !wasWaiting
+}
+
+// forget drops the notice of in that waits, if one does.
+func (s *Subscriber) forget(in *interest) {
+	switch in.waiting {
+	case nothing:
+		return
+	case online:
+		s.online.remove(in)
+	case offline:
+		s.offline.remove(in)
+	}
+	in.waiting = nothing
+	s.waiting.Add(-1)
+}
+
+// Unsubscribe drops the subscriptions of ids and the notices of them that
+// wait. Ids that are not subscribed are ignored. ids is not kept.
+func (s *Subscriber) Unsubscribe(ids messages.PeerList) {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	for id := range ids.All() {
+		hash, sh := s.notifier.shard(&id)
+		sh.mu.Lock()
+		t := sh.find(hash, &id)
+		in := s.interests[t] // nil for a nil topic
+		if in != nil {
+			delete(s.interests, t)
+			s.unindex(sh, hash, in)
+		}
+		sh.mu.Unlock()
+		if in != nil {
+			s.end(in)
+		}
+	}
+	if len(s.interests) == 0 {
+		s.interests = nil
+	}
+}
+
+// unindex takes in out of the index. The lock of sh is held.
+func (s *Subscriber) unindex(sh *topicShard, hash uint64, in *interest) {
+	in.topic.remove(in)
+	if len(in.topic.interests) == 0 {
+		sh.remove(hash, in.topic)
+	}
+	s.notifier.n.Add(-1)
+}
+
+// end drops what waits and leaves in so that an event that was handed out
+// before it left the index changes nothing.
+func (s *Subscriber) end(in *interest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forget(in)
+	in.wantsOnline, in.told = false, nothing
+}
+
+// TakeOnline appends to dst up to limit ids that the subscriber is now told are
+// online, in the order in which that became known, and returns dst. They are
+// to be written ahead of data, before anything that a later Take returns.
+func (s *Subscriber) TakeOnline(dst []messages.PeerID, limit int) []messages.PeerID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for in := s.online.first; in != nil && limit > 0; in = s.online.first {
+		s.forget(in)
+		in.told = online
+		if in.disarms {
+			in.wantsOnline, in.disarms = false, false
+		}
+		dst = append(dst, in.topic.id)
+		limit--
+	}
+	return dst
+}
+
+// TakeOffline appends to dst up to limit ids that the subscriber is now told
+// have gone, in the order in which that became known, and returns dst. done is
+// how many data messages of this subscriber have been written or dropped so
+// far; an id is held back until all that were queued when it went are done.
+func (s *Subscriber) TakeOffline(dst []messages.PeerID, limit int, done uint64) []messages.PeerID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for in := s.offline.first; in != nil && limit > 0 && in.position <= done; in = s.offline.first {
+		s.forget(in)
+		in.told = offline
+		dst = append(dst, in.topic.id)
+		limit--
+	}
+	return dst
+}
+
+// Pending reports whether a notice waits, which may be an offline that is not
+// due yet. It costs one atomic load.
+func (s *Subscriber) Pending() bool { return s.waiting.Load() > 0 }
+
+// Close drops all subscriptions and all notices. It may be called more than
+// once.
+func (s *Subscriber) Close() {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+
+	s.mu.Lock()
+	s.closed = true
+	s.online, s.offline = queue{}, queue{}
+	s.waiting.Store(0)
+	s.mu.Unlock()
+
+	for t, in := range s.interests {
+		hash, sh := s.notifier.shard(&t.id)
+		sh.mu.Lock()
+		s.unindex(sh, hash, in)
+		sh.mu.Unlock()
+	}
+	s.interests = nil
+}
+
+// queue is a list of subscriptions with a notice that waits, oldest first.
+type queue struct{ first, last *interest }
+
+func (q *queue) push(in *interest) {
+	in.prev = q.last
+	if q.last != nil {
+		q.last.next = in
+	} else {
+		q.first = in
+	}
+	q.last = in
+}
+
+func (q *queue) remove(in *interest) {
+	if in.prev != nil {
+		in.prev.next = in.next
+	} else {
+		q.first = in.next
+	}
+	if in.next != nil {
+		in.next.prev = in.prev
+	} else {
+		q.last = in.prev
+	}
+	in.prev, in.next = nil, nil
+}

@@ -1,0 +1,141 @@
+package store_test
+
+import (
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/crosspod/crosspod/messages"
+	"github.com/crosspod/crosspod/store"
+)
+
+// sink is a connection's queue that only counts.
+type sink struct {
+	position atomic.Uint64 // data messages queued
+	wakes    atomic.Int64
+}
+
+func (s *sink) Position() uint64 { return s.position.Load() }
+func (s *sink) Wake()            { s.wakes.Add(1) }
+
+// pod is a store with its notifier.
+type pod struct {
+	*store.Store
+	notifier *store.PeerNotifier
+}
+
+func newPod() pod {
+	p := pod{store.New(), store.NewPeerNotifier()}
+	p.Observe(p.notifier.Observe)
+	return p
+}
+
+func list(ids ...messages.PeerID) messages.PeerList {
+	msg := messages.AppendPeerList(nil, messages.TypeSubscribePeerState, ids)
+	return messages.PeerList(msg[messages.HeaderSize:])
+}
+
+func names(text string) []messages.PeerID {
+	var ids []messages.PeerID
+	for name := range strings.FieldsSeq(text) {
+		ids = append(ids, messages.HashID(name))
+	}
+	return ids
+}
+
+// TestPeerState runs conversations of one subscriber. Each step is a word and
+// names: + connects (or takes over), - leaves, sub, unsub; data queues one
+// message, done writes all data; on and off take and are followed by what must
+// be told, in order.
+func TestPeerState(t *testing.T) {
+	tests := []struct{ name, script string }{
+		{"reply to subscribe", "+ x; sub x; on x; on; off"},
+		{"no reply when absent", "sub x; on; off"},
+		{"told when it comes", "sub x; + x; on x; off"},
+		{"one-shot", "sub x; + x; on x; - x; off x; + x; on; off"},
+		{"offline repeats, as X stays in the set", "sub x; + x; on x; - x; off x; + x; on; - x; off x"},
+		{"reply does not use the one-shot up", "+ x; sub x; on x; + x; on x; + x; on"},
+		{"takeover is an online event", "sub x; + x; on x; sub x; on x; + x; off; on x"},
+		{"takeover after the one-shot is silent", "sub x; + x; on x; + x; on; off"},
+		{"subscribing again arms and answers", "sub x; + x; on x; sub x; on x; + x; on x; + x; on"},
+		{"subscribing again while absent arms", "sub x; + x; on x; - x; off x; sub x; on; + x; on x"},
+		{"subscribing again answers once", "+ x; sub x; sub x; sub x x; on x; on"},
+		{"unsubscribe is silence", "sub x; unsub x; + x; on; - x; off"},
+		{"unsubscribe drops a waiting online", "+ x; sub x; unsub x; on; - x; off"},
+		{"unsubscribe drops a waiting offline", "+ x; sub x; on x; - x; unsub x; off"},
+		{"subscription after unsubscribe begins anew", "+ x; sub x; on x; unsub x; sub x; - x; off; on; + x; on x"},
+		{"unsubscribe of strangers", "unsub y; sub x; unsub y y; + x; on x"},
+		{"oneself", "sub me; on; + me; on me; - me; off me"},
+		{"each id on its own", "+ a c; sub a b c; on a c; + b; - c; on b; off c"},
+		{"order of events", "sub a b c; + c; + a; + b; on c a b; - b; - c; - a; off b c a"},
+
+		{"untold online, then gone", "sub x; + x; - x; on; off"},
+		{"untold online, then gone, arms again", "sub x; + x; - x; + x; on x; off"},
+		{"untold reply, then gone", "+ x; sub x; - x; on; off; + x; on x"},
+		{"untold offline, then back", "+ x; sub x; on x; - x; + x; off; on x; on"},
+		{"untold offline, then back, though the one-shot is used up", "sub x; + x; on x; - x; + x; off; on x; on; + x; on"},
+		{"back and gone again", "sub x; + x; on x; - x; + x; - x; on; off x; off"},
+		{"back and gone again after offline was told", "sub x; + x; on x; - x; off x; + x; - x; + x; - x; on; off"},
+		{"online after told offline, gone before told", "+ x; sub x; on x; - x; off x; + x; - x; on; off; + x; on x"},
+		{"flapping leaves the last state: there", "+ x; sub x; on x; - x; + x; - x; + x; - x; + x; off; on x"},
+		{"reply joins a waiting online", "sub x; + x; sub x; on x; on; + x; on x; + x; on"},
+		{"subscribing again takes back a waiting offline", "+ x; sub x; on x; data; - x; + x; sub x; done; off; on x"},
+		{"subscribing again keeps a true waiting offline", "+ x; sub x; on x; data; - x; sub x; off; done; off x"},
+
+		{"offline stays behind data", "+ x; sub x; on x; data; - x; off; done; off x"},
+		{"offline does not wait for later data", "+ x; sub x; on x; - x; data; off x"},
+		{"online goes ahead of data", "+ x; sub x; data; on x"},
+		{"offline held back, then back: never told", "+ x; sub x; on x; data; - x; off; + x; on x; done; off"},
+		{"second offline stays behind the data between", "+ x; sub x; on x; data; - x; + x; done; data; - x; off; done; off x"},
+		{"held back offlines keep their order", "+ a b; sub a b; on a b; - b; data; - a; off b; done; off a"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p, out := newPod(), &sink{}
+			s := p.notifier.NewSubscriber(p.Store, out)
+			connected := map[messages.PeerID]*peer{}
+			done := uint64(0)
+			for step := range strings.SplitSeq(tt.script, ";") {
+				word, rest, _ := strings.Cut(strings.TrimSpace(step), " ")
+				ids := names(rest)
+				switch word {
+				case "+":
+					for _, id := range ids {
+						connected[id] = &peer{id: id}
+						p.Add(connected[id])
+					}
+				case "-":
+					for _, id := range ids {
+						p.Remove(connected[id])
+					}
+				case "sub":
+					if n := s.Subscribe(list(ids...)); n != 0 {
+						t.Fatalf("%s: %d refused", step, n)
+					}
+				case "unsub":
+					s.Unsubscribe(list(ids...))
+				case "data":
+					out.position.Add(1)
+				case "done":
+					done = out.position.Load()
+				case "on":
+					if got := s.TakeOnline(nil, 100); !slices.Equal(got, ids) {
+						t.Fatalf("%s: told %v online", step, got)
+					}
+				case "off":
+					if got := s.TakeOffline(nil, 100, done); !slices.Equal(got, ids) {
+						t.Fatalf("%s: told %v offline", step, got)
+					}
+				default:
+					t.Fatalf("what is %q?", word)
+				}
+			}
+			s.TakeOnline(nil, 100)
+			s.TakeOffline(nil, 100, out.position.Load())
+			if s.Pending() {
+				t.Error("pending after all was taken")
+			}
+		})
+	}
+}
