@@ -1,0 +1,120 @@
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/crosspod/crosspod/messages"
+)
+
+// Config is what a relay is made from.
+type Config struct {
+	// Meter makes the relay's instruments; nil means no metrics.
+	Meter metric.Meter
+	// ExposedAddress is where peers reach the relay, and what every peer is
+	// told, byte for byte the same on every pod: "relay.example.com:443",
+	// "rel://…" or "rels://…". Required.
+	ExposedAddress string
+	// TLSSupport says that peers reach this process over TLS: an
+	// ExposedAddress without a scheme becomes rels:// instead of rel://.
+	TLSSupport bool
+	// AuthValidator checks the tokens of peers. Required.
+	AuthValidator Validator
+	// CrossPodForwarder takes messages for peers of other pods; nil means a
+	// single pod. It can be set later, see [Relay.SetCrossPodForwarder].
+	CrossPodForwarder CrossPodForwarder
+	// Logger receives the relay's log; nil discards it.
+	Logger *slog.Logger
+	// Limits bounds what peers may use; the zero value has defaults.
+	Limits Limits
+}
+
+// ListenerConfig is where a [Server] listens.
+type ListenerConfig struct {
+	// Address is the TCP address to bind, "host:port" or ":port". It may be
+	// behind a reverse proxy.
+	Address string
+	// Listener is used instead of Address when it is not nil; the server
+	// closes it.
+	Listener net.Listener
+	// TLSConfig has the certificate; nil means plain TCP.
+	TLSConfig *tls.Config
+	// TrustedProxies are the networks of the reverse proxies whose X-Real-Ip
+	// and X-Real-Port headers name the peer's address. None by default.
+	TrustedProxies []netip.Prefix
+}
+
+// Validator checks the token of a peer's handshake. Its methods are called from
+// many goroutines.
+type Validator interface {
+	// Validate returns nil for a valid token; token is a []byte that must not
+	// be kept.
+	Validate(token any) error
+}
+
+// PeerValidator is a [Validator] that wants to know the peer too. It is asked
+// instead of Validate.
+type PeerValidator interface {
+	// ValidatePeer returns nil if token proves that its bearer may be id. ctx
+	// ends with the handshake. token must not be kept.
+	ValidatePeer(ctx context.Context, id messages.PeerID, token []byte) error
+}
+
+// errReservedID refuses ids of the relay's own parts, which need a token that
+// names them.
+var errReservedID = errors.New("peer id does not begin with sha- and the token does not name it")
+
+// outsidePrefix begins the ids that any valid token may claim.
+const outsidePrefix = "sha-"
+
+// validatorFunc returns the check to use for v.
+func validatorFunc(v Validator) func(context.Context, messages.PeerID, []byte) error {
+	if named, ok := v.(PeerValidator); ok {
+		return named.ValidatePeer
+	}
+	return func(_ context.Context, id messages.PeerID, token []byte) error {
+		if string(id[:len(outsidePrefix)]) != outsidePrefix {
+			return errReservedID
+		}
+		return v.Validate(token)
+	}
+}
+
+// instanceURL makes the address that peers are told. Clients compare it byte
+// for byte, so what was typed is kept.
+func instanceURL(exposed string, tlsSupport bool) (string, error) {
+	if exposed == "" {
+		return "", errors.New("relay: Config.ExposedAddress is required, for example relay.example.com:443")
+	}
+	scheme, _, found := strings.Cut(exposed, "://")
+	switch {
+	case !found && tlsSupport:
+		exposed = "rels://" + exposed
+	case !found:
+		exposed = "rel://" + exposed
+	case scheme == "rel" && tlsSupport:
+		return "", fmt.Errorf("relay: exposed address %q says rel://, plain TCP, but there is a certificate: use rels://", exposed)
+	case scheme != "rel" && scheme != "rels":
+		return "", fmt.Errorf("relay: exposed address %q has scheme %q, it must be rel:// or rels:// or none", exposed, scheme)
+	}
+	u, err := url.Parse(exposed)
+	if err != nil {
+		return "", fmt.Errorf("relay: exposed address: %w", err)
+	}
+	if u.Hostname() == "" {
+		return "", fmt.Errorf("relay: exposed address %q has no host", exposed)
+	}
+	if len(exposed) > messages.MaxAuthResponseSize-messages.HeaderSize {
+		return "", fmt.Errorf("relay: exposed address has %d bytes, at most %d fit", len(exposed), messages.MaxAuthResponseSize-messages.HeaderSize)
+	}
+	return exposed, nil
+}

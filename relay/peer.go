@@ -1,0 +1,378 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/crosspod/crosspod/messages"
+	"github.com/crosspod/crosspod/metrics"
+	"github.com/crosspod/crosspod/relay/listener"
+	"github.com/crosspod/crosspod/store"
+)
+
+// Reasons a connection ends, as [Peer.Work] keeps them for the log.
+var (
+	errClosedByPeer  = errors.New("peer sent Close")
+	errReplaced      = errors.New("replaced by a newer connection")
+	errCut           = errors.New("closed by the relay")
+	errNoHealthCheck = errors.New("no answer to health checks")
+	errShutdown      = errors.New("relay is shutting down")
+)
+
+// closeLinger is how long a peer that was sent Close may take to close its
+// side. Closing the socket at once could reset it and lose the Close.
+const closeLinger = time.Second
+
+// maxTouchedKept is the capacity of the list of destinations that a reader
+// keeps between batches.
+const maxTouchedKept = 32
+
+// Peer is one connected peer: its connection, its outbound queue, and the
+// subscriptions it has made. All methods are safe for concurrent use; Work is
+// called once.
+type Peer struct {
+	// Set by NewPeer, never changed.
+	id       messages.PeerID
+	conn     listener.Conn
+	env      *environment
+	store    *store.Store
+	notifier *store.PeerNotifier
+	forward  CrossPodForwarder // nil: a single pod
+	write    func()            // p.writeLoop, made once so that starting it allocates nothing
+	done     chan struct{}     // closed when Work has returned
+
+	out outQueue
+
+	gone       atomic.Bool                      // no longer the owner of its id: replaced or ending
+	subscriber atomic.Pointer[store.Subscriber] // made by readLoop at the first Subscribe
+	answered   atomic.Int64                     // when it last answered a health check, now()
+	active     atomic.Int64                     // when it last sent a Transport message, now(); 0: never
+	cause      atomic.Pointer[error]            // why it was cut, the first reason wins
+	working    atomic.Bool                      // Work has been called
+	place      wheelPlace                       // guarded by the wheel
+
+	// Owned by the writer, of which there is at most one.
+	writes uint
+
+	// Owned by readLoop.
+	last     *Peer   // the last destination found in the store
+	touched  []*Peer // destinations whose writer this reader has to start
+	received load    // since the last flush
+	limiter  *limiter
+}
+
+// environment is what the peers of one relay share.
+type environment struct {
+	limits  Limits
+	budget  *budget
+	metrics *metrics.Metrics
+	wheel   *wheel
+	log     *slog.Logger
+}
+
+// NewPeer returns a peer over conn, which has completed its handshake and
+// yields one whole message per Read and takes one per Write; a [listener.Conn]
+// is used in batches. It opens nothing and starts nothing. The caller adds the
+// peer to st, runs Work, and removes it. A nil crossPodFwd means a single pod:
+// a message for a peer that st does not have is a counted drop.
+//
+// The peer has default limits and no log. A nil m counts nothing. Nil st or
+// notifier are replaced by empty ones.
+func NewPeer(m *metrics.Metrics, id messages.PeerID, conn net.Conn, st *store.Store, notifier *store.PeerNotifier, crossPodFwd CrossPodForwarder) *Peer {
+	limits := Limits{}.withDefaults()
+	if m == nil {
+		m = noMetrics()
+	}
+	if st == nil {
+		st = store.New()
+	}
+	if notifier == nil {
+		notifier = store.NewPeerNotifier()
+	}
+	if isNil(crossPodFwd) {
+		crossPodFwd = nil
+	}
+	env := &environment{
+		limits:  limits,
+		budget:  processBudget(),
+		metrics: m,
+		wheel:   newWheel(limits),
+		log:     slog.New(slog.DiscardHandler),
+	}
+	return newPeer(env, id, asListenerConn(conn, limits), st, notifier, crossPodFwd)
+}
+
+func newPeer(env *environment, id messages.PeerID, conn listener.Conn, st *store.Store, notifier *store.PeerNotifier, fwd CrossPodForwarder) *Peer {
+	p := &Peer{
+		id:       id,
+		conn:     conn,
+		env:      env,
+		store:    st,
+		notifier: notifier,
+		forward:  fwd,
+		done:     make(chan struct{}),
+	}
+	p.write = p.writeLoop
+	p.out.limit = load{env.limits.QueueMessages, env.limits.QueueBytes}
+	p.out.budget, p.out.metrics, p.out.append = env.budget, env.metrics, conn.AppendMessage
+	p.answered.Store(now())
+	p.limiter = newLimiter(env.limits)
+	return p
+}
+
+// ID returns the peer's id.
+func (p *Peer) ID() messages.PeerID { return p.id }
+
+// String returns the peer's id as text.
+func (p *Peer) String() string { return p.id.String() }
+
+// RemoteAddr returns the address the peer connected from: behind a trusted
+// proxy, the one the proxy named.
+func (p *Peer) RemoteAddr() net.Addr { return p.conn.RemoteAddr() }
+
+// Work serves the peer until its connection has ended: it returns when the
+// reader and the writer have both ended, all that was still queued has been
+// counted as dropped and its subscriptions are gone.
+func (p *Peer) Work() {
+	p.working.Store(true)
+	defer close(p.done)
+	p.env.wheel.add(p)
+	p.cut(p.readLoop())
+	p.env.wheel.remove(p)
+	if writerEnded := p.out.close(); writerEnded != nil {
+		<-writerEnded
+	}
+	if s := p.subscriber.Load(); s != nil {
+		s.Close()
+	}
+}
+
+// Write queues b, one whole Transport message as this peer is to receive it,
+// and copies it. It never waits for the socket: a nil error means queued. The
+// error is [net.ErrClosed] when the peer is closing and [ErrQueueFull] when the
+// message was dropped, and counted, for want of room.
+func (p *Peer) Write(b []byte) (int, error) {
+	if len(b) < messages.TransportHeaderSize || len(b) > messages.MaxSize {
+		return 0, fmt.Errorf("message of %d bytes, a Transport message has %d to %d", len(b), messages.TransportHeaderSize, messages.MaxSize)
+	}
+	switch p.out.push(b) {
+	case refused:
+		if p.gone.Load() {
+			return 0, net.ErrClosed
+		}
+		return 0, ErrQueueFull
+	case claimed:
+		go p.write()
+	}
+	return len(b), nil
+}
+
+// Close cuts the connection without a Close message and, if Work was called,
+// returns when it has returned.
+func (p *Peer) Close() error {
+	p.cut(errCut)
+	if p.working.Load() {
+		<-p.done
+	}
+	return nil
+}
+
+// CloseGracefully has everything queued and then a Close message written, gives
+// the peer a second to hang up, and cuts the connection. It returns when Work
+// has, at the latest shortly after ctx ends, with ctx's error if that was
+// before the Close message was written.
+func (p *Peer) CloseGracefully(ctx context.Context) error {
+	if p.out.mark(markClose) {
+		go p.write()
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		p.cut(errShutdown)
+		if p.working.Load() {
+			<-p.done
+		}
+		return ctx.Err()
+	}
+}
+
+// cut ends the connection at once, without waiting for anything. The first
+// reason is the one that is logged.
+func (p *Peer) cut(reason error) {
+	p.cause.CompareAndSwap(nil, &reason)
+	p.gone.Store(true)
+	p.out.close()
+	_ = p.conn.Close() // it is given up either way
+}
+
+// readLoop handles what the peer sends until the connection ends. It waits for
+// nothing but its own socket.
+func (p *Peer) readLoop() error {
+	defer p.flush()
+	for {
+		msg, more, err := p.conn.NextMessage()
+		if err != nil {
+			return err
+		}
+		if err := p.handle(msg); err != nil {
+			return err
+		}
+		if !more {
+			batch := p.received
+			p.flush()
+			if p.limiter != nil {
+				p.throttle(batch)
+			}
+		}
+	}
+}
+
+// handle acts on one message; its bytes are p's until the next read. An error
+// ends the connection (docs/protocol.md, "Bad input").
+func (p *Peer) handle(msg []byte) error {
+	t, err := messages.ParseType(msg)
+	if err != nil {
+		return err
+	}
+	switch t {
+	case messages.TypeTransport:
+		p.received.add(load{1, len(msg)})
+		if len(msg) < messages.TransportHeaderSize {
+			p.env.metrics.Dropped(metrics.Malformed, 1)
+			return nil
+		}
+		p.route(msg)
+	case messages.TypeHealthCheck:
+		p.answered.Store(now())
+	case messages.TypeSubscribePeerState:
+		p.subscribe(msg)
+	case messages.TypeUnsubscribePeerState:
+		p.unsubscribe(msg)
+	case messages.TypeClose:
+		return errClosedByPeer
+	case messages.TypeAuth:
+		// Existing servers ignore a repeated Auth, so clients may send one.
+	default:
+		return fmt.Errorf("message type %v is not for a relay", t)
+	}
+	return nil
+}
+
+// route decides where a Transport message goes and is the only place that does:
+// to a peer of this pod, to the fabric, or to nobody, counted.
+func (p *Peer) route(msg []byte) {
+	dst := messages.PeerID(msg[messages.HeaderSize:messages.TransportHeaderSize])
+	messages.SetTransportID(msg, p.id)
+	if to := p.lookup(dst); to != nil {
+		if to.out.push(msg) == claimed {
+			p.touched = append(p.touched, to)
+		}
+		return
+	}
+	if p.forward == nil {
+		p.env.metrics.Dropped(metrics.NoPeer, 1)
+		return
+	}
+	if err := p.forward.Forward(context.Background(), dst, msg); err != nil {
+		p.env.metrics.Dropped(metrics.Forward, 1)
+	}
+}
+
+// lookup returns the peer of this pod that owns dst, nil if there is none. It
+// remembers the last one found, for as long as that is the owner.
+func (p *Peer) lookup(dst messages.PeerID) *Peer {
+	if p.last != nil && p.last.id == dst && !p.last.gone.Load() {
+		return p.last
+	}
+	found, _ := p.store.Peer(dst)
+	to, _ := found.(*Peer)
+	p.last = to
+	return to
+}
+
+// flush starts the writers this reader owes and counts the batch.
+func (p *Peer) flush() {
+	for i, to := range p.touched {
+		go to.write()
+		p.touched[i] = nil
+	}
+	p.touched = p.touched[:0]
+	if cap(p.touched) > maxTouchedKept {
+		p.touched = nil
+	}
+	if p.received.messages > 0 {
+		p.env.metrics.Received(p.received.messages, p.received.bytes)
+		p.received = load{}
+		p.active.Store(now())
+	}
+}
+
+// throttle waits until a peer over its rate may be read again.
+func (p *Peer) throttle(batch load) {
+	delay := p.limiter.reserve(batch)
+	if delay <= 0 {
+		return
+	}
+	p.env.metrics.Throttled(delay)
+	for delay > 0 && !p.gone.Load() {
+		step := min(delay, throttleStep)
+		time.Sleep(step)
+		delay -= step
+		p.answered.Store(now()) // its answers wait behind what it may not send yet
+	}
+}
+
+func (p *Peer) subscribe(msg []byte) {
+	ids, err := messages.ParsePeerList(msg, messages.TypeSubscribePeerState)
+	if err != nil {
+		p.logger().Debug("subscribe ignored", "err", err)
+		return
+	}
+	s := p.subscriber.Load()
+	if s == nil {
+		s = p.notifier.NewSubscriber(p.store, (*sink)(p))
+		p.subscriber.Store(s)
+	}
+	if refused := s.Subscribe(ids); refused > 0 {
+		p.env.metrics.SubscriptionsRefused(refused)
+		p.logger().Debug("subscriptions refused", "refused", refused)
+	}
+}
+
+func (p *Peer) unsubscribe(msg []byte) {
+	ids, err := messages.ParsePeerList(msg, messages.TypeUnsubscribePeerState)
+	if err != nil {
+		p.logger().Debug("unsubscribe ignored", "err", err)
+		return
+	}
+	if s := p.subscriber.Load(); s != nil {
+		s.Unsubscribe(ids)
+	}
+}
+
+// logger returns a logger for this connection. It is made when needed: one kept
+// by each idle peer would be a tenth of what the peer costs.
+func (p *Peer) logger() *slog.Logger {
+	return p.env.log.With("peer", p.id, "remote", p.conn.RemoteAddr())
+}
+
+// sink is a Peer as its subscriptions see it.
+type sink Peer
+
+var _ store.Sink = (*sink)(nil)
+
+// Position returns how many data messages were ever queued to the peer.
+func (s *sink) Position() uint64 { return s.out.pushed.Load() }
+
+// Wake has the writer look for notices.
+func (s *sink) Wake() {
+	if s.out.mark(markNotices) {
+		go s.write()
+	}
+}

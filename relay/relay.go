@@ -1,0 +1,410 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/crosspod/crosspod/messages"
+	"github.com/crosspod/crosspod/metrics"
+	"github.com/crosspod/crosspod/relay/listener"
+	"github.com/crosspod/crosspod/store"
+)
+
+// activeWindow is how long a peer counts as active after its last Transport
+// message. The existing metrics relay_peers_active and relay_peers_idle say so.
+const activeWindow = 30 * time.Second
+
+// Relay accepts peers and routes their messages. It has no listener: feed it
+// with [Relay.Accept], or use a [Server]. All methods are safe for concurrent
+// use.
+type Relay struct {
+	// Set by NewRelay, never changed.
+	url      string
+	response []byte // the AuthResponse
+	validate func(context.Context, messages.PeerID, []byte) error
+	env      *environment
+	store    *store.Store
+	notifier *store.PeerNotifier
+
+	serving sync.WaitGroup // handshakes and peers
+
+	mu       sync.Mutex // guards what follows
+	forward  CrossPodForwarder
+	peers    map[*Peer]struct{}         // every peer at work, replaced ones included
+	admitted int                        // peers at work and handshakes that were promised a place
+	halfOpen map[listener.Conn]struct{} // in Accept
+	closing  bool
+}
+
+// NewRelay checks cfg and builds a relay. It opens nothing and starts nothing.
+func NewRelay(cfg Config) (*Relay, error) {
+	if cfg.AuthValidator == nil {
+		return nil, errors.New("relay: Config.AuthValidator is required, for example auth.NewValidator(secret)")
+	}
+	address, err := instanceURL(cfg.ExposedAddress, cfg.TLSSupport)
+	if err != nil {
+		return nil, err
+	}
+	if err := cfg.Limits.validate(); err != nil {
+		return nil, err
+	}
+	response, err := messages.AppendAuthResponse(nil, address)
+	if err != nil {
+		return nil, fmt.Errorf("relay: %w", err)
+	}
+	m, err := metrics.New(cfg.Meter)
+	if err != nil {
+		return nil, fmt.Errorf("relay: %w", err)
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	limits := cfg.Limits.withDefaults()
+	env := &environment{limits: limits, budget: processBudget(), metrics: m, wheel: newWheel(limits), log: cfg.Logger}
+	if limits.TotalQueueBytes > 0 {
+		env.budget = newBudget(limits.TotalQueueBytes)
+	}
+	r := &Relay{
+		url:      address,
+		response: response,
+		validate: validatorFunc(cfg.AuthValidator),
+		env:      env,
+		store:    store.New(),
+		notifier: store.NewPeerNotifier(),
+		peers:    make(map[*Peer]struct{}),
+		halfOpen: make(map[listener.Conn]struct{}),
+	}
+	r.notifier.SetLimits(limits.SubscriptionsPerPeer, limits.Subscriptions)
+	r.store.Observe(r.notifier.Observe)
+	r.SetCrossPodForwarder(cfg.CrossPodForwarder)
+	m.ObserveActivity(r.activity)
+	m.ObserveQueue(r.queued)
+	return r, nil
+}
+
+// InstanceURL returns what peers are told in the AuthResponse:
+// "rel://host:port" or "rels://host:port".
+func (r *Relay) InstanceURL() string { return r.url }
+
+// Store returns the peers of this relay.
+func (r *Relay) Store() *store.Store { return r.store }
+
+// SetCrossPodForwarder has peers accepted from now on use f when the store does
+// not have a destination. A nil f, also a nil pointer in it, means none.
+func (r *Relay) SetCrossPodForwarder(f CrossPodForwarder) {
+	if isNil(f) {
+		f = nil
+	}
+	r.mu.Lock()
+	r.forward = f
+	r.mu.Unlock()
+}
+
+// handshakeError is a handshake that failed, and how it is counted.
+type handshakeError struct {
+	outcome listener.Outcome
+	err     error
+}
+
+func (e *handshakeError) Error() string { return e.err.Error() }
+func (e *handshakeError) Unwrap() error { return e.err }
+
+// Accept performs the handshake on conn and starts to serve the peer. It
+// returns when the handshake is over; the peer is then served in a goroutine of
+// its own until its connection ends, or conn has been closed.
+//
+// conn yields one whole message per Read and takes one per Write, or is a
+// [listener.Conn].
+func (r *Relay) Accept(conn net.Conn) {
+	started := time.Now()
+	c := asListenerConn(conn, r.env.limits)
+	if !r.enter(c) {
+		r.reject(c, &handshakeError{listener.OutcomeShutdown, errShutdown})
+		return
+	}
+	defer r.leave(c)
+	ctx, cancel := context.WithTimeout(context.Background(), r.env.limits.HandshakeTimeout)
+	defer cancel()
+	if err := r.handshake(ctx, c, started); err != nil {
+		r.reject(c, err)
+	}
+}
+
+// enter counts a handshake in, unless the relay is closing.
+func (r *Relay) enter(c listener.Conn) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closing {
+		return false
+	}
+	r.serving.Add(1)
+	r.halfOpen[c] = struct{}{}
+	return true
+}
+
+func (r *Relay) leave(c listener.Conn) {
+	r.mu.Lock()
+	delete(r.halfOpen, c)
+	r.mu.Unlock()
+	r.serving.Done()
+}
+
+// failer is a conn that counts its own handshake; our listeners make such.
+type failer interface{ Failed(listener.Outcome) }
+
+// reject closes a connection that did not become a peer. There is no message in
+// the protocol that would say why.
+func (r *Relay) reject(c listener.Conn, err *handshakeError) {
+	r.env.log.Debug("handshake failed", "remote", c.RemoteAddr(), "outcome", string(err.outcome), "err", err.err)
+	if f, ok := c.(failer); ok {
+		f.Failed(err.outcome)
+		return
+	}
+	r.env.metrics.Handshake(string(err.outcome))
+	_ = c.Close() // it is given up either way
+}
+
+// handshake reads Auth, answers it, registers the peer, and starts it, in this
+// order: existing clients give up when anything reaches them before the
+// AuthResponse.
+func (r *Relay) handshake(ctx context.Context, c listener.Conn, started time.Time) *handshakeError {
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = c.SetReadDeadline(deadline) // Established lifts it; a failure shows in the read
+	}
+	id, err := r.authenticate(ctx, c)
+	if err != nil {
+		return err
+	}
+	if !r.admit(id) {
+		return &handshakeError{listener.OutcomeLimit, fmt.Errorf("limit of %d peers reached", r.env.limits.MaxPeers)}
+	}
+	if _, err := c.WriteBatch(c.AppendMessage(nil, r.response, nil)); err != nil {
+		r.unadmit()
+		return &handshakeError{listener.OutcomeClosed, fmt.Errorf("write AuthResponse: %w", err)}
+	}
+	c.Established()
+	if _, counted := c.(failer); !counted {
+		r.env.metrics.Handshake(string(listener.OutcomeOK))
+	}
+	r.env.metrics.PeerAuthenticated(time.Since(started))
+	r.start(id, c)
+	return nil
+}
+
+// authenticate reads the first message and checks it.
+func (r *Relay) authenticate(ctx context.Context, c listener.Conn) (messages.PeerID, *handshakeError) {
+	msg, _, err := c.NextMessage()
+	if err != nil {
+		outcome := listener.OutcomeClosed
+		var timeout net.Error
+		switch {
+		case errors.Is(err, listener.ErrMessage):
+			outcome = listener.OutcomeBadAuth
+		case errors.As(err, &timeout) && timeout.Timeout():
+			outcome = listener.OutcomeTimeout
+		case !errors.Is(err, io.EOF) && ctx.Err() != nil:
+			outcome = listener.OutcomeTimeout
+		}
+		return messages.PeerID{}, &handshakeError{outcome, fmt.Errorf("read Auth: %w", err)}
+	}
+	id, token, err := messages.ParseAuth(msg)
+	if err == nil {
+		err = r.validate(ctx, id, token)
+	}
+	if err != nil {
+		return messages.PeerID{}, &handshakeError{listener.OutcomeBadAuth, err}
+	}
+	return id, nil
+}
+
+// admit promises a place among the peers. A peer that is here already may come
+// again when all are taken: it replaces itself.
+func (r *Relay) admit(id messages.PeerID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if limit := r.env.limits.MaxPeers; limit > 0 && r.admitted >= limit {
+		if _, here := r.store.Peer(id); !here {
+			return false
+		}
+	}
+	r.admitted++
+	return true
+}
+
+func (r *Relay) unadmit() {
+	r.mu.Lock()
+	r.admitted--
+	r.mu.Unlock()
+}
+
+// start makes the peer visible and serves it. A connection with the same id is
+// replaced and cut, without an offline notice.
+func (r *Relay) start(id messages.PeerID, c listener.Conn) {
+	started := time.Now()
+	r.mu.Lock()
+	p := newPeer(r.env, id, c, r.store, r.notifier, r.forward)
+	r.peers[p] = struct{}{}
+	r.serving.Add(1)
+	closing := r.closing
+	r.mu.Unlock()
+
+	transport := transportOf(c)
+	r.env.metrics.PeerConnected(transport)
+	if old, ok := r.store.Add(p).(*Peer); ok {
+		old.cut(errReplaced)
+		r.env.metrics.PeerReplaced()
+		p.logger().Info("peer replaced", "older", old.RemoteAddr())
+	}
+	r.env.metrics.PeerStored(time.Since(started))
+	if closing && p.out.mark(markClose) { // Shutdown did not see this one
+		go p.write()
+	}
+	go r.serve(p, transport)
+}
+
+// serve is the life of a peer.
+func (r *Relay) serve(p *Peer, transport string) {
+	defer r.serving.Done()
+	p.Work()
+	r.store.Remove(p)
+	r.env.metrics.PeerDisconnected(transport)
+	r.mu.Lock()
+	delete(r.peers, p)
+	r.admitted--
+	r.mu.Unlock()
+	r.ended(p)
+}
+
+// ended logs the end of a peer; apart, so that its stack is not that of an idle
+// peer.
+func (r *Relay) ended(p *Peer) {
+	cause := *p.cause.Load()
+	if errors.Is(cause, errNoHealthCheck) {
+		p.logger().Info("peer closed", "reason", cause)
+		return
+	}
+	p.logger().Debug("peer ended", "reason", cause)
+}
+
+// transportOf returns the metric label of a conn.
+func transportOf(c listener.Conn) string {
+	if t, ok := c.(interface{ Transport() string }); ok {
+		return t.Transport()
+	}
+	return metrics.TransportOther
+}
+
+// Shutdown refuses new peers, has every connected one sent what is queued for
+// it and a Close message, a few at a time over Limits.ShutdownSpread, waits
+// until all have gone, and cuts those that are left when ctx ends. It returns
+// when no goroutine of the relay is left, with ctx's error if it had to cut. It
+// may be called more than once.
+func (r *Relay) Shutdown(ctx context.Context) error {
+	r.mu.Lock()
+	r.closing = true
+	peers := slices.Collect(maps.Keys(r.peers))
+	for c := range r.halfOpen {
+		_ = c.Close() // it never spoke; its Accept returns
+	}
+	r.mu.Unlock()
+
+	gone := make(chan struct{})
+	go func() {
+		r.serving.Wait()
+		r.env.wheel.wait()
+		close(gone)
+	}()
+	err := r.dismiss(ctx, peers)
+	if err == nil {
+		select {
+		case <-gone:
+			return nil
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	r.cutAll()
+	<-gone
+	return err
+}
+
+// dismissTick is how often a spread-out Shutdown closes some more peers.
+const dismissTick = 100 * time.Millisecond
+
+// dismiss marks all peers for a graceful close, spread over time.
+func (r *Relay) dismiss(ctx context.Context, peers []*Peer) error {
+	ticks := max(1, int(r.env.limits.ShutdownSpread/dismissTick))
+	step := max(1, (len(peers)+ticks-1)/ticks)
+	ticker := time.NewTicker(dismissTick)
+	defer ticker.Stop()
+	for len(peers) > 0 {
+		n := min(step, len(peers))
+		for _, p := range peers[:n] {
+			if p.out.mark(markClose) {
+				go p.write()
+			}
+		}
+		if peers = peers[n:]; len(peers) == 0 {
+			break
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func (r *Relay) cutAll() {
+	r.mu.Lock()
+	peers := slices.Collect(maps.Keys(r.peers))
+	r.mu.Unlock()
+	for _, p := range peers {
+		p.cut(errShutdown)
+	}
+}
+
+// activity returns how many peers sent a Transport message of late, and how
+// many did not.
+func (r *Relay) activity() (active, idle int64) {
+	since := now() - int64(activeWindow)
+	for p := range r.store.All() {
+		if p, ok := p.(*Peer); ok && p.active.Load() >= max(since, 1) {
+			active++
+		} else {
+			idle++
+		}
+	}
+	return active, idle
+}
+
+// queued returns how much waits for the peers' sockets.
+func (r *Relay) queued() (messages, bytes int64) {
+	r.mu.Lock()
+	peers := slices.Collect(maps.Keys(r.peers))
+	r.mu.Unlock()
+	for _, p := range peers {
+		l := p.out.load()
+		messages += int64(l.messages)
+		bytes += int64(l.bytes)
+	}
+	return messages, bytes
+}
+
+// noMetrics returns metrics that are exported nowhere.
+func noMetrics() *metrics.Metrics {
+	m, err := metrics.New(nil)
+	if err != nil {
+		panic(err) // the no-op meter refuses nothing
+	}
+	return m
+}

@@ -1,0 +1,119 @@
+package relay
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/crosspod/crosspod/messages"
+)
+
+// maxListsPerTurn bounds how many lists of presence notices go ahead of the
+// next chunk of data.
+const maxListsPerTurn = 8
+
+// queueDelaySample is how many writes there are for each one whose queue delay
+// is recorded: a record costs as much as routing several messages.
+const queueDelaySample = 16
+
+// control is what a writer needs to make control messages, lent while it does.
+type control struct {
+	ids    []messages.PeerID
+	msg    []byte
+	frames []byte
+}
+
+var controls = sync.Pool{New: func() any {
+	return &control{ids: make([]messages.PeerID, 0, messages.MaxPeersPerList)}
+}}
+
+// writeLoop writes what is queued and ends when nothing is. Only whoever
+// claimed the writer's place starts it, so there is at most one.
+func (p *Peer) writeLoop() {
+	again := false
+	for {
+		w, ok := p.out.next(again)
+		if !ok {
+			return
+		}
+		var err error
+		again = false
+		if w.health || w.notices || w.close {
+			again, err = p.writeControl(w)
+		}
+		if w.data != nil {
+			if failed := p.writeData(w.data, err != nil); err == nil {
+				err = failed
+			}
+		}
+		if err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				p.env.metrics.WriteStalled()
+			}
+			p.cut(err)
+		}
+	}
+}
+
+// writeData writes one chunk and counts what became of each message of it. skip
+// means that the connection has failed already.
+func (p *Peer) writeData(c *chunk, skip bool) (err error) {
+	if p.writes++; p.writes%queueDelaySample == 1 {
+		p.env.metrics.QueueDelay(time.Duration(now() - c.since))
+	}
+	n := 0
+	if !skip {
+		n, err = p.conn.WriteBatch(c.frames())
+	}
+	delivered := p.out.wrote(c, n)
+	p.env.metrics.Delivered(delivered.messages, delivered.bytes)
+	return err
+}
+
+// writeControl writes the control messages of w and reports whether there are
+// notices left, for the next turn.
+func (p *Peer) writeControl(w work) (again bool, err error) {
+	c := controls.Get().(*control)
+	defer controls.Put(c)
+	c.frames = c.frames[:0]
+	if w.health {
+		p.addControl(c, messages.AppendHealthCheck(c.msg[:0]))
+	}
+	if s := p.subscriber.Load(); s != nil && w.notices {
+		for range maxListsPerTurn {
+			c.ids = s.TakeOnline(c.ids[:0], messages.MaxPeersPerList)
+			if len(c.ids) == 0 {
+				break
+			}
+			p.addControl(c, messages.AppendPeerList(c.msg[:0], messages.TypePeersOnline, c.ids))
+		}
+		for range maxListsPerTurn {
+			c.ids = s.TakeOffline(c.ids[:0], messages.MaxPeersPerList, w.done)
+			if len(c.ids) == 0 {
+				break
+			}
+			p.addControl(c, messages.AppendPeerList(c.msg[:0], messages.TypePeersWentOffline, c.ids))
+		}
+		again = s.Pending()
+	}
+	if w.close {
+		p.addControl(c, messages.AppendClose(c.msg[:0]))
+	}
+	if len(c.frames) > 0 {
+		_, err = p.conn.WriteBatch(c.frames)
+	}
+	if w.close && err == nil {
+		// The reader goes on, so that the socket is not reset over unread
+		// bytes, until the peer hangs up or this runs out.
+		p.out.close()
+		err = p.conn.SetReadDeadline(time.Now().Add(closeLinger))
+	}
+	return again, err
+}
+
+// addControl appends the frame of msg, which was made in c.msg.
+func (p *Peer) addControl(c *control, msg []byte) {
+	c.msg = msg
+	c.frames = p.conn.AppendMessage(c.frames, msg, nil)
+}
