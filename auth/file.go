@@ -1,0 +1,191 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// ErrNoSecret means that a secret file holds no secret.
+var ErrNoSecret = errors.New("auth: no secret in the file")
+
+// maxSecretFile bounds what is read of a secret file, in bytes.
+const maxSecretFile = 64 << 10
+
+// ReadSecretFile returns the secrets of a file: one per line, the first is the
+// one to sign with. Line ends, LF or CRLF, are not part of a secret, everything
+// else on a line is, spaces included; blank lines are skipped. It fails when
+// the file cannot be read, is larger than 64 KiB, holds more than [MaxSecrets],
+// or, with [ErrNoSecret], none.
+func ReadSecretFile(path string) ([]string, error) {
+	secrets, err := readSecrets(path)
+	if err != nil {
+		return nil, fmt.Errorf("read secret file %s: %w", path, err)
+	}
+	return secrets, nil
+}
+
+func readSecrets(path string) ([]string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		// The path is named by the caller.
+		if e, ok := errors.AsType[*os.PathError](err); ok {
+			err = e.Err
+		}
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxSecretFile {
+		return nil, fmt.Errorf("more than %d bytes", maxSecretFile)
+	}
+	var secrets []string
+	for line := range strings.Lines(string(text)) {
+		if whole, ok := strings.CutSuffix(line, "\n"); ok {
+			line = strings.TrimSuffix(whole, "\r")
+		}
+		if strings.TrimSpace(line) != "" {
+			secrets = append(secrets, line)
+		}
+	}
+	switch {
+	case len(secrets) == 0:
+		return nil, ErrNoSecret
+	case len(secrets) > MaxSecrets:
+		return nil, fmt.Errorf("%d secrets, at most %d are live at once", len(secrets), MaxSecrets)
+	}
+	return secrets, nil
+}
+
+// How a change is noticed.
+const (
+	// watchQuiet is how long the folder must be quiet before the file is read,
+	// so that a file is not read while it is being written.
+	watchQuiet = 100 * time.Millisecond
+	// watchLimit bounds that wait in a folder that never is.
+	watchLimit = time.Second
+	// watchPoll is how often the file is read anyway: not every file system
+	// reports what another machine changes, and a link may lead out of the folder.
+	watchPoll = time.Minute
+)
+
+// WatchSecretFile calls onChange with the secrets of the file, as
+// [ReadSecretFile] returns them, at first and whenever they have changed, until
+// ctx ends; then it returns nil. It calls onChange from its own goroutine, one
+// call at a time. A change is usually seen within 0.1 s, at most within 1 s, and
+// within a minute where the file system does not report it.
+//
+// A file that cannot be read or holds no secret is a warning to logger (nil:
+// none), and the secrets last handed out stay. It is the folder that is
+// watched, because Kubernetes changes a mounted Secret by swapping a symlink
+// beside the file. The error says that the folder cannot be watched.
+func WatchSecretFile(ctx context.Context, path string, logger *slog.Logger, onChange func([]string)) error {
+	folder := filepath.Dir(path)
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch secret file %s: %w", path, err)
+	}
+	defer watcher.Close()
+	if err := watcher.Add(folder); err != nil {
+		return fmt.Errorf("watch secret file %s: %w", path, err)
+	}
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	w := &secretWatch{
+		log:      logger.With("file", path),
+		read:     func() ([]string, error) { return readSecrets(path) },
+		rewatch:  func() { _ = watcher.Add(folder) }, // the next look tries again
+		onChange: onChange,
+	}
+	w.run(ctx, watcher.Events, watcher.Errors)
+	return nil
+}
+
+// secretWatch decides when to read the file and what to make of it.
+type secretWatch struct {
+	log      *slog.Logger
+	read     func() ([]string, error)
+	rewatch  func() // watches the folder again, in case it was made anew
+	onChange func([]string)
+
+	last   []string // handed out last
+	broken string   // the error last warned of, "" when the file was good
+}
+
+// run works until ctx ends or the channels are closed.
+func (w *secretWatch) run(ctx context.Context, events <-chan fsnotify.Event, errs <-chan error) {
+	w.look()
+	poll := time.NewTicker(watchPoll)
+	defer poll.Stop()
+	settled := time.NewTimer(0)
+	settled.Stop()
+	defer settled.Stop()
+	var since time.Time // of the first event not looked at yet, zero: none
+	for {
+		var ok bool
+		select {
+		case <-ctx.Done():
+			return
+		case <-poll.C:
+			w.rewatch()
+			w.look()
+			continue
+		case <-settled.C:
+			since = time.Time{}
+			w.look()
+			continue
+		case _, ok = <-events:
+		case _, ok = <-errs: // events were lost, so look as well
+		}
+		if !ok {
+			return
+		}
+		// Whatever happened in the folder may have changed the file: a swap of
+		// Kubernetes' symlink names neither.
+		if since.IsZero() {
+			since = time.Now()
+		}
+		wait := min(watchQuiet, watchLimit-time.Since(since))
+		if wait <= 0 {
+			settled.Stop()
+			since = time.Time{}
+			w.look()
+			continue
+		}
+		settled.Reset(wait)
+	}
+}
+
+// look reads the file and hands out what is new.
+func (w *secretWatch) look() {
+	secrets, err := w.read()
+	if err != nil {
+		if w.broken != err.Error() {
+			w.log.Warn("secret file not usable, secrets stay as they are", "err", err)
+		}
+		w.broken = err.Error()
+		return
+	}
+	w.broken = ""
+	if slices.Equal(secrets, w.last) {
+		return
+	}
+	if w.last != nil {
+		w.log.Info("secrets changed", "count", len(secrets))
+	}
+	w.last = secrets
+	w.onChange(slices.Clone(secrets))
+}
