@@ -35,6 +35,7 @@ type Relay struct {
 	HealthListenAddress string
 	OpsListenAddress    string
 	OpsTokenFile        string
+	Pprof               bool
 
 	MaxPeers                   int
 	MaxHalfOpen                int
@@ -44,6 +45,7 @@ type Relay struct {
 	MaxQueueMessages           int
 	MaxTotalQueueBytes         int64 // 0: a quarter of the memory limit
 	MaxSubscriptions           int
+	MaxTotalSubscriptions      int
 	MaxMessagesPerSecond       float64 // 0: no limit
 	MaxBytesPerSecond          float64 // 0: no limit
 	StallTimeout               time.Duration
@@ -118,22 +120,24 @@ func NewRelay() (*Relay, *Set) {
 	s.Group("Operators")
 	s.Int(&r.MetricsPort, "metrics-port", 9090, 0, 65535, "`PORT` for /metrics, 0 for any free one")
 	s.String(&r.HealthListenAddress, "health-listen-address", ":9000", "`ADDRESS` for /health, /livez and /readyz").Short("H")
-	s.String(&r.OpsListenAddress, "ops-listen-address", "127.0.0.1:9091", "`ADDRESS` for clients and log level; other than loopback only with --ops-token-file")
+	s.String(&r.OpsListenAddress, "ops-listen-address", "127.0.0.1:9091", "`ADDRESS` for the log level and profiles; other than loopback only with --ops-token-file")
 	s.String(&r.OpsTokenFile, "ops-token-file", "", "`FILE` with the bearer token that --ops-listen-address asks for")
+	s.Bool(&r.Pprof, "pprof", "serve profiles there, at /debug/pprof/")
 
 	s.Group("Limits")
-	s.Int(&r.MaxPeers, "max-peers", 0, 0, math.MaxInt, "peers connected to this pod, 0 for no limit")
+	s.Int(&r.MaxPeers, "max-peers", 100_000, 0, math.MaxInt, "peers connected to this pod, 0 for no limit")
 	s.Int(&r.MaxHalfOpen, "max-half-open", 4096, 1, math.MaxInt, "connections that have not proved themselves; one more closes the oldest")
 	s.Duration(&r.HandshakeTimeout, "handshake-timeout", 10*time.Second, "from TCP accept to a good token")
 	s.Rate(&r.HandshakeFailuresPerSecond, "max-handshake-failures", 10, "failed handshakes per second and source (IPv4 address, IPv6 /64) before it is refused, 0 for no limit")
 	s.Size(&r.MaxQueueBytes, "max-queue-bytes", 512<<10, "", "bytes queued for one peer; above it its oldest data is dropped")
 	s.Int(&r.MaxQueueMessages, "max-queue-messages", 1024, 1, math.MaxInt, "messages queued for one peer; above it its oldest data is dropped")
 	s.Size(&r.MaxTotalQueueBytes, "max-total-queue-bytes", 0, "a quarter of the memory limit", "bytes queued for all peers; above it the fullest queues drop first")
-	s.Int(&r.MaxSubscriptions, "max-subscriptions", 100_000, 1, math.MaxInt, "peers one peer may ask to be told about")
+	s.Int(&r.MaxSubscriptions, "max-subscriptions", 10_000, 1, math.MaxInt, "peers one peer may ask to be told about")
+	s.Int(&r.MaxTotalSubscriptions, "max-total-subscriptions", 4_000_000, 1, math.MaxInt, "the same for all peers together")
 	s.Rate(&r.MaxMessagesPerSecond, "max-peer-messages", 0, "messages per second from one peer, which is read more slowly above it, 0 for no limit")
 	s.Rate(&r.MaxBytesPerSecond, "max-peer-bytes", 0, "bytes per second from one peer, which is read more slowly above it, 0 for no limit")
 	s.Duration(&r.StallTimeout, "stall-timeout", 10*time.Second, "a peer whose socket takes nothing for so long is closed")
-	s.Int(&r.HealthCheckMisses, "health-check-misses", 1, 1, 1000, "checks in a row without an answer that close a peer").AlsoEnv("RELAY_HC_ATTEMPT_THRESHOLD", "HC_ATTEMPT_THRESHOLD")
+	s.Int(&r.HealthCheckMisses, "health-check-misses", 1, 1, 1000, "periods of 45 s in a row without an answer to a health check, then a peer is closed").AlsoEnv("RELAY_HC_ATTEMPT_THRESHOLD", "HC_ATTEMPT_THRESHOLD")
 
 	s.Group("Stopping")
 	s.Duration(&r.DrainDelay, "drain-delay", 5*time.Second, "after SIGTERM, not ready but still serving, while the load balancer forgets this pod")

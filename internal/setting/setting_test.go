@@ -3,6 +3,8 @@ package setting
 import (
 	"flag"
 	"io"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -340,6 +342,28 @@ func TestNamesOnce(t *testing.T) {
 		}
 		if st.Usage == "" || st.Group == "" {
 			t.Errorf("--%s has no usage or no group", st.Name)
+		}
+	}
+}
+
+// The operators' page lists every setting with its default.
+func TestDocumented(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "operations.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, s := NewRelay()
+	for _, st := range s.All() {
+		name := "`--" + st.Name + "`"
+		if st.Letter != "" {
+			name += ", `-" + st.Letter + "`"
+		}
+		def := st.Default
+		if def != "" && !strings.Contains(def, " ") {
+			def = "`" + def + "`"
+		}
+		if row := "| " + name + " | " + def + " | "; !strings.Contains(string(page), row) {
+			t.Errorf("docs/operations.md has no row that begins %q", row)
 		}
 	}
 }

@@ -1,0 +1,97 @@
+package letsencrypt
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/acme"
+	"golang.org/x/crypto/acme/autocert"
+)
+
+// Config says what for and from whom certificates are got.
+type Config struct {
+	// DataDir is the folder whose sub-folder letsencrypt keeps keys and
+	// certificates; it is made when missing. Several pods may share it.
+	DataDir string
+	// Domains are the names certificates are got for, one each. A handshake
+	// that asks for another, or for none, is refused.
+	Domains []string
+	// Email is given to the directory when not empty.
+	Email string
+	// DirectoryURL is an ACME directory; empty means Let's Encrypt's.
+	DirectoryURL string
+	// CAFile has the certificates, PEM, that vouch for the directory's own;
+	// empty means those of the system.
+	CAFile string
+	// Logger hears of certificates that could not be got; nil means nobody.
+	Logger *slog.Logger
+}
+
+// requestTimeout bounds one request to the directory.
+const requestTimeout = 30 * time.Second
+
+// TLSConfig returns a server's configuration that gets each certificate at the
+// first handshake that asks for its domain, and later renews it by itself. The
+// use of it means that the directory's terms of service are agreed to.
+//
+// The goroutines that renew are autocert's: they end with the process only.
+func TLSConfig(c Config) (*tls.Config, error) {
+	if c.DataDir == "" || len(c.Domains) == 0 {
+		return nil, errors.New("letsencrypt: want a data folder and at least one domain")
+	}
+	for _, d := range c.Domains {
+		if strings.ContainsAny(d, "/: *") || !strings.Contains(d, ".") {
+			return nil, fmt.Errorf("letsencrypt: domain is %q: want a name such as relay.example.com, without scheme, port or wildcard", d)
+		}
+	}
+	log := c.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	client := &http.Client{Timeout: requestTimeout}
+	if c.CAFile != "" {
+		pem, err := os.ReadFile(c.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("letsencrypt: read the directory's certificates: %w", err)
+		}
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("letsencrypt: no certificate in %s", c.CAFile)
+		}
+		transport := http.DefaultTransport.(*http.Transport).Clone()
+		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+		client.Transport = transport
+	}
+	manager := &autocert.Manager{
+		Prompt:     autocert.AcceptTOS,
+		Cache:      autocert.DirCache(filepath.Join(c.DataDir, "letsencrypt")),
+		HostPolicy: autocert.HostWhitelist(c.Domains...),
+		Email:      c.Email,
+		Client:     &acme.Client{DirectoryURL: c.DirectoryURL, HTTPClient: client},
+	}
+	return &tls.Config{
+		// Never h2: a WebSocket upgrade is HTTP/1.1.
+		NextProtos: []string{"http/1.1", acme.ALPNProto},
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			cert, err := manager.GetCertificate(hello)
+			if err != nil {
+				// Names of other hosts are what scanners ask for all day.
+				level := slog.LevelDebug
+				if slices.Contains(c.Domains, hello.ServerName) {
+					level = slog.LevelWarn
+				}
+				log.Log(hello.Context(), level, "no certificate", "domain", hello.ServerName, "err", err)
+			}
+			return cert, err
+		},
+	}, nil
+}
