@@ -1,0 +1,419 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/crosspod/crosspod/messages"
+)
+
+// Why a link ended. They are logged, and end no call of a user.
+var (
+	errServerClose  = errors.New("the relay said goodbye")
+	errServerSilent = errors.New("no health check from the relay")
+	errText         = errors.New("the relay sent a text message")
+	errTooLong      = errors.New("the relay sent a message over the limit")
+	errShutdown     = errors.New("shut down")
+	errNoAnswer     = errors.New("the relay did not answer Auth in time")
+)
+
+// maxAnswers bounds the health checks that wait for an answer; a relay that
+// sends more at once gets fewer.
+const maxAnswers = 16
+
+// link is one connection to a relay, from the AuthResponse to its end.
+type link struct {
+	// Set by dial, never changed.
+	c        *Client
+	ws       *websocket.Conn
+	conn     *batchConn // below TLS
+	target   target
+	instance string // the address in the AuthResponse
+	started  time.Time
+	log      *slog.Logger
+
+	answers    atomic.Int32  // health checks to answer
+	lastHealth atomic.Int64  // when the last one came, as a duration since started
+	readDone   chan struct{} // closed when readLoop has returned
+
+	// Owned by writeLoop; goodbye is read by run's caller after it.
+	scratch []byte // control messages
+	goodbye bool   // Close was sent after all data
+}
+
+// dial opens a connection to t and does the handshake. ctx bounds all of it.
+func (c *Client) dial(ctx context.Context, t target, token []byte) (_ *link, err error) {
+	raw, err := c.cfg.DialContext(ctx, "tcp", t.addr)
+	if err != nil {
+		return nil, fmt.Errorf("dial relay %s: %w", t.url, err)
+	}
+	conn := newBatchConn(raw)
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
+	defer func() {
+		if !stop() && err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			_ = raw.Close()
+			if ctx.Err() != nil {
+				err = context.Cause(ctx) // what closed the conn under the call that failed
+			}
+			err = fmt.Errorf("connect to relay %s: %w", t.url, err)
+		}
+	}()
+
+	var carrier net.Conn = conn
+	if t.tls {
+		cfg := &tls.Config{}
+		if c.cfg.TLSConfig != nil {
+			cfg = c.cfg.TLSConfig.Clone()
+		}
+		if cfg.ServerName == "" {
+			cfg.ServerName = t.name
+		}
+		cfg.NextProtos = nil
+		cfg.DynamicRecordSizingDisabled = true // batches want whole records
+		tlsConn := tls.Client(conn, cfg)
+		if err := tlsConn.HandshakeContext(ctx); err != nil {
+			if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+				err = fmt.Errorf("no TLS there, is it rel:// rather than rels://? %w", err)
+			}
+			return nil, err
+		}
+		carrier = tlsConn
+	}
+
+	ws, err := upgrade(ctx, carrier, t.host)
+	if err != nil {
+		return nil, err
+	}
+	l := &link{
+		c:        c,
+		ws:       ws,
+		conn:     conn,
+		target:   t,
+		readDone: make(chan struct{}),
+		log:      c.log.With("relay", t.url),
+	}
+	if l.instance, err = l.authenticate(ctx, token); err != nil {
+		_ = raw.Close()
+		_ = ws.CloseNow() // frees what the library holds
+		return nil, err
+	}
+	l.started = time.Now()
+	return l, nil
+}
+
+// upgrade asks for a WebSocket on conn, encrypted already where it has to be.
+// A redirect is not followed: it would show the token to whoever sent it.
+func upgrade(ctx context.Context, conn net.Conn, host string) (*websocket.Conn, error) {
+	dialed := false
+	opts := &websocket.DialOptions{HTTPClient: &http.Client{
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			DialContext: func(context.Context, string, string) (net.Conn, error) {
+				if dialed {
+					return nil, errors.New("the connection is used already")
+				}
+				dialed = true
+				return conn, nil
+			},
+			DisableKeepAlives:      true,
+			DisableCompression:     true,
+			MaxResponseHeaderBytes: 16 << 10,
+		},
+	}}
+	ws, resp, err := websocket.Dial(ctx, "ws://"+host+"/relay", opts)
+	if err != nil {
+		if resp != nil && resp.Header.Get("Location") != "" {
+			return nil, fmt.Errorf("redirected to %s, use that address: %w", resp.Header.Get("Location"), err)
+		}
+		return nil, err
+	}
+	return ws, nil
+}
+
+// authenticate sends Auth and waits for the AuthResponse, which must be the
+// first message.
+func (l *link) authenticate(ctx context.Context, token []byte) (instance string, err error) {
+	auth, err := messages.AppendAuth(nil, l.c.cfg.PeerID, token)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, authTimeout, errNoAnswer)
+	defer cancel()
+	if err := l.ws.Write(ctx, websocket.MessageBinary, auth); err != nil {
+		return "", err
+	}
+	l.ws.SetReadLimit(messages.MaxSize)
+	msg, err := l.readMessage(ctx, make([]byte, messages.MaxSize))
+	if err != nil {
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
+		// A relay has no other way to refuse than to close.
+		return "", fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	instance, err = messages.ParseAuthResponse(msg)
+	if err != nil {
+		return "", fmt.Errorf("first message of the relay is no AuthResponse: %w", err)
+	}
+	return instance, nil
+}
+
+// readMessage reads the next message into buf, which must hold the largest.
+func (l *link) readMessage(ctx context.Context, buf []byte) ([]byte, error) {
+	typ, r, err := l.ws.Reader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if typ != websocket.MessageBinary {
+		return nil, errText
+	}
+	n := 0
+	for {
+		k, err := r.Read(buf[n:])
+		n += k
+		switch {
+		case err == io.EOF:
+			return buf[:n], nil
+		case errors.Is(err, websocket.ErrMessageTooBig):
+			return nil, errTooLong
+		case err != nil:
+			return nil, err
+		case n == len(buf) && k == 0:
+			return nil, errTooLong
+		}
+	}
+}
+
+// abandon ends a link that lost the race against another one.
+func (l *link) abandon() {
+	_ = l.ws.Write(context.Background(), websocket.MessageBinary, messages.AppendClose(nil))
+	l.cut()
+	_ = l.ws.CloseNow()
+}
+
+// cut closes the network connection at once, which ends whatever waits for it.
+func (l *link) cut() { _ = l.conn.Close() }
+
+// run carries messages until the connection ends, and says why it ended. It
+// returns when both loops have.
+func (l *link) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var loops sync.WaitGroup
+	loops.Go(func() { cancel(l.readLoop()) })
+	loops.Go(func() { cancel(l.writeLoop(ctx)) })
+	<-ctx.Done()
+	l.cut()
+	loops.Wait()
+	_ = l.ws.CloseNow() // the connection is closed: this frees what the library holds
+	return context.Cause(ctx)
+}
+
+func (l *link) readLoop() error {
+	defer close(l.readDone)
+	// One byte more than the limit, so that a message over it shows.
+	buf := make([]byte, messages.MaxSize+1)
+	for {
+		// No deadline: the ticks of the writer watch over a silent relay, and
+		// the library would make an AfterFunc for each message.
+		msg, err := l.readMessage(context.Background(), buf)
+		if err != nil {
+			return err
+		}
+		if len(msg) > messages.MaxSize {
+			return errTooLong
+		}
+		if err := l.handle(msg); err != nil {
+			return err
+		}
+	}
+}
+
+// handle acts on one message. It never waits, and returns an error only for
+// Close. What makes no sense is counted and otherwise ignored, as existing
+// clients do: docs/protocol.md, "Bad input".
+func (l *link) handle(msg []byte) error {
+	c := l.c
+	typ, err := messages.ParseType(msg)
+	if err != nil {
+		c.count.malformed.Add(1)
+		return nil
+	}
+	switch typ {
+	case messages.TypeTransport:
+		id, payload, err := messages.ParseTransport(msg)
+		if err != nil {
+			c.count.malformed.Add(1)
+			return nil
+		}
+		c.count.messagesReceived.Add(1)
+		c.count.bytesReceived.Add(uint64(len(msg)))
+		c.deliver(id, payload)
+	case messages.TypeHealthCheck:
+		l.lastHealth.Store(int64(time.Since(l.started)))
+		if l.answers.Load() < maxAnswers {
+			l.answers.Add(1)
+		}
+		signal(c.wake)
+	case messages.TypePeersOnline, messages.TypePeersWentOffline:
+		ids, err := messages.ParsePeerList(msg, typ)
+		if err != nil {
+			c.count.malformed.Add(1)
+			return nil
+		}
+		c.setPresence(ids, typ == messages.TypePeersOnline)
+	case messages.TypeClose:
+		return errServerClose
+	default:
+		c.count.malformed.Add(1)
+	}
+	return nil
+}
+
+// writeLoop writes what the client has to say: answers to health checks, then
+// subscriptions, then data. When there is nothing it waits, holding no buffer
+// of messages.
+func (l *link) writeLoop(ctx context.Context) error {
+	tick := time.NewTicker(tickPeriod)
+	defer tick.Stop()
+	for {
+		more, err := l.writeBatch()
+		if err != nil {
+			return err
+		}
+		if !more {
+			if l.c.drain.Load() {
+				return l.sayGoodbye(ctx)
+			}
+			select {
+			case <-l.c.wake:
+			case <-tick.C:
+				err = l.tick()
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		} else {
+			select {
+			case <-tick.C:
+				err = l.tick()
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			default:
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// writeBatch writes what is pending, about flushSize bytes at most, in one
+// write. more reports that there was something: there may be more by now.
+func (l *link) writeBatch() (more bool, err error) {
+	c := l.c
+	l.conn.hold()
+	for n := l.answers.Swap(0); n > 0; n-- {
+		l.scratch = messages.AppendHealthCheck(l.scratch[:0])
+		if err := l.write(l.scratch); err != nil {
+			return false, err
+		}
+		more = true
+	}
+	for l.conn.gathered() < flushSize {
+		sub, unsub := c.takeSubscriptions(messages.MaxPeersPerList)
+		if len(sub) == 0 && len(unsub) == 0 {
+			break
+		}
+		more = true
+		for _, list := range []struct {
+			typ messages.Type
+			ids []messages.PeerID
+		}{{messages.TypeSubscribePeerState, sub}, {messages.TypeUnsubscribePeerState, unsub}} {
+			if len(list.ids) == 0 {
+				continue
+			}
+			l.scratch = messages.AppendPeerList(l.scratch[:0], list.typ, list.ids)
+			if err := l.write(l.scratch); err != nil {
+				return false, err
+			}
+		}
+	}
+	count, bytes := 0, 0
+	for l.conn.gathered() < flushSize {
+		ch := c.out.takeChunk()
+		if ch == nil {
+			break
+		}
+		more = true
+		for msg, ok := ch.next(); ok; msg, ok = ch.next() {
+			count++
+			bytes += len(msg)
+			if err == nil {
+				err = l.write(msg)
+			}
+		}
+		freeChunk(ch)
+		if err != nil {
+			break
+		}
+	}
+	if err == nil {
+		err = l.conn.flush()
+	}
+	if err != nil {
+		// Also what the socket has taken already: nobody can tell.
+		add(&c.count.connectionLost, count)
+		return false, err
+	}
+	add(&c.count.messagesSent, count)
+	add(&c.count.bytesSent, bytes)
+	return more, nil
+}
+
+func (l *link) write(msg []byte) error {
+	// No deadline: conn gathers, and its flush has one.
+	return l.ws.Write(context.Background(), websocket.MessageBinary, msg)
+}
+
+// tick looks at what time has done.
+func (l *link) tick() error {
+	silent := time.Since(l.started) - time.Duration(l.lastHealth.Load())
+	if silent >= l.c.cfg.HealthTimeout {
+		return errServerSilent
+	}
+	l.c.sweep(time.Now())
+	return nil
+}
+
+// sayGoodbye sends Close after all data, and gives the relay a moment to close
+// the connection first.
+func (l *link) sayGoodbye(ctx context.Context) error {
+	if err := l.write(messages.AppendClose(nil)); err != nil {
+		return err
+	}
+	if err := l.conn.flush(); err != nil {
+		return err
+	}
+	l.goodbye = true
+	linger := time.NewTimer(closeLinger)
+	defer linger.Stop()
+	select {
+	case <-l.readDone:
+	case <-linger.C:
+	case <-ctx.Done():
+	}
+	return errShutdown
+}
