@@ -99,7 +99,6 @@ func (h *Health) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Health) serveHealth(w http.ResponseWriter, r *http.Request) {
-	takeTime(w, 2*probeTimeout) // the probe of another request, and one
 	report, err := h.report(r.Context())
 	if err != nil {
 		http.Error(w, "closing", http.StatusServiceUnavailable) // or the client has gone

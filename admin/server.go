@@ -228,14 +228,6 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// takeTime has the request of w not end for taking up to d. A limit for reading
-// would end its context: net/http goes on reading meanwhile, to notice a client
-// that leaves.
-func takeTime(w http.ResponseWriter, d time.Duration) {
-	// Where it is not supported there is no limit either.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(d + readTimeout))
-}
-
 // inflight knows how many requests are being served; [http.Server.Close] does
 // not wait for them.
 type inflight struct {
