@@ -1,6 +1,3 @@
-// Package listener is what the relay's listeners have in common: the shape of
-// a connection that keeps whole messages and says where a batch ends, and the
-// gate that bounds connections which have not proved themselves yet.
 package listener
 
 import "net"

@@ -1,0 +1,17 @@
+// Package listener is what the relay's listeners have in common: the shape of
+// a connection that keeps whole messages and says where a batch ends ([Conn]),
+// and the gate that bounds connections which have not proved themselves yet
+// ([Gate]).
+//
+// A connection is half-open from the moment it is accepted until the relay has
+// checked the peer's token. Everything a stranger can make the relay spend
+// happens in that state, so each listener owns one Gate and asks it first:
+//
+//	half, err := gate.Accept(ln)   // a place, or closed already
+//	...                            // TLS, HTTP, Auth
+//	half.Established()             // or half.End(outcome)
+//
+// The gate holds a bounded number of places in the order of arrival, one timer
+// for the oldest of them, and a bounded memory of the sources whose handshakes
+// failed of late. Each half-open connection ends in exactly one [Outcome].
+package listener

@@ -1,0 +1,452 @@
+package listener
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/time/rate"
+)
+
+// Defaults of [GateConfig].
+const (
+	DefaultMaxHalfOpen       = 4096
+	DefaultHandshakeTimeout  = 10 * time.Second
+	DefaultFailuresPerSecond = 10
+	DefaultFailureBurst      = 100
+)
+
+// maxSources bounds the memory of sources with failed handshakes: about 200
+// bytes each.
+const maxSources = 16384
+
+// GateConfig says what connections may cost before they have proved
+// themselves. The zero value is good for a relay open to the internet.
+type GateConfig struct {
+	// MaxHalfOpen is how many connections may be in their handshake at once.
+	// When a further one arrives, the oldest is closed, so that silent
+	// connections cannot lock others out. 0: 4,096.
+	MaxHalfOpen int
+
+	// HandshakeTimeout is how long a connection has from accept until its
+	// peer has proved itself: TLS, HTTP header and Auth together. 0: 10 s.
+	HandshakeTimeout time.Duration
+
+	// FailuresPerSecond and FailureBurst bound the failed handshakes of one
+	// source, an IPv4 address or an IPv6 /64; a source beyond them is refused
+	// until its rate has fallen. Successful handshakes are not limited, since
+	// a load balancer or a carrier's NAT is one source. 0: 10 and 100; a
+	// negative rate means no limit.
+	FailuresPerSecond float64
+	FailureBurst      int
+
+	// TrustedProxies are the networks whose X-Real-Ip and X-Real-Port headers
+	// are believed. A connection from one is never refused by its own address.
+	// IPv4-mapped addresses are compared as IPv4. Empty: nobody is trusted.
+	TrustedProxies []netip.Prefix
+
+	// Observe, if set, is told the outcome of each half-open connection once.
+	// It must not block and may be called by several goroutines at once.
+	Observe func(Outcome)
+
+	// Logger is told about failing accepts. Nil: discarded.
+	Logger *slog.Logger
+}
+
+// Gate bounds the connections of one listener that have not proved themselves.
+// Its methods are safe for concurrent use.
+type Gate struct {
+	cfg      GateConfig
+	limited  bool
+	failures *lru.Cache[netip.Prefix, *rate.Limiter]
+	done     chan struct{} // closed by Close
+	expiring sync.WaitGroup
+
+	acceptErrors atomic.Uint64
+
+	mu     sync.Mutex // guards what follows, and the links and state of each HalfOpen
+	closed bool
+	oldest *HalfOpen // a list in order of arrival, which is that of expiry
+	newest *HalfOpen
+	count  int
+	timer  *time.Timer // for the oldest; nil while not armed
+}
+
+// NewGate returns a gate with the defaults of cfg filled in. It holds no
+// resources until it has let a connection in.
+func NewGate(cfg GateConfig) *Gate {
+	if cfg.MaxHalfOpen <= 0 {
+		cfg.MaxHalfOpen = DefaultMaxHalfOpen
+	}
+	if cfg.HandshakeTimeout <= 0 {
+		cfg.HandshakeTimeout = DefaultHandshakeTimeout
+	}
+	limited := cfg.FailuresPerSecond >= 0
+	if cfg.FailuresPerSecond == 0 {
+		cfg.FailuresPerSecond = DefaultFailuresPerSecond
+	}
+	if cfg.FailureBurst <= 0 {
+		cfg.FailureBurst = DefaultFailureBurst
+	}
+	if cfg.Observe == nil {
+		cfg.Observe = func(Outcome) {}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	cfg.TrustedProxies = slices.Clone(cfg.TrustedProxies)
+	for i, p := range cfg.TrustedProxies {
+		if p.Addr().Is4In6() && p.Bits() >= 96 {
+			cfg.TrustedProxies[i] = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		}
+	}
+	failures, err := lru.New[netip.Prefix, *rate.Limiter](maxSources)
+	if err != nil {
+		panic(err) // only for a size that is not positive
+	}
+	return &Gate{cfg: cfg, limited: limited, failures: failures, done: make(chan struct{})}
+}
+
+// HalfOpen is the place of one connection in its gate. Its methods are safe for
+// concurrent use.
+type HalfOpen struct {
+	gate     *Gate
+	conn     net.Conn // as accepted; closed when the gate takes the place back
+	deadline time.Time
+	trusted  bool // the TCP peer is a trusted proxy
+
+	remote atomic.Pointer[net.TCPAddr] // what the proxy said; nil: conn's own
+
+	// Guarded by gate.mu.
+	ended      bool
+	source     netip.Prefix // whose failure this would be; zero: nobody's
+	prev, next *HalfOpen
+}
+
+// Accept returns the next connection of ln that gets a place. Those from a
+// source with too many failures are closed at once. When the system is short of
+// files or memory it waits and tries again, so an error means that ln is closed
+// or broken, or that the gate is closed ([net.ErrClosed]).
+func (g *Gate) Accept(ln net.Listener) (*HalfOpen, error) {
+	const firstWait, longestWait = 5 * time.Millisecond, time.Second
+	var wait time.Duration
+	for {
+		conn, err := ln.Accept()
+		if err == nil {
+			if wait > 0 {
+				g.cfg.Logger.Info("accepting connections again", "addr", ln.Addr())
+				wait = 0
+			}
+			if h := g.Admit(conn); h != nil {
+				return h, nil
+			}
+			continue
+		}
+		if !passes(err) {
+			return nil, err
+		}
+		g.acceptErrors.Add(1)
+		if wait == 0 {
+			g.cfg.Logger.Warn("cannot accept connections", "addr", ln.Addr(), "err", err)
+		}
+		wait = min(max(2*wait, firstWait), longestWait)
+		pause := time.NewTimer(wait)
+		select {
+		case <-pause.C:
+		case <-g.done:
+			pause.Stop()
+			return nil, net.ErrClosed
+		}
+	}
+}
+
+// passes reports whether a failed accept is worth another try.
+func passes(err error) bool {
+	if errors.Is(err, net.ErrClosed) {
+		return false
+	}
+	if errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM) {
+		return true
+	}
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Temporary() //nolint:staticcheck // what accept(2) means is written down only there: EMFILE, ENFILE, ECONNABORTED
+}
+
+// AcceptErrors returns how many accepts have failed and were tried again.
+func (g *Gate) AcceptErrors() uint64 { return g.acceptErrors.Load() }
+
+// Admit gives conn a place, closing the oldest half-open connection when there
+// is none left. It returns nil when the source of conn is refused or the gate is
+// closed; conn is closed then and its outcome told.
+func (g *Gate) Admit(conn net.Conn) *HalfOpen {
+	h := &HalfOpen{gate: g, conn: conn, deadline: time.Now().Add(g.cfg.HandshakeTimeout)}
+	if addr := addrOf(conn.RemoteAddr()); addr.IsValid() {
+		h.trusted = g.trusts(addr)
+		if !h.trusted {
+			h.source = sourceOf(addr)
+		}
+	}
+	if g.refused(h.source) {
+		return g.turnAway(conn, OutcomeRefusedSource)
+	}
+
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		return g.turnAway(conn, OutcomeShutdown)
+	}
+	var evicted *HalfOpen
+	if g.count >= g.cfg.MaxHalfOpen {
+		evicted = g.oldest
+		g.removeLocked(evicted)
+	}
+	h.prev = g.newest
+	if g.newest != nil {
+		g.newest.next = h
+	} else {
+		g.oldest = h
+	}
+	g.newest = h
+	g.count++
+	if g.timer == nil {
+		g.armLocked(g.cfg.HandshakeTimeout)
+	}
+	g.mu.Unlock()
+
+	if evicted != nil {
+		evicted.cut(OutcomeEvicted)
+	}
+	return h
+}
+
+func (g *Gate) turnAway(conn net.Conn, o Outcome) *HalfOpen {
+	_ = conn.Close() // nothing was sent, nothing can be lost
+	g.cfg.Observe(o)
+	return nil
+}
+
+// armLocked has expire called after d. One timer serves all places, since they
+// expire in the order of the list; it is not touched when a place is given up,
+// so a connection that proves itself costs no timer operation.
+func (g *Gate) armLocked(d time.Duration) {
+	g.expiring.Add(1)
+	g.timer = time.AfterFunc(d, g.expire)
+}
+
+func (g *Gate) expire() {
+	defer g.expiring.Done()
+	g.mu.Lock()
+	g.timer = nil
+	if g.closed {
+		g.mu.Unlock()
+		return
+	}
+	var late []*HalfOpen
+	now := time.Now()
+	for g.oldest != nil && !g.oldest.deadline.After(now) {
+		late = append(late, g.oldest)
+		g.removeLocked(g.oldest)
+	}
+	if g.oldest != nil {
+		g.armLocked(g.oldest.deadline.Sub(now))
+	}
+	g.mu.Unlock()
+	for _, h := range late {
+		h.cut(OutcomeTimeout)
+	}
+}
+
+// removeLocked takes h out of the list. Whoever calls it owes h its outcome.
+func (g *Gate) removeLocked(h *HalfOpen) {
+	if h.prev != nil {
+		h.prev.next = h.next
+	} else {
+		g.oldest = h.next
+	}
+	if h.next != nil {
+		h.next.prev = h.prev
+	} else {
+		g.newest = h.prev
+	}
+	h.prev, h.next = nil, nil
+	h.ended = true
+	g.count--
+}
+
+// Len returns how many connections are half-open.
+func (g *Gate) Len() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.count
+}
+
+// Close closes all half-open connections and refuses new ones. It is
+// idempotent. The net.Listeners belong to their owner.
+func (g *Gate) Close() {
+	g.mu.Lock()
+	first := !g.closed
+	g.closed = true
+	var all []*HalfOpen
+	for g.oldest != nil {
+		all = append(all, g.oldest)
+		g.removeLocked(g.oldest)
+	}
+	if g.timer != nil && g.timer.Stop() {
+		g.expiring.Done()
+	}
+	g.timer = nil
+	g.mu.Unlock()
+	if first {
+		close(g.done)
+	}
+	for _, h := range all {
+		h.cut(OutcomeShutdown)
+	}
+	g.expiring.Wait()
+}
+
+// Conn returns the connection as it was accepted.
+func (h *HalfOpen) Conn() net.Conn { return h.conn }
+
+// RemoteAddr returns the address of the other side: that of a trusted proxy's
+// client when [HalfOpen.Forwarded] has learned it, else that of the connection.
+func (h *HalfOpen) RemoteAddr() net.Addr {
+	if addr := h.remote.Load(); addr != nil {
+		return addr
+	}
+	return h.conn.RemoteAddr()
+}
+
+// Forwarded applies the values of X-Real-Ip and X-Real-Port. They count only
+// together, from a trusted proxy, and as an IP literal and a port; otherwise
+// they are ignored, and nothing is ever looked up. It reports false when the
+// source they name has had too many failures: the caller answers what it likes,
+// ends h with [OutcomeRefusedSource] and closes.
+func (h *HalfOpen) Forwarded(realIP, realPort string) bool {
+	if !h.trusted || realIP == "" || realPort == "" {
+		return true
+	}
+	ip, err := netip.ParseAddr(realIP)
+	if err != nil {
+		return true
+	}
+	port, err := strconv.ParseUint(realPort, 10, 16)
+	if err != nil || port == 0 {
+		return true
+	}
+	ip = ip.Unmap()
+	h.remote.Store(net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, uint16(port))))
+	source := sourceOf(ip)
+	h.gate.mu.Lock()
+	h.source = source
+	h.gate.mu.Unlock()
+	return !h.gate.refused(source)
+}
+
+// Established gives the place up because the peer has proved itself, and lifts
+// the deadline. It does nothing when the connection has ended before.
+func (h *HalfOpen) Established() { h.End(OutcomeOK) }
+
+// End gives the place up with an outcome, which is told and, where it is a
+// failure, counted against the source. It does not close the connection. Only
+// the first end counts; End reports whether this was it.
+func (h *HalfOpen) End(o Outcome) bool {
+	g := h.gate
+	g.mu.Lock()
+	first := !h.ended
+	if first {
+		g.removeLocked(h)
+	}
+	g.mu.Unlock()
+	if first {
+		h.report(o)
+	}
+	return first
+}
+
+// cut closes the connection of a place that was taken back.
+func (h *HalfOpen) cut(o Outcome) {
+	_ = h.conn.Close() // whoever was reading from it finds out
+	h.report(o)
+}
+
+func (h *HalfOpen) report(o Outcome) {
+	if o.failed() {
+		h.gate.fail(h)
+	}
+	h.gate.cfg.Observe(o)
+}
+
+// fail counts a failure against the source of h.
+func (g *Gate) fail(h *HalfOpen) {
+	g.mu.Lock()
+	source := h.source
+	g.mu.Unlock()
+	if !g.limited || !source.IsValid() {
+		return
+	}
+	limiter, ok := g.failures.Get(source)
+	if !ok {
+		limiter = rate.NewLimiter(rate.Limit(g.cfg.FailuresPerSecond), g.cfg.FailureBurst)
+		if other, found, _ := g.failures.PeekOrAdd(source, limiter); found {
+			limiter = other
+		}
+	}
+	limiter.Allow()
+}
+
+// refused reports whether source has used up its failures.
+func (g *Gate) refused(source netip.Prefix) bool {
+	if !g.limited || !source.IsValid() {
+		return false
+	}
+	limiter, ok := g.failures.Peek(source)
+	return ok && limiter.Tokens() < 1
+}
+
+func (g *Gate) trusts(addr netip.Addr) bool {
+	for _, p := range g.cfg.TrustedProxies {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// addrOf returns the IP address of a, IPv4-mapped ones as IPv4, or the zero
+// Addr where a is of another kind, as in memory.
+func addrOf(a net.Addr) netip.Addr {
+	switch a := a.(type) {
+	case nil:
+		return netip.Addr{}
+	case *net.TCPAddr:
+		return a.AddrPort().Addr().Unmap().WithZone("")
+	}
+	ap, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap().WithZone("")
+}
+
+// sourceOf returns whom the failures of addr count against. An IPv6 /64 is what
+// one customer gets, so its addresses are one source.
+func sourceOf(addr netip.Addr) netip.Prefix {
+	bits := 32
+	if addr.Is6() {
+		bits = 64
+	}
+	p, err := addr.WithZone("").Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}

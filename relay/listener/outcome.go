@@ -1,0 +1,39 @@
+package listener
+
+// Outcome is how a half-open connection ended: the label outcome of
+// relay_handshakes_total. The set is closed, see [Outcomes].
+type Outcome string
+
+// The outcomes.
+const (
+	OutcomeOK            Outcome = "ok"             // the peer has proved itself
+	OutcomeTimeout       Outcome = "timeout"        // not done within the handshake timeout
+	OutcomeEvicted       Outcome = "evicted"        // the oldest when all places were taken
+	OutcomeRefusedSource Outcome = "refused_source" // too many failures from there of late
+	OutcomeBadAuth       Outcome = "bad_auth"       // no valid Auth message
+	OutcomeBadHTTP       Outcome = "bad_http"       // no TLS, no HTTP, not an upgrade, another path
+	OutcomeClosed        Outcome = "closed"         // the other side went away, as the loser of a race of transports does
+	OutcomeLimit         Outcome = "limit"          // the relay holds as many peers as it may
+	OutcomeShutdown      Outcome = "shutdown"       // the relay is stopping
+)
+
+// Outcomes returns all outcomes, so that each can be counted from zero.
+func Outcomes() []Outcome {
+	return []Outcome{
+		OutcomeOK, OutcomeTimeout, OutcomeEvicted, OutcomeRefusedSource, OutcomeBadAuth,
+		OutcomeBadHTTP, OutcomeClosed, OutcomeLimit, OutcomeShutdown,
+	}
+}
+
+// failed reports whether o counts against the source of the connection. A
+// connection that the other side closed does not: clients dial several
+// transports at once and close all but the first. One that was evicted does: it
+// had longer than any other, and it is what a flood of silent connections ends
+// in.
+func (o Outcome) failed() bool {
+	switch o {
+	case OutcomeBadAuth, OutcomeBadHTTP, OutcomeTimeout, OutcomeEvicted:
+		return true
+	}
+	return false
+}

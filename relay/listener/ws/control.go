@@ -1,0 +1,244 @@
+package ws
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/crosspod/crosspod/relay/listener"
+)
+
+// closeTimeout bounds the writing of a close frame where it cannot be tried
+// without waiting.
+const closeTimeout = time.Second
+
+// advance does one step of everything but the hot path: it takes one frame from
+// the buffer or, when there is no whole one, reads. It returns a message when
+// the frame completes one.
+//
+//go:noinline
+func (c *Conn) advance() (msg []byte, err error) {
+	if c.readErr != nil {
+		return nil, c.readErr
+	}
+	h, code, why := c.parseHeader(c.buf[c.off:c.end])
+	if code != 0 {
+		return nil, c.refuse(code, why)
+	}
+	if h.size == 0 || c.end-c.off < h.size+h.n {
+		if err := c.fill(); err != nil {
+			return nil, c.fail(err)
+		}
+		return nil, nil
+	}
+	payload := c.buf[c.off+h.size : c.off+h.size+h.n]
+	unmask(payload, h.key)
+	c.off += h.size + h.n
+
+	switch h.op {
+	case opPing:
+		c.answerPing(payload)
+	case opClose:
+		return nil, c.handleClose(payload)
+	case opBinary, opContinuation:
+		if h.fin && !c.assembles {
+			return payload, nil // one frame, in a form the hot path left to us
+		}
+		c.assembles = true
+		c.fragments = append(c.fragments, payload...)
+		if !h.fin {
+			return nil, nil
+		}
+		msg = c.fragments
+		c.fragments, c.assembles = nil, false
+		if len(msg) == 0 {
+			return nil, c.refuse(codeUnsupported, "empty message")
+		}
+		return msg, nil
+	}
+	return nil, nil
+}
+
+// header is that of one frame from a client.
+type header struct {
+	fin  bool
+	op   byte
+	key  uint32
+	n    int // bytes of payload
+	size int // bytes of header; 0 when not all of it is there
+}
+
+// parseHeader parses the header that b starts with and checks all that it
+// says. It refuses with a close code as soon as the bytes at hand suffice, so a
+// message over the limit is refused before it is buffered.
+func (c *Conn) parseHeader(b []byte) (h header, code int, why string) {
+	if len(b) < 2 {
+		return h, 0, ""
+	}
+	h.fin = b[0]&fin != 0
+	h.op = b[0] & opBits
+	control := h.op >= opClose
+	switch {
+	case b[0]&rsvBits != 0:
+		return h, codeProtocol, "reserved bit set"
+	case h.op > opPong || h.op > opBinary && !control:
+		return h, codeProtocol, "reserved opcode"
+	case b[1]&maskBit == 0:
+		return h, codeProtocol, "frame not masked"
+	case control && !h.fin:
+		return h, codeProtocol, "control frame fragmented"
+	case control && b[1]&^maskBit > maxControl:
+		return h, codeProtocol, "control frame too long"
+	case h.op == opContinuation && !c.assembles:
+		return h, codeProtocol, "continuation of no message"
+	case (h.op == opBinary || h.op == opText) && c.assembles:
+		return h, codeProtocol, "new message inside a fragmented one"
+	case h.op == opText:
+		return h, codeUnsupported, "text message"
+	}
+
+	size, n := 2, uint64(b[1]&^maskBit)
+	switch n {
+	case length16:
+		if len(b) < 4 {
+			return h, 0, ""
+		}
+		size, n = 4, uint64(binary.BigEndian.Uint16(b[2:]))
+	case length64:
+		if len(b) < 10 {
+			return h, 0, ""
+		}
+		size, n = 10, binary.BigEndian.Uint64(b[2:])
+		if n>>63 != 0 {
+			return h, codeProtocol, "length with the top bit set"
+		}
+	}
+	if !control && n > uint64(c.limit-len(c.fragments)) {
+		return h, codeTooLong, "message too long"
+	}
+	if h.op == opBinary && h.fin && n == 0 {
+		return h, codeUnsupported, "empty message"
+	}
+	if len(b) < size+4 {
+		return h, 0, ""
+	}
+	h.key = binary.LittleEndian.Uint32(b[size:])
+	h.n, h.size = int(n), size+4
+	return h, 0, ""
+}
+
+// refuse ends the reading side because the other side broke a rule, telling it
+// the code.
+func (c *Conn) refuse(code int, why string) error {
+	c.sayClose(binary.BigEndian.AppendUint16(nil, uint16(code)))
+	return c.fail(fmt.Errorf("%w: %s", listener.ErrMessage, why))
+}
+
+// handleClose answers a close frame and ends the reading side.
+func (c *Conn) handleClose(body []byte) error {
+	code, has, ok := checkClose(body)
+	if !ok {
+		return c.refuse(code, "bad close frame")
+	}
+	var echo []byte
+	if has {
+		echo = body[:2]
+	}
+	c.sayClose(echo)
+	return c.fail(io.EOF)
+}
+
+// sayClose sends a close frame, the last thing that is ever sent, unless
+// somebody is writing: then there is no room for it, and the caller is about to
+// cut the connection anyway.
+func (c *Conn) sayClose(body []byte) {
+	select {
+	case c.writing <- struct{}{}:
+	default:
+		return
+	}
+	if !c.silent {
+		c.silent = true
+		frame := append(appendHeader(nil, opClose, len(body)), body...)
+		c.sendLast(frame)
+	}
+	<-c.writing
+}
+
+// sendLast makes one short attempt at writing the last bytes of the connection.
+// Nobody can do anything about its failure.
+func (c *Conn) sendLast(b []byte) {
+	if c.raw != nil {
+		_, _ = c.out.try(b)
+	} else {
+		_, _ = c.out.finish(b, closeTimeout)
+	}
+}
+
+// answerPing has the pong for a ping written without making the reader wait: at
+// once when the socket takes it, else by whoever is writing, else by a goroutine
+// that lives until the pong is out. Only the newest ping is answered.
+func (c *Conn) answerPing(payload []byte) {
+	frame := append(appendHeader(make([]byte, 0, 2+len(payload)), opPong, len(payload)), payload...)
+	c.pong.Store(&frame)
+	select {
+	case c.writing <- struct{}{}:
+	default:
+		return // doneWriting sees it
+	}
+	rest := c.tryPong()
+	if rest == nil {
+		<-c.writing // only this goroutine stores pongs, so none is missed
+		return
+	}
+	// The goroutine owns c.writing from here on. Close ends it by closing the
+	// socket, and waits for it by taking c.writing.
+	go func() {
+		if _, err := c.send(rest); err != nil {
+			c.silent = true
+		}
+		c.doneWriting()
+	}()
+}
+
+// tryPong writes the pending pong as far as the socket takes it and returns
+// what is left. The caller holds c.writing.
+func (c *Conn) tryPong() (rest []byte) {
+	frame := c.pong.Swap(nil)
+	if frame == nil || c.silent {
+		return nil
+	}
+	n, err := c.out.try(*frame)
+	if err != nil {
+		c.silent = true
+		return nil
+	}
+	if n == len(*frame) {
+		return nil
+	}
+	return (*frame)[n:]
+}
+
+// doneWriting gives c.writing back after writing what has become due meanwhile.
+// It may wait for the other side.
+func (c *Conn) doneWriting() {
+	for {
+		if rest := c.tryPong(); rest != nil {
+			if _, err := c.send(rest); err != nil {
+				c.silent = true
+			}
+		}
+		<-c.writing
+		// A pong stored after tryPong, by a reader that found c.writing taken,
+		// would wait for the next write.
+		if c.pong.Load() == nil {
+			return
+		}
+		select {
+		case c.writing <- struct{}{}:
+		default:
+			return
+		}
+	}
+}

@@ -1,0 +1,17 @@
+//go:build !unix
+
+package ws
+
+import (
+	"errors"
+	"net"
+	"syscall"
+)
+
+// rawConn returns nil: outside Unix a descriptor cannot be read like this, and
+// the plain path serves all connections.
+func rawConn(net.Conn) syscall.RawConn { return nil }
+
+func readNow(uintptr, []byte) (int, bool, error) { return 0, false, errors.ErrUnsupported }
+
+func writeNow(uintptr, []byte) (int, error) { return 0, errors.ErrUnsupported }

@@ -1,0 +1,59 @@
+package ws
+
+import (
+	"errors"
+	"net"
+	"os"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/crosspod/crosspod/relay/listener"
+)
+
+// socket is an accepted connection as net/http sees it until the upgrade. It
+// knows how its handshake ended when net/http closes it.
+type socket struct {
+	net.Conn                 // as accepted
+	raw      syscall.RawConn // nil on the plain path
+	half     *listener.HalfOpen
+
+	gone    atomic.Bool                      // the other side has closed
+	verdict atomic.Pointer[listener.Outcome] // set by the handler that refuses
+}
+
+func newSocket(half *listener.HalfOpen) *socket {
+	conn := half.Conn()
+	return &socket{Conn: conn, raw: rawConn(conn), half: half}
+}
+
+// Read implements [net.Conn] until the upgrade.
+func (s *socket) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		s.gone.Store(true)
+	}
+	return n, err
+}
+
+// refuse remembers why the connection is going to be closed.
+func (s *socket) refuse(o listener.Outcome) { s.verdict.Store(&o) }
+
+// Close implements [net.Conn] until the upgrade.
+func (s *socket) Close() error {
+	o := listener.OutcomeBadHTTP // TLS or HTTP that net/http refused
+	if v := s.verdict.Load(); v != nil {
+		o = *v
+	} else if s.gone.Load() {
+		o = listener.OutcomeClosed
+	}
+	s.half.End(o)
+	return s.Conn.Close()
+}
+
+// CloseWrite lets net/http end its answer before it closes.
+func (s *socket) CloseWrite() error {
+	if cw, ok := s.Conn.(interface{ CloseWrite() error }); ok {
+		return cw.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}

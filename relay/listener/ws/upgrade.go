@@ -1,0 +1,105 @@
+package ws
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+
+	"github.com/coder/websocket"
+
+	"github.com/crosspod/crosspod/relay/listener"
+)
+
+type socketKey struct{}
+
+// withSocket lets the handler find the socket below net/http's connection.
+func withSocket(ctx context.Context, conn net.Conn) context.Context {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	return context.WithValue(ctx, socketKey{}, conn)
+}
+
+// upgrader is the HTTP side of a listener: it answers the one request of a
+// connection.
+type upgrader struct {
+	l      *Listener
+	accept func(listener.Conn)
+}
+
+// ServeHTTP upgrades a request for [Path] and hands the connection on. It checks
+// no origin: what a peer may do rests on its token, which a browser does not
+// hold for the pages it shows.
+func (u *upgrader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	u.l.started()
+	defer u.l.ended()
+	s := r.Context().Value(socketKey{}).(*socket)
+
+	once := &onceWriter{ResponseWriter: w, socket: s}
+	if !s.half.Forwarded(r.Header.Get("X-Real-Ip"), r.Header.Get("X-Real-Port")) {
+		s.refuse(listener.OutcomeRefusedSource)
+		http.Error(once, "too many failed handshakes", http.StatusTooManyRequests)
+		return
+	}
+	if r.URL.Path != Path {
+		http.NotFound(once, r)
+		return
+	}
+	lib, err := websocket.Accept(once, r, &websocket.AcceptOptions{
+		InsecureSkipVerify: true, // any origin
+		CompressionMode:    websocket.CompressionDisabled,
+	})
+	if err != nil {
+		return // it has answered
+	}
+	// The library's part ends with the 101. Its Conn must not be left to the
+	// finalizer that closes the stand-in.
+	_ = lib.CloseNow()
+	u.accept(newConn(s, once.early, u.l.limit, u.l.stall))
+}
+
+// onceWriter answers a connection's only request: it closes after any answer
+// but 101, and its Hijack keeps the connection for us and hands a stand-in to
+// the library, so that nothing of net/http or the library lives on.
+type onceWriter struct {
+	http.ResponseWriter
+	socket *socket
+	early  []byte // what the client sent behind its request
+}
+
+func (w *onceWriter) WriteHeader(code int) {
+	if code != http.StatusSwitchingProtocols {
+		w.Header().Set("Connection", "close")
+		if w.socket.verdict.Load() == nil {
+			w.socket.refuse(listener.OutcomeBadHTTP)
+		}
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+// Hijack implements [http.Hijacker].
+func (w *onceWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	_, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	early, err := rw.Reader.Peek(rw.Reader.Buffered())
+	if err != nil {
+		return nil, nil, err
+	}
+	w.early = bytes.Clone(early) // a client may send Auth with its request
+	const least = 16             // bytes, the smallest bufio allocates
+	return standIn{}, bufio.NewReadWriter(
+		bufio.NewReaderSize(standIn{}, least), bufio.NewWriterSize(standIn{}, least)), nil
+}
+
+// standIn is what the library believes to be the connection. It is at its end.
+type standIn struct{ net.Conn }
+
+func (standIn) Read([]byte) (int, error)    { return 0, io.EOF }
+func (standIn) Write(p []byte) (int, error) { return len(p), nil }
+func (standIn) Close() error                { return nil }
