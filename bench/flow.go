@@ -42,6 +42,7 @@ type flow struct {
 	// received and lost are written by the receiver only.
 	received atomic.Uint64
 	lost     atomic.Uint64
+	givenUp  atomic.Uint64 // how often giveUp was called
 
 	stopped atomic.Bool
 	waiting atomic.Bool
@@ -180,7 +181,10 @@ func (f *flow) acknowledge(next uint64) {
 
 // giveUp treats everything in flight as lost, so that the sender goes on. The
 // receiver counts the loss when the next message shows the gap.
-func (f *flow) giveUp() { f.acknowledge(f.sent.Load()) }
+func (f *flow) giveUp() {
+	f.givenUp.Add(1)
+	f.acknowledge(f.sent.Load())
+}
 
 // watch lets flows go on that have lost a whole window, which no later message
 // would show: one that made no progress for a second gives up what is in
@@ -197,7 +201,7 @@ func watch(flows []*flow, done <-chan struct{}) {
 		}
 		for i, f := range flows {
 			now := f.acked.Load()
-			if now == last[i] {
+			if now == last[i] && now < f.sent.Load() {
 				f.giveUp()
 			}
 			last[i] = f.acked.Load()

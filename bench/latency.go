@@ -96,7 +96,7 @@ func (r *runner) latencyRound(ctx context.Context, t target, beside bool, pooled
 		return load.received()
 	})
 	if load != nil {
-		if _, bulkErr := load.stop(); err == nil {
+		if _, _, bulkErr := load.stop(); err == nil {
 			err = bulkErr
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/crosspod/crosspod/messages"
@@ -28,9 +27,12 @@ type Throughput struct {
 
 // ThroughputRound is one measurement.
 type ThroughputRound struct {
-	Seconds     float64 `json:"seconds"`
-	Messages    uint64  `json:"messages"`
-	Lost        uint64  `json:"lost"`
+	Seconds  float64 `json:"seconds"`
+	Messages uint64  `json:"messages"`
+	Lost     uint64  `json:"lost"`
+	// GivenUp is how often a pair made no progress for a second and all it had
+	// in flight was taken for lost. What arrives later after all is not lost.
+	GivenUp     uint64  `json:"given_up,omitempty"`
 	PerSecond   float64 `json:"per_second"`
 	ServerUS    float64 `json:"server_us_per_message,omitempty"` // CPU; 0: pid unknown
 	GeneratorUS float64 `json:"generator_us_per_message"`        // CPU of both ends together
@@ -85,8 +87,8 @@ func (r *runner) bulkRound(ctx context.Context, t target, payload int) (Throughp
 	}
 	load := r.startBulk(pairs, payload)
 	round, err := r.measureLoad(ctx, t, r.o.Duration, load.received)
-	lost, flowErr := load.stop()
-	round.Lost = lost
+	lost, givenUp, flowErr := load.stop()
+	round.Lost, round.GivenUp = lost, givenUp
 	if flowErr != nil {
 		return round, flowErr
 	}
@@ -123,7 +125,7 @@ func (b *bulk) received() (n uint64) {
 
 // stop ends the sending, gives what is in flight two seconds to arrive, counts
 // the rest as lost and closes the connections.
-func (b *bulk) stop() (lost uint64, err error) {
+func (b *bulk) stop() (lost, givenUp uint64, err error) {
 	for _, f := range b.flows {
 		f.halt()
 	}
@@ -140,119 +142,12 @@ func (b *bulk) stop() (lost uint64, err error) {
 	}
 	for _, f := range b.flows {
 		lost += f.sent.Load() - f.received.Load()
+		givenUp += f.givenUp.Load()
 		f.stop()
 	}
 	close(b.done)
 	b.tasks.Wait()
-	return lost, errors.Join(b.errs...)
-}
-
-// single is a pair with one message in flight: one goroutine sends it and waits
-// for it at the other end.
-type single struct {
-	pair
-	received atomic.Uint64
-	lost     atomic.Uint64
-	stopped  atomic.Bool
-}
-
-func (s *single) run(out *batch) error {
-	for seq := uint64(0); !s.stopped.Load(); seq++ {
-		out.stamp(0, seq, 0)
-		if err := s.a.write(out.buf); err != nil {
-			return s.end(err)
-		}
-		for {
-			payload, err := s.b.receive()
-			if timedOut(err) && !s.stopped.Load() {
-				// Nothing came for a second: see watchSingles.
-				s.lost.Add(1)
-				s.b.conn.SetReadDeadline(time.Time{})
-				break
-			}
-			if err != nil {
-				return s.end(err)
-			}
-			got, _, ok := readStamp(payload)
-			if !ok || got > seq {
-				return errors.New("bench: a message arrived changed")
-			}
-			if got == seq { // an older one had been given up
-				s.received.Add(1)
-				break
-			}
-		}
-	}
-	return nil
-}
-
-func (s *single) end(err error) error {
-	if s.stopped.Load() {
-		return nil
-	}
-	return err
-}
-
-// singlesRound sends one message at a time on many pairs.
-func (r *runner) singlesRound(ctx context.Context, t target) (ThroughputRound, error) {
-	pairs, err := t.pairs(ctx, r.o.SinglePairs, 16<<10)
-	if err != nil {
-		return ThroughputRound{}, err
-	}
-	singles := make([]*single, len(pairs))
-	errs := make([]error, len(pairs))
-	var tasks sync.WaitGroup
-	for i, p := range pairs {
-		s := &single{pair: p}
-		singles[i] = s
-		tasks.Go(func() { errs[i] = s.run(newBatch(p.b.id, r.o.SinglePayload, 1, r.key())) })
-		// The senders' connections are read too: health checks want answers.
-		tasks.Go(func() { _, _ = p.a.idle() })
-	}
-	done := make(chan struct{})
-	var watcher sync.WaitGroup
-	watcher.Go(func() { watchSingles(singles, done) })
-	round, err := r.measureLoad(ctx, t, r.o.Duration, func() (n uint64) {
-		for _, s := range singles {
-			n += s.received.Load()
-		}
-		return n
-	})
-	close(done)
-	watcher.Wait()
-	for _, s := range singles {
-		s.stopped.Store(true)
-	}
-	// One message each may be under way; a last one that is lost is not seen.
-	for _, s := range singles {
-		s.close()
-	}
-	tasks.Wait()
-	for _, s := range singles {
-		round.Lost += s.lost.Load()
-	}
-	return round, errors.Join(err, errors.Join(errs...))
-}
-
-// watchSingles ends the wait of a pair whose message has not come for a second.
-func watchSingles(singles []*single, done <-chan struct{}) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	last := make([]uint64, len(singles))
-	for {
-		select {
-		case <-done:
-			return
-		case <-tick.C:
-		}
-		for i, s := range singles {
-			now := s.received.Load()
-			if now == last[i] {
-				s.b.conn.SetReadDeadline(time.Unix(1, 0))
-			}
-			last[i] = now
-		}
-	}
+	return lost, givenUp, errors.Join(b.errs...)
 }
 
 // throughput measures all sizes.
@@ -275,24 +170,6 @@ func (r *runner) throughput(ctx context.Context, report *Report) error {
 			}
 			report.Throughput = append(report.Throughput, row.compared())
 		}
-		return nil
-	})
-}
-
-// singles measures messages that come one by one from many pairs.
-func (r *runner) singles(ctx context.Context, report *Report) error {
-	return r.withTargets(ctx, func(targets []target) error {
-		row := Throughput{Payload: r.o.SinglePayload, Pairs: r.o.SinglePairs, Window: 1, Batch: 1}
-		err := r.rounds("singles", targets, func(i int, t target) error {
-			round, err := r.singlesRound(ctx, t)
-			row.add(i, round, err)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		row = row.compared()
-		report.Singles = &row
 		return nil
 	})
 }
