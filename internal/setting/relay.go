@@ -31,11 +31,12 @@ type Relay struct {
 	LetsEncryptDirectory  string
 	LetsEncryptCACertFile string
 
-	MetricsPort         int
-	HealthListenAddress string
-	OpsListenAddress    string
-	OpsTokenFile        string
-	Pprof               bool
+	MetricsPort          int
+	MetricsListenAddress string
+	HealthListenAddress  string
+	OpsListenAddress     string
+	OpsTokenFile         string
+	Pprof                bool
 
 	MaxPeers                   int
 	MaxHalfOpen                int
@@ -86,7 +87,12 @@ func (r *Relay) LetsEncrypt() bool {
 }
 
 // MetricsAddress returns where metrics are served.
-func (r *Relay) MetricsAddress() string { return ":" + strconv.Itoa(r.MetricsPort) }
+func (r *Relay) MetricsAddress() string {
+	if r.MetricsListenAddress != "" {
+		return r.MetricsListenAddress
+	}
+	return ":" + strconv.Itoa(r.MetricsPort)
+}
 
 // NewRelay returns a Relay that holds the defaults and the settings that fill
 // it.
@@ -94,34 +100,35 @@ func NewRelay() (*Relay, *Set) {
 	r, s := &Relay{STUNPorts: []int{3478}}, &Set{}
 
 	s.Group("Peers")
-	s.String(&r.ListenAddress, "listen-address", ":443", "`ADDRESS` to listen on for peers").Short("l")
-	s.String(&r.ExposedAddress, "exposed-address", "", "`ADDRESS` peers reach this relay at, such as relay.example.com:443; the same on every pod (required)").Short("e")
-	s.prefixes(&r.TrustedProxies, "trusted-proxies", "`NETWORKS` whose X-Real-Ip and X-Real-Port are believed, such as 10.0.0.0/8,192.0.2.7")
+	s.String(&r.ListenAddress, "listen-address", ":443", "where to listen for peers").called("ADDRESS").Short("l")
+	s.String(&r.ExposedAddress, "exposed-address", "", "where peers reach this relay, such as relay.example.com:443; the same on every pod (required)").called("ADDRESS").Short("e")
+	s.prefixes(&r.TrustedProxies, "trusted-proxies", "networks whose X-Real-Ip and X-Real-Port are believed, such as 10.0.0.0/8,192.0.2.7")
 
 	s.Group("Secrets")
-	s.String(&r.AuthSecret, "auth-secret", "", "`SECRET` that peers' tokens are signed with, one text, commas included (this or --auth-secret-file is required)").Short("s").Secret()
-	s.String(&r.AuthSecretPrevious, "auth-secret-previous", "", "`SECRET` that is accepted too, while tokens signed with it are still about").Secret()
-	s.String(&r.AuthSecretFile, "auth-secret-file", "", "`FILE` with secrets, one a line: the first signs, all are accepted; read again when it changes")
+	s.String(&r.AuthSecret, "auth-secret", "", "what peers' tokens are signed with, one text, commas included (this or --auth-secret-file is required)").called("SECRET").Short("s").Secret()
+	s.String(&r.AuthSecretPrevious, "auth-secret-previous", "", "a secret that is accepted too, while tokens signed with it are still about").called("SECRET").Secret()
+	s.String(&r.AuthSecretFile, "auth-secret-file", "", "file with secrets, one a line: the first signs, all are accepted; read again when it changes").called("FILE")
 	s.Bool(&r.RequireNamedTokens, "require-named-tokens", "accept only tokens that name their peer; clients of NetBird and openZro have none")
 
 	s.Group("TLS")
-	s.String(&r.TLSCertFile, "tls-cert-file", "", "`FILE` with the certificate chain, PEM; read again when it changes").Short("c")
-	s.String(&r.TLSKeyFile, "tls-key-file", "", "`FILE` with its key, PEM").Short("k")
-	s.String(&r.LetsEncryptDataDir, "letsencrypt-data-dir", "", "`FOLDER` to keep Let's Encrypt certificates in, below letsencrypt/").Short("d")
-	s.List("letsencrypt-domains", "", "`DOMAINS` to get certificates for; port 443 of each must reach this relay", func(v string) error {
+	s.String(&r.TLSCertFile, "tls-cert-file", "", "file with the certificate chain, PEM; read again when it changes").called("FILE").Short("c")
+	s.String(&r.TLSKeyFile, "tls-key-file", "", "file with its key, PEM").called("FILE").Short("k")
+	s.String(&r.LetsEncryptDataDir, "letsencrypt-data-dir", "", "folder to keep Let's Encrypt certificates in, below letsencrypt/").called("FOLDER").Short("d")
+	s.List("letsencrypt-domains", "", "domains to get certificates for; port 443 of each must reach this relay", func(v string) error {
 		r.LetsEncryptDomains = append(r.LetsEncryptDomains, v)
 		return nil
 	}).Short("a")
-	s.String(&r.LetsEncryptEmail, "letsencrypt-email", "", "`ADDRESS` Let's Encrypt may write to")
+	s.String(&r.LetsEncryptEmail, "letsencrypt-email", "", "where Let's Encrypt may write to").called("ADDRESS")
 	s.Bool(&r.LetsEncryptRoute53, "letsencrypt-aws-route53", "not supported: this relay proves its domains on port 443")
-	s.String(&r.LetsEncryptDirectory, "letsencrypt-directory", "", "`URL` of another ACME directory than Let's Encrypt's")
-	s.String(&r.LetsEncryptCACertFile, "letsencrypt-ca-file", "", "`FILE` with the certificates that vouch for that directory, PEM")
+	s.String(&r.LetsEncryptDirectory, "letsencrypt-directory", "", "URL of another ACME directory than Let's Encrypt's").called("URL")
+	s.String(&r.LetsEncryptCACertFile, "letsencrypt-ca-file", "", "file with the certificates that vouch for that directory, PEM").called("FILE")
 
 	s.Group("Operators")
-	s.Int(&r.MetricsPort, "metrics-port", 9090, 0, 65535, "`PORT` for /metrics, 0 for any free one")
-	s.String(&r.HealthListenAddress, "health-listen-address", ":9000", "`ADDRESS` for /health, /livez and /readyz").Short("H")
-	s.String(&r.OpsListenAddress, "ops-listen-address", "127.0.0.1:9091", "`ADDRESS` for the log level and profiles; other than loopback only with --ops-token-file")
-	s.String(&r.OpsTokenFile, "ops-token-file", "", "`FILE` with the bearer token that --ops-listen-address asks for")
+	s.Int(&r.MetricsPort, "metrics-port", 9090, 0, 65535, "port for /metrics, 0 for any free one")
+	s.String(&r.MetricsListenAddress, "metrics-listen-address", "", "where /metrics is, in place of --metrics-port on every address").called("ADDRESS")
+	s.String(&r.HealthListenAddress, "health-listen-address", ":9000", "where /health, /livez and /readyz are").called("ADDRESS").Short("H")
+	s.String(&r.OpsListenAddress, "ops-listen-address", "127.0.0.1:9091", "where the log level and profiles are; other than loopback only with --ops-token-file").called("ADDRESS")
+	s.String(&r.OpsTokenFile, "ops-token-file", "", "file with the bearer token that --ops-listen-address asks for").called("FILE")
 	s.Bool(&r.Pprof, "pprof", "serve profiles there, at /debug/pprof/")
 
 	s.Group("Limits")
@@ -144,15 +151,15 @@ func NewRelay() (*Relay, *Set) {
 	s.Duration(&r.DrainGrace, "drain-grace", 30*time.Second, "after that, for peers to leave; then they are cut")
 
 	s.Group("Logs")
-	s.levels(&r.LogLevel, "log-level", "`LEVEL`: trace, debug, info, warn or error")
-	s.String(&r.LogFile, "log-file", "console", "console, syslog or a `PATH`")
-	s.Func("log-format", "text", "`FORMAT`: text or json", func(v string) error {
+	s.levels(&r.LogLevel, "log-level", "trace, debug, info, warn or error")
+	s.String(&r.LogFile, "log-file", "console", "console, syslog or a path").called("PATH")
+	s.Func("log-format", "text", "text or json", func(v string) error {
 		if v != "text" && v != "json" {
 			return errors.New("want text or json")
 		}
 		r.LogFormat = v
 		return nil
-	})
+	}).called("FORMAT")
 	r.LogFormat = "text"
 	s.Int(&r.LogMaxSizeMB, "log-max-size-mb", 15, 1, math.MaxInt>>20, "a log file of so many megabytes is put aside and compressed; 10 are kept, for 30 days")
 	s.Bool(&r.LogDisableRotation, "log-disable-rotation", "leave a log file as it is")
@@ -183,7 +190,7 @@ func (s *Set) prefixes(p *[]netip.Prefix, name, usage string) {
 		}
 		*p = all
 		return nil
-	})
+	}).called("LIST")
 }
 
 // levels are the names of log levels that are accepted, NetBird's.
@@ -199,7 +206,7 @@ func (s *Set) levels(p *string, name, usage string) {
 			}
 		}
 		return errors.New("want trace, debug, info, warn or error")
-	})
+	}).called("LEVEL")
 }
 
 func portAdder(ports *[]int) func(string) error {
@@ -235,6 +242,7 @@ func (r *Relay) Validate() error {
 	}
 	for _, a := range []struct{ flag, value string }{
 		{"listen-address", r.ListenAddress},
+		{"metrics-listen-address", r.MetricsAddress()},
 		{"health-listen-address", r.HealthListenAddress},
 		{"ops-listen-address", r.OpsListenAddress},
 	} {
@@ -264,8 +272,14 @@ func (r *Relay) Validate() error {
 	if r.MaxQueueBytes < minQueueBytes {
 		bad("--max-queue-bytes is %d: want at least %d, room for a few of the largest messages", r.MaxQueueBytes, minQueueBytes)
 	}
+	if n := r.MaxTotalQueueBytes; n != 0 && n < minTotalQueueBytes {
+		bad("--max-total-queue-bytes is %d: want at least %d, or 0 for a quarter of the memory limit", n, minTotalQueueBytes)
+	}
 	return errors.Join(errs...)
 }
+
+// minTotalQueueBytes holds two full queues of the default size.
+const minTotalQueueBytes = 1 << 20
 
 // minQueueBytes holds a few messages of the largest size (8,820 bytes).
 const minQueueBytes = 64 << 10

@@ -19,9 +19,11 @@ type Setting struct {
 	Letter string
 	// Group is the heading it is listed under.
 	Group string
-	// Usage says in a line what it is for. A word in backquotes is what its
-	// value is called.
+	// Usage says in a line what it is for.
 	Usage string
+	// ValueName is what its value is called, such as SIZE; "" where none is
+	// needed.
+	ValueName string
 	// Default is what it is when nobody sets it, for people; "" for nothing.
 	Default string
 
@@ -92,11 +94,24 @@ func (s *Set) Register(fs *flag.FlagSet) {
 }
 
 // Func adds a setting whose value parse takes; an error of parse says what
-// would be right ("want …") and not what was given.
+// would be right ("want …") and not what was given. A word of usage in
+// backquotes, here and below, is what the value is called.
 func (s *Set) Func(name, def, usage string, parse func(string) error) *Setting {
-	st := &Setting{Name: name, Group: s.group, Usage: usage, Default: def, parse: parse}
+	st := &Setting{Name: name, Group: s.group, Usage: usage, ValueName: "VALUE", Default: def, parse: parse}
+	if before, rest, ok := strings.Cut(usage, "`"); ok {
+		word, after, _ := strings.Cut(rest, "`")
+		st.Usage, st.ValueName = before+word+after, word
+	}
 	s.settings = append(s.settings, st)
 	return st
+}
+
+// called names the value unless its usage did.
+func (s *Setting) called(name string) *Setting {
+	if s.ValueName == "VALUE" {
+		s.ValueName = name
+	}
+	return s
 }
 
 // String adds a setting that is a text, taken as it is.
@@ -116,7 +131,7 @@ func (s *Set) Bool(p *bool, name, usage string) *Setting {
 		}
 		return nil
 	})
-	st.isBool = true
+	st.isBool, st.ValueName = true, ""
 	return st
 }
 
@@ -133,7 +148,7 @@ func (s *Set) Int(p *int, name string, def, least, most int, usage string) *Sett
 			return fmt.Errorf("want a whole number, at least %d", least)
 		}
 		return fmt.Errorf("want a whole number from %d to %d", least, most)
-	})
+	}).called("N")
 }
 
 // Rate adds a setting that is so many in a second, 0 for no limit.
@@ -146,7 +161,7 @@ func (s *Set) Rate(p *float64, name string, def float64, usage string) *Setting 
 		}
 		*p = n
 		return nil
-	})
+	}).called("N")
 }
 
 // Duration adds a setting that is a time span, not negative.
@@ -159,7 +174,7 @@ func (s *Set) Duration(p *time.Duration, name string, def time.Duration, usage s
 		}
 		*p = d
 		return nil
-	})
+	}).called("TIME")
 }
 
 // Size adds a setting that is a number of bytes, such as 512KiB. def is in
@@ -176,7 +191,7 @@ func (s *Set) Size(p *int64, name string, def int64, defText, usage string) *Set
 		}
 		*p = n
 		return nil
-	})
+	}).called("SIZE")
 }
 
 // List adds a setting with any number of values, separated by commas or given
@@ -194,7 +209,7 @@ func (s *Set) List(name, def, usage string, add func(string) error) *Setting {
 		return nil
 	})
 	st.isList = true
-	return st
+	return st.called("LIST")
 }
 
 var sizeUnits = []struct {

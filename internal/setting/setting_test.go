@@ -140,6 +140,9 @@ func TestPrecedence(t *testing.T) {
 			get: listen, want: ":443"},
 		{name: "a scheme is not a Service link", env: map[string]string{"RELAY_EXPOSED_ADDRESS": "rels://relay.example.com:443"},
 			get: func(r *Relay) any { return r.ExposedAddress }, want: "rels://relay.example.com:443"},
+		{name: "metrics on every address", args: []string{"--metrics-port", "1"}, get: func(r *Relay) any { return r.MetricsAddress() }, want: ":1"},
+		{name: "metrics on one address", args: []string{"--metrics-listen-address", "127.0.0.1:2"}, env: map[string]string{"NB_METRICS_PORT": "1"},
+			get: func(r *Relay) any { return r.MetricsAddress() }, want: "127.0.0.1:2"},
 		{name: "size", args: []string{"--max-queue-bytes", "1MiB"}, get: func(r *Relay) any { return r.MaxQueueBytes }, want: int64(1 << 20)},
 		{name: "size in bytes", args: []string{"--max-queue-bytes", "70000"}, get: func(r *Relay) any { return r.MaxQueueBytes }, want: int64(70000)},
 		{name: "time span", args: []string{"--drain-grace", "1m"}, get: func(r *Relay) any { return r.DrainGrace }, want: time.Minute},
@@ -248,6 +251,7 @@ func TestValidate(t *testing.T) {
 		{name: "Route 53", args: good("--letsencrypt-aws-route53"), want: []string{"--letsencrypt-aws-route53 is not supported"}},
 		{name: "no handshake timeout", args: good("--handshake-timeout", "0"), want: []string{"--handshake-timeout is 0"}},
 		{name: "no stall timeout", args: good("--stall-timeout", "0s"), want: []string{"--stall-timeout is 0"}},
+		{name: "tiny queues", args: good("--max-total-queue-bytes", "1KiB"), want: []string{"--max-total-queue-bytes is 1024"}},
 		{name: "tiny queue", args: good("--max-queue-bytes", "1KiB"), want: []string{"--max-queue-bytes is 1024"}},
 	}
 	for _, tt := range tests {
@@ -362,8 +366,8 @@ func TestDocumented(t *testing.T) {
 		if def != "" && !strings.Contains(def, " ") {
 			def = "`" + def + "`"
 		}
-		if row := "| " + name + " | " + def + " | "; !strings.Contains(string(page), row) {
-			t.Errorf("docs/operations.md has no row that begins %q", row)
+		if row := "| " + name + " | " + def + " | " + st.Usage + " |"; !strings.Contains(string(page), row) {
+			t.Errorf("docs/operations.md has no row %q", row)
 		}
 	}
 }

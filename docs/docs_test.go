@@ -1,0 +1,83 @@
+// Package docs has tests that hold what the documents say to what is there.
+package docs
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+const root = ".."
+
+var link = regexp.MustCompile(`\]\(([^)]+)\)`)
+
+// Every link to a file of the repository leads to one.
+func TestLinks(t *testing.T) {
+	for _, page := range pages(t) {
+		text := read(t, page)
+		for _, m := range link.FindAllStringSubmatch(text, -1) {
+			target, _, _ := strings.Cut(m[1], "#")
+			if target == "" || strings.Contains(target, "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(filepath.Dir(page), target)); err != nil {
+				t.Errorf("%s: link to %s: %v", page, m[1], err)
+			}
+		}
+	}
+}
+
+var (
+	// A link of the README to a method: [`relay.(*Peer).route`](relay/peer.go)
+	method = regexp.MustCompile("\\[`\\w+\\.(?:\\(\\*?(\\w+)\\)|(\\w+))\\.(\\w+)`\\]\\(([^)]+)\\)")
+	fences = regexp.MustCompile("(?s)```.*?```")
+)
+
+// Every method the README walks through is in the file it links to.
+func TestFollowOneMessage(t *testing.T) {
+	text := fences.ReplaceAllString(read(t, filepath.Join(root, "README.md")), "")
+	steps := method.FindAllStringSubmatch(text, -1)
+	if len(steps) < 6 {
+		t.Fatalf("found %d linked methods, want those of the whole path", len(steps))
+	}
+	for _, m := range steps {
+		typeName, name, file := m[1]+m[2], m[3], m[4]
+		src := read(t, filepath.Join(root, file))
+		asMethod := regexp.MustCompile(`func \(\w+ \*?` + typeName + `\) ` + name + `\(`)
+		inInterface := regexp.MustCompile(`(?s)type ` + typeName + ` interface \{.*\n\t` + name + `\(`)
+		if !asMethod.MatchString(src) && !inInterface.MatchString(src) {
+			t.Errorf("%s has no %s of %s", file, name, typeName)
+		}
+	}
+}
+
+// pages returns the documents of the repository.
+func pages(t *testing.T) []string {
+	t.Helper()
+	var all []string
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && path != root && strings.HasPrefix(d.Name(), ".") {
+			return filepath.SkipDir
+		}
+		if err == nil && filepath.Ext(path) == ".md" {
+			all = append(all, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
