@@ -15,3 +15,18 @@ func LongestChain(s *Store) int {
 	}
 	return longest
 }
+
+// Topics returns how many ids n has in its index.
+func Topics(n *PeerNotifier) int {
+	topics := 0
+	for i := range n.shards {
+		n.shards[i].mu.Lock()
+		for _, t := range n.shards[i].topics {
+			for ; t != nil; t = t.next {
+				topics++
+			}
+		}
+		n.shards[i].mu.Unlock()
+	}
+	return topics
+}

@@ -155,7 +155,9 @@ func (s *Subscriber) look(in *interest) bool {
 	switch {
 	case p != nil:
 		return s.tellOnline(in)
-	case was: // its event is still on the way
+	case was || in.waiting == offline:
+		// The event of its going is still on the way, or it may have come
+		// and gone once more, with data, and those events are.
 		return s.tellOffline(in)
 	}
 	return false
