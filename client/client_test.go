@@ -1,13 +1,21 @@
 package client_test
 
 import (
+	"bufio"
 	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"math/big"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -599,6 +607,160 @@ func TestCloseEndsEverything(t *testing.T) {
 		c.Start()
 		if c.State() != client.StateClosed {
 			t.Errorf("State = %v after Start of a closed client", c.State())
+		}
+	})
+}
+
+func TestTLS(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
+		cert, roots := newCertificate(t, "relay")
+		var protos, name string
+		startRelay(t, n, "relay", func(r *fakeRelay) {
+			r.tls = &tls.Config{
+				Certificates: []tls.Certificate{cert},
+				NextProtos:   []string{"http/1.1"},
+				GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+					protos, name = fmt.Sprint(hello.SupportedProtos), hello.ServerName
+					return nil, nil
+				},
+			}
+		})
+		cfg := config(n, "alice")
+		cfg.URL = "rels://relay:80"
+		if _, err := client.Dial(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "certificate") {
+			t.Errorf("Dial without the root = %v", err)
+		}
+		cfg.TLSConfig = &tls.Config{RootCAs: roots, NextProtos: []string{"h2"}}
+		alice := dial(t, cfg)
+		if protos != "[]" || name != "relay" {
+			t.Errorf("the relay saw ALPN %s, server name %q, want none, relay", protos, name)
+		}
+		conn := open(t, alice, alice.PeerID())
+		for _, text := range []string{"hello", string(make([]byte, messages.MaxPayloadSize))} {
+			write(t, conn, text)
+			wantRead(t, conn, text)
+		}
+		if err := alice.Shutdown(t.Context()); err != nil {
+			t.Errorf("Shutdown = %v", err)
+		}
+	})
+}
+
+func newCertificate(t *testing.T, host string) (tls.Certificate, *x509.CertPool) {
+	t.Helper()
+	pub, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		DNSNames:     []string{host},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(24 * time.Hour),
+	}
+	der, err := x509.CreateCertificate(nil, template, template, pub, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(leaf)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, roots
+}
+
+func TestHTTPAnswersThatAreNoRelay(t *testing.T) {
+	tests := []struct {
+		name, answer, want string
+	}{
+		{"not found", "404 Not Found\r\n", "404"},
+		{"redirect", "301 Moved Permanently\r\nLocation: https://elsewhere/relay\r\n", "redirected to https://elsewhere/relay"},
+		{"endless header", "200 OK\r\nX: " + strings.Repeat("x", 64<<10) + "\r\n", "exceed"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *memnet.Network) {
+				ln, err := n.Host("relay").Listen("tcp", ":80")
+				if err != nil {
+					t.Fatal(err)
+				}
+				served := make(chan struct{})
+				go func() {
+					defer close(served)
+					conn, err := ln.Accept()
+					if err != nil {
+						return
+					}
+					defer conn.Close()
+					req, err := http.ReadRequest(bufio.NewReader(conn))
+					if err != nil || req.URL.Path != "/relay" || req.Host != "relay" {
+						t.Errorf("request %v, %v", req, err)
+					}
+					_, _ = io.WriteString(conn, "HTTP/1.1 "+tt.answer+"Content-Length: 0\r\n\r\n")
+				}()
+				_, err = client.Dial(t.Context(), config(n, "alice"))
+				if err == nil || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("Dial = %v, want it to say %q", err, tt.want)
+				}
+				_ = ln.Close()
+				<-served
+			})
+		})
+	}
+}
+
+// writeCounter counts the writes of a connection.
+type writeCounter struct {
+	net.Conn
+	writes *atomic.Int64
+}
+
+func (c writeCounter) Write(b []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(b)
+}
+
+// What waits together is written together.
+func TestManyMessagesInOneWrite(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
+		var writes atomic.Int64
+		cfg := config(n, "alice")
+		cfg.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := n.Host("alice").Dial(ctx, network, addr)
+			return writeCounter{conn, &writes}, err
+		}
+		alice, err := client.New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer alice.Close()
+		p := alice.PacketConn()
+		for range 1000 {
+			if _, err := p.WriteTo(make([]byte, 100), client.Addr(alice.PeerID())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		startRelay(t, n, "relay", nil)
+		alice.Start()
+		for range 1000 {
+			if _, _, err := p.ReadFrom(make([]byte, 100)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// The HTTP request, Auth, and 1000 frames of 146 bytes, 64 KiB at a
+		// time.
+		if got := writes.Load(); got > 5 {
+			t.Errorf("%d writes, want 5", got)
+		}
+		before := writes.Load()
+		if _, err := p.WriteTo(nil, client.Addr(alice.PeerID())); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got := writes.Load() - before; got != 1 {
+			t.Errorf("%d writes for a message alone, want 1 at once", got)
 		}
 	})
 }

@@ -2,7 +2,11 @@ package client_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"io"
+	"log"
+	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -25,8 +29,9 @@ type fakeRelay struct {
 	instance string
 	health   time.Duration // between health checks; 0: none
 	refuse   func(id messages.PeerID, token []byte) bool
-	mute     bool // never answers Auth
-	first    []byte
+	mute     bool        // never answers Auth
+	first    []byte      // instead of the AuthResponse
+	tls      *tls.Config // nil: plain
 
 	server   *http.Server
 	handlers sync.WaitGroup
@@ -62,11 +67,15 @@ func startRelay(t *testing.T, n *memnet.Network, host string, configure func(*fa
 	if configure != nil {
 		configure(r)
 	}
-	ln, err := n.Host(host).Listen("tcp", ":80")
+	inner, err := n.Host(host).Listen("tcp", ":80")
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.server = &http.Server{Handler: http.HandlerFunc(r.serve)}
+	var ln net.Listener = inner
+	if r.tls != nil {
+		ln = tls.NewListener(ln, r.tls)
+	}
+	r.server = &http.Server{Handler: http.HandlerFunc(r.serve), ErrorLog: log.New(io.Discard, "", 0)}
 	r.handlers.Go(func() { _ = r.server.Serve(ln) })
 	t.Cleanup(r.stop)
 	return r

@@ -137,9 +137,18 @@ func (q *queue) takeLocked() []byte {
 // trimLocked gives the first chunk back when all of it was taken.
 func (q *queue) trimLocked() {
 	if head := q.chunks[0]; head.r == head.n {
-		q.chunks = append(q.chunks[:0], q.chunks[1:]...)
+		q.shiftLocked()
 		freeChunk(head)
 	}
+}
+
+// shiftLocked takes the first chunk out of the list; the list is short. The
+// place that becomes free is cleared, so that an idle queue keeps no chunk
+// from the collector.
+func (q *queue) shiftLocked() {
+	n := copy(q.chunks, q.chunks[1:])
+	q.chunks[n] = nil
+	q.chunks = q.chunks[:n]
 }
 
 // takeChunk removes the oldest messages, a chunk of them; nil when there is
@@ -151,7 +160,7 @@ func (q *queue) takeChunk() *chunk {
 		return nil
 	}
 	c := q.chunks[0]
-	q.chunks = append(q.chunks[:0], q.chunks[1:]...)
+	q.shiftLocked()
 	for r := c.r; r < c.n; {
 		size := int(binary.BigEndian.Uint16(c.b[r:]))
 		r += 2 + size
