@@ -1,7 +1,6 @@
 package store_test
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -316,25 +315,4 @@ func TestShardsAreSpread(t *testing.T) {
 			t.Errorf("ids that differ at %d: %d share a chain", at, n)
 		}
 	}
-}
-
-func ExampleStore() {
-	s := store.New()
-	s.Observe(func(e store.Event) {
-		fmt.Println("online:", e.Online, "takeover:", e.Replaced != nil)
-	})
-
-	first, second := newPeer("alice"), newPeer("alice")
-	s.Add(first)
-	if replaced := s.Add(second); replaced != nil {
-		fmt.Println("close the first")
-	}
-	fmt.Println("late end of the first removes something:", s.Remove(first))
-	s.Remove(second)
-	// Output:
-	// online: true takeover: false
-	// online: true takeover: true
-	// close the first
-	// late end of the first removes something: false
-	// online: false takeover: false
 }
