@@ -73,16 +73,13 @@ type PeerValidator interface {
 // names them.
 var errReservedID = errors.New("peer id does not begin with sha- and the token does not name it")
 
-// outsidePrefix begins the ids that any valid token may claim.
-const outsidePrefix = "sha-"
-
 // validatorFunc returns the check to use for v.
 func validatorFunc(v Validator) func(context.Context, messages.PeerID, []byte) error {
 	if named, ok := v.(PeerValidator); ok {
 		return named.ValidatePeer
 	}
 	return func(_ context.Context, id messages.PeerID, token []byte) error {
-		if string(id[:len(outsidePrefix)]) != outsidePrefix {
+		if !id.Hashed() {
 			return errReservedID
 		}
 		return v.Validate(token)

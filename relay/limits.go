@@ -20,12 +20,13 @@ type Limits struct {
 	// closed. Default 4,096.
 	MaxHalfOpen int
 	// HandshakeTimeout covers TLS, the HTTP header and Auth together, from the
-	// accepted TCP connection on. Default 10 s (docs/protocol.md, "Handshake").
+	// accepted TCP connection on. Default 10 s, which the protocol says
+	// (docs/protocol.md, "Handshake").
 	HandshakeTimeout time.Duration
 	// FailuresPerSecond is how many handshakes may fail per source (an IPv4
 	// address or an IPv6 /64), with bursts of FailureBurst, before its
-	// connections are refused; successful ones are not limited. Default 10 and
-	// 50; negative: no limit.
+	// connections are refused; successful ones are not limited. Defaults: those
+	// of package listener, 10 and 100; a negative rate means no limit.
 	FailuresPerSecond float64
 	FailureBurst      int
 
@@ -123,17 +124,12 @@ func (l Limits) withDefaults() Limits {
 		}
 	}
 	orInt(&l.MaxPeers, 100_000)
-	orInt(&l.MaxHalfOpen, 4096)
-	orInt(&l.FailureBurst, 50)
 	orInt(&l.QueueMessages, 1024)
 	orInt(&l.QueueBytes, 512<<10)
 	orDuration(&l.HandshakeTimeout, 10*time.Second)
 	orDuration(&l.StallTimeout, 10*time.Second)
 	orDuration(&l.HealthCheckInterval, 10*time.Second)
 	orDuration(&l.HealthCheckTolerance, 45*time.Second)
-	if l.FailuresPerSecond == 0 {
-		l.FailuresPerSecond = 10
-	}
 	return l
 }
 

@@ -2,4 +2,5 @@
 
 package relay
 
-const raceEnabled = false
+// RaceEnabled says that the tests run with the race detector.
+const RaceEnabled = false

@@ -237,7 +237,7 @@ func TestCloseTellsWhenTheWriterHasEnded(t *testing.T) {
 }
 
 func TestPushCopiesWithoutAllocating(t *testing.T) {
-	if raceEnabled {
+	if RaceEnabled {
 		t.Skip("the race detector makes pools forget at random")
 	}
 	q := newTestQueue(load{1024, 512 << 10}, newBudget(1<<30))

@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/crosspod/crosspod/auth"
@@ -147,8 +148,16 @@ type peer struct {
 // pipeDepth is how many messages the "socket" of a test peer takes.
 const pipeDepth = 4
 
-// connect performs a handshake as name.
+// connect performs a handshake as name and returns when the peer is visible.
 func connect(t *testing.T, r *relay.Relay, name string) *peer {
+	t.Helper()
+	p := handshake(t, r, name)
+	synctest.Wait() // a peer becomes visible after its AuthResponse
+	return p
+}
+
+// handshake performs a handshake as name.
+func handshake(t *testing.T, r *relay.Relay, name string) *peer {
 	t.Helper()
 	p := dial(t, r, name)
 	p.auth(secret)

@@ -80,7 +80,7 @@ func TestNothingOvertakesTheAuthResponse(t *testing.T) { // B5
 			}()
 		}
 		for range 100 {
-			connect(t, r, "target") // fails unless the AuthResponse is first
+			handshake(t, r, "target") // fails unless the AuthResponse is first
 		}
 	})
 }

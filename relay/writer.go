@@ -9,9 +9,8 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// maxListsPerTurn bounds how many lists of presence notices go ahead of the
-// next chunk of data.
-const maxListsPerTurn = 8
+// maxControlBytes is how much of control messages is gathered for one write.
+const maxControlBytes = 32 << 10
 
 // queueDelaySample is how many writes there are for each one whose queue delay
 // is recorded: a record costs as much as routing several messages.
@@ -72,7 +71,7 @@ func (p *Peer) writeData(c *chunk, skip bool) (err error) {
 }
 
 // writeControl writes the control messages of w and reports whether there are
-// notices left, for the next turn.
+// notices left, for the next turn: those that wait for data to go first.
 func (p *Peer) writeControl(w work) (again bool, err error) {
 	c := controls.Get().(*control)
 	defer controls.Put(c)
@@ -81,26 +80,18 @@ func (p *Peer) writeControl(w work) (again bool, err error) {
 		p.addControl(c, messages.AppendHealthCheck(c.msg[:0]))
 	}
 	if s := p.subscriber.Load(); s != nil && w.notices {
-		for range maxListsPerTurn {
-			c.ids = s.TakeOnline(c.ids[:0], messages.MaxPeersPerList)
-			if len(c.ids) == 0 {
-				break
-			}
-			p.addControl(c, messages.AppendPeerList(c.msg[:0], messages.TypePeersOnline, c.ids))
-		}
-		for range maxListsPerTurn {
-			c.ids = s.TakeOffline(c.ids[:0], messages.MaxPeersPerList, w.done)
-			if len(c.ids) == 0 {
-				break
-			}
-			p.addControl(c, messages.AppendPeerList(c.msg[:0], messages.TypePeersWentOffline, c.ids))
+		err = p.addNotices(c, messages.TypePeersOnline, s.TakeOnline)
+		if err == nil {
+			err = p.addNotices(c, messages.TypePeersWentOffline, func(dst []messages.PeerID, max int) []messages.PeerID {
+				return s.TakeOffline(dst, max, w.done)
+			})
 		}
 		again = s.Pending()
 	}
 	if w.close {
 		p.addControl(c, messages.AppendClose(c.msg[:0]))
 	}
-	if len(c.frames) > 0 {
+	if len(c.frames) > 0 && err == nil {
 		_, err = p.conn.WriteBatch(c.frames)
 	}
 	if w.close && err == nil {
@@ -110,6 +101,24 @@ func (p *Peer) writeControl(w work) (again bool, err error) {
 		err = p.conn.SetReadDeadline(time.Now().Add(closeLinger))
 	}
 	return again, err
+}
+
+// addNotices adds all notices of one kind, however many lists they make, and
+// writes what has gathered when that is enough for one write.
+func (p *Peer) addNotices(c *control, t messages.Type, take func(dst []messages.PeerID, max int) []messages.PeerID) error {
+	for {
+		c.ids = take(c.ids[:0], messages.MaxPeersPerList)
+		if len(c.ids) == 0 {
+			return nil
+		}
+		p.addControl(c, messages.AppendPeerList(c.msg[:0], t, c.ids))
+		if len(c.frames) >= maxControlBytes {
+			if _, err := p.conn.WriteBatch(c.frames); err != nil {
+				return err
+			}
+			c.frames = c.frames[:0]
+		}
+	}
 }
 
 // addControl appends the frame of msg, which was made in c.msg.

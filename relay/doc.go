@@ -1,0 +1,26 @@
+// Package relay accepts peers and carries messages between them.
+//
+// A [Server] listens; a [Relay] is the part of it that takes connections from
+// anywhere. Each connection becomes a [Peer], with one goroutine that reads and,
+// while there is something to write, one that writes:
+//
+//	socket of A ─► readLoop ─► handle ─► route ─► queue of B ─► writeLoop ─► socket of B
+//	                                       └─► CrossPodForwarder, when this pod has no B
+//
+// What must always hold:
+//
+//   - A reader waits for its own socket and nothing else. A destination that
+//     cannot take a message loses it, or an older one of its own, and the loss
+//     is counted under a reason (ADR-0004).
+//   - A message is copied once, into the destination's queue, and allocates
+//     nothing. All that one read brought is routed before a writer is started,
+//     and all that is queued goes into one write (ADR-0007).
+//   - A peer is told it is connected before it becomes visible to others. The
+//     newest connection of an id wins; the older one is cut and nobody is told
+//     that it went (ADR-0005).
+//   - Presence is kept in package store and written by the peer's writer:
+//     online ahead of data, offline behind the data that was queued before
+//     (ADR-0006).
+//
+// The wire is that of docs/protocol.md.
+package relay

@@ -1,0 +1,145 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+
+	"github.com/crosspod/crosspod/relay/listener"
+	"github.com/crosspod/crosspod/relay/listener/ws"
+	"github.com/crosspod/crosspod/store"
+)
+
+// Server is a [Relay] with listeners. All methods are safe for concurrent use.
+type Server struct {
+	relay *Relay
+
+	mu        sync.Mutex // guards what follows
+	listeners map[*ws.Listener]net.Addr
+	closing   bool
+}
+
+// NewServer checks cfg and builds a server. It opens nothing and starts
+// nothing.
+func NewServer(cfg Config) (*Server, error) {
+	r, err := NewRelay(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Server{relay: r, listeners: make(map[*ws.Listener]net.Addr)}, nil
+}
+
+// InstanceURL returns what peers are told in the AuthResponse:
+// "rel://host:port" or "rels://host:port".
+func (s *Server) InstanceURL() string { return s.relay.InstanceURL() }
+
+// Store returns the peers of this server, to hand to a cluster.
+func (s *Server) Store() *store.Store { return s.relay.Store() }
+
+// SetCrossPodForwarder has peers accepted from now on use f for destinations
+// that are not here. Call it before Listen. A typed nil counts as none.
+func (s *Server) SetCrossPodForwarder(f CrossPodForwarder) { s.relay.SetCrossPodForwarder(f) }
+
+// Listen serves peers on one address until Shutdown, then returns nil. Any
+// error is a failure to listen or to serve. It may be called for several
+// addresses at the same time.
+func (s *Server) Listen(cfg ListenerConfig) error {
+	ln := cfg.Listener
+	if ln == nil {
+		if cfg.Address == "" {
+			return errors.New(`relay: ListenerConfig.Address is required, for example ":443"`)
+		}
+		var err error
+		if ln, err = net.Listen("tcp", cfg.Address); err != nil {
+			return fmt.Errorf("relay: listen: %w", err)
+		}
+	}
+	env := s.relay.env
+	l := ws.New(ws.Config{
+		Gate: listener.GateConfig{
+			MaxHalfOpen:       env.limits.MaxHalfOpen,
+			HandshakeTimeout:  env.limits.HandshakeTimeout,
+			FailuresPerSecond: env.limits.FailuresPerSecond,
+			FailureBurst:      env.limits.FailureBurst,
+			TrustedProxies:    cfg.TrustedProxies,
+			Observe:           s.count,
+		},
+		StallTimeout: env.limits.StallTimeout,
+		Logger:       env.log,
+	})
+	if !s.add(l, ln.Addr()) {
+		_ = ln.Close() // nothing was served on it
+		return nil
+	}
+	defer s.remove(l)
+	env.log.Info("listening", "address", ln.Addr().String(), "tls", cfg.TLSConfig != nil, "instance", s.InstanceURL())
+	if err := l.Serve(ln, cfg.TLSConfig, func(c listener.Conn) { s.relay.Accept(c) }); err != nil {
+		return fmt.Errorf("relay: serve %v: %w", ln.Addr(), err)
+	}
+	return nil
+}
+
+// count books how a half-open connection ended.
+func (s *Server) count(o listener.Outcome) { s.relay.env.metrics.Handshake(string(o)) }
+
+func (s *Server) add(l *ws.Listener, addr net.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return false
+	}
+	s.listeners[l] = addr
+	return true
+}
+
+func (s *Server) remove(l *ws.Listener) {
+	s.mu.Lock()
+	delete(s.listeners, l)
+	s.mu.Unlock()
+}
+
+// Addrs returns the addresses that are being listened on.
+func (s *Server) Addrs() []net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	addrs := make([]net.Addr, 0, len(s.listeners))
+	for _, addr := range s.listeners {
+		addrs = append(addrs, addr)
+	}
+	return addrs
+}
+
+// Shutdown stops accepting, closes the connections that have not finished
+// their handshake, closes every peer gracefully (see [Relay.Shutdown]) and
+// waits until all have gone, at most until ctx ends; then it cuts. It returns
+// when no goroutine of the server is left, with ctx's error if it had to cut.
+// It may be called more than once.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.closing = true
+	listeners := make([]*ws.Listener, 0, len(s.listeners))
+	for l := range s.listeners {
+		listeners = append(listeners, l)
+	}
+	s.mu.Unlock()
+	// Listeners first: whoever is turned away now finds another pod.
+	var errs []error
+	for _, l := range listeners {
+		errs = append(errs, l.Shutdown(ctx))
+	}
+	errs = append(errs, s.relay.Shutdown(ctx))
+	return errors.Join(errs...)
+}
+
+// Close cuts every connection without a Close message and returns when no
+// goroutine of the server is left.
+func (s *Server) Close() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := s.Shutdown(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
