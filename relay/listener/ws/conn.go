@@ -1,6 +1,7 @@
 package ws
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -20,6 +21,7 @@ type Conn struct {
 	// Set by newConn, never changed.
 	socket *socket
 	raw    syscall.RawConn // nil on the plain path
+	tls    *records        // nil without TLS
 	limit  int             // largest message in bytes
 
 	// Owned by the reader. buf[off:end] is what was read and not yet parsed.
@@ -47,12 +49,17 @@ type Conn struct {
 
 var _ listener.Conn = (*Conn)(nil)
 
-// newConn makes a Conn of an upgraded socket. early are bytes that came with
-// the request and are not kept.
-func newConn(s *socket, early []byte, limit int, stall time.Duration) *Conn {
+// newConn makes a Conn of an upgraded socket, over which tlsConn runs unless it
+// is nil. early are bytes that came with the request and are not kept.
+func newConn(s *socket, tlsConn *tls.Conn, early []byte, limit int, stall time.Duration) *Conn {
 	c := &Conn{socket: s, raw: s.raw, limit: limit, writing: make(chan struct{}, 1)}
 	c.readReady = c.readSocket
 	c.out.init(s.Conn, s.raw, stall)
+	if tlsConn != nil {
+		c.tls = &records{socket: s, conn: tlsConn}
+		s.records = c.tls
+		c.readReady = c.readRecords
+	}
 	if len(early) > 0 {
 		c.buf = borrow(len(early))
 		c.end = copy(c.buf, early)
@@ -89,10 +96,16 @@ func (c *Conn) NextMessage() (msg []byte, more bool, err error) {
 // is gone afterwards.
 func (c *Conn) fill() error {
 	var err error
-	if c.raw != nil {
-		err = c.fillRaw()
-	} else {
+	switch {
+	case c.raw == nil:
 		err = c.fillPlain()
+	case c.tls == nil:
+		err = c.fillRaw()
+	default:
+		err = c.fillTLS()
+	}
+	if c.tls != nil && c.tls.pending() {
+		c.startDue() // TLS has answered a key update
 	}
 	if err == io.EOF && (c.off < c.end || c.assembles) {
 		err = io.ErrUnexpectedEOF
@@ -101,10 +114,7 @@ func (c *Conn) fill() error {
 }
 
 func (c *Conn) fillRaw() error {
-	if len(c.buf) == readSize {
-		c.end = copy(c.buf, c.buf[c.off:c.end])
-		c.off = 0
-	}
+	c.compact()
 	if err := c.raw.Read(c.readReady); err != nil {
 		return err
 	}
@@ -114,9 +124,7 @@ func (c *Conn) fillRaw() error {
 // readSocket reads once when the socket may have bytes, and reports false to
 // wait until it has. It holds a buffer of readSize only while there are some.
 func (c *Conn) readSocket(fd uintptr) bool {
-	if len(c.buf) != readSize {
-		c.moveTo(borrow(readSize))
-	}
+	c.grow()
 	n, again, err := readNow(fd, c.buf[c.end:])
 	if again {
 		c.shrink()
@@ -125,6 +133,49 @@ func (c *Conn) readSocket(fd uintptr) bool {
 	c.end += n
 	c.sysErr = err
 	return true
+}
+
+// fillTLS is fill where TLS runs over a raw socket: one read of the socket, and
+// all that it decrypts to.
+func (c *Conn) fillTLS() error {
+	for {
+		if !c.tls.drained {
+			c.grow()
+			c.compact()
+			n, err := c.tls.decrypt(c.buf[c.end:])
+			c.end += n
+			if n > 0 || !errors.Is(err, errNotReady) {
+				return err
+			}
+		}
+		if err := c.raw.Read(c.readReady); err != nil {
+			return err
+		}
+	}
+}
+
+// readRecords is readSocket with TLS.
+func (c *Conn) readRecords(fd uintptr) bool {
+	if again := c.tls.receive(fd); again {
+		c.shrink()
+		return false
+	}
+	return true
+}
+
+// grow makes buf the large buffer.
+func (c *Conn) grow() {
+	if len(c.buf) != readSize {
+		c.moveTo(borrow(readSize))
+	}
+}
+
+// compact moves what was not parsed to the start of buf.
+func (c *Conn) compact() {
+	if c.off > 0 {
+		c.end = copy(c.buf, c.buf[c.off:c.end])
+		c.off = 0
+	}
 }
 
 // shrink gives back the large buffer, keeping what was not parsed in one of the
@@ -159,10 +210,13 @@ func (c *Conn) fillPlain() error {
 	case c.end == len(c.buf) && c.off == 0:
 		c.moveTo(borrow(len(c.buf) + 1))
 	default:
-		c.end = copy(c.buf, c.buf[c.off:c.end])
-		c.off = 0
+		c.compact()
 	}
-	n, err := c.socket.Conn.Read(c.buf[c.end:])
+	var in net.Conn = c.socket.Conn
+	if c.tls != nil {
+		in = c.tls.conn
+	}
+	n, err := in.Read(c.buf[c.end:])
 	c.end += n
 	if n > 0 {
 		return nil // an error beside bytes comes again
@@ -181,6 +235,9 @@ func (c *Conn) fail(err error) error {
 	c.readErr = err
 	c.fragments, c.assembles = nil, false
 	c.release()
+	if c.tls != nil {
+		c.tls.release()
+	}
 	return err
 }
 
@@ -225,9 +282,26 @@ func (c *Conn) WriteBatch(b []byte) (int, error) {
 	return n, err
 }
 
-// send writes b, waiting for the other side as long as it takes bytes.
-func (c *Conn) send(b []byte) (int, error) {
-	return c.out.write(b)
+// send writes b, waiting for the other side as long as it takes bytes. With TLS
+// it does so in parts that fit the gathering buffer.
+func (c *Conn) send(b []byte) (n int, err error) {
+	if c.tls == nil {
+		return c.out.write(b)
+	}
+	for n < len(b) {
+		part := b[n:min(n+readSize, len(b))]
+		if _, err := c.tls.conn.Write(part); err != nil {
+			return n, err
+		}
+		gathered, lent := c.tls.take()
+		_, err := c.out.write(gathered)
+		giveBack(lent)
+		if err != nil {
+			return n, err
+		}
+		n += len(part)
+	}
+	return n, nil
 }
 
 // Write implements [net.Conn]: p is one whole message, of at least 1 byte.
@@ -260,10 +334,21 @@ func (c *Conn) Close() error {
 	if c.closed.Swap(true) {
 		return nil
 	}
+	select {
+	case c.writing <- struct{}{}:
+		c.sayGoodbye()
+		c.silent = true
+		<-c.writing
+	default: // somebody is writing, perhaps in vain
+	}
 	err := c.socket.Conn.Close() // whoever is reading or writing returns
 	c.socket.half.End(listener.OutcomeClosed)
 	c.writing <- struct{}{}
 	c.silent = true
+	if c.tls != nil {
+		_, lent := c.tls.take()
+		giveBack(lent)
+	}
 	<-c.writing
 	return err
 }

@@ -160,15 +160,31 @@ func (c *Conn) sayClose(body []byte) {
 	}
 	if !c.silent {
 		c.silent = true
-		frame := append(appendHeader(nil, opClose, len(body)), body...)
-		c.sendLast(frame)
+		c.sendLast(append(appendHeader(nil, opClose, len(body)), body...))
 	}
 	<-c.writing
 }
 
-// sendLast makes one short attempt at writing the last bytes of the connection.
-// Nobody can do anything about its failure.
+// sayGoodbye ends TLS properly where that takes no waiting. The caller holds
+// c.writing.
+func (c *Conn) sayGoodbye() {
+	if c.tls != nil && c.raw != nil && !c.silent {
+		c.sendLast(nil)
+	}
+}
+
+// sendLast makes one short attempt at writing the last bytes of the connection,
+// and the end of TLS. Nobody can do anything about its failure.
 func (c *Conn) sendLast(b []byte) {
+	if c.tls != nil {
+		if len(b) > 0 {
+			_, _ = c.tls.conn.Write(b)
+		}
+		_ = c.tls.conn.CloseWrite()
+		gathered, lent := c.tls.take()
+		defer giveBack(lent)
+		b = gathered
+	}
 	if c.raw != nil {
 		_, _ = c.out.try(b)
 	} else {
@@ -176,67 +192,100 @@ func (c *Conn) sendLast(b []byte) {
 	}
 }
 
-// answerPing has the pong for a ping written without making the reader wait: at
-// once when the socket takes it, else by whoever is writing, else by a goroutine
-// that lives until the pong is out. Only the newest ping is answered.
+// answerPing has the pong for a ping written. Only the newest ping is answered.
 func (c *Conn) answerPing(payload []byte) {
 	frame := append(appendHeader(make([]byte, 0, 2+len(payload)), opPong, len(payload)), payload...)
 	c.pong.Store(&frame)
+	c.startDue()
+}
+
+// startDue has what is due, a pong or records of TLS, written without making the
+// reader wait: at once when the socket takes it, else by whoever is writing, else
+// by a goroutine that lives until it is out.
+func (c *Conn) startDue() {
 	select {
 	case c.writing <- struct{}{}:
 	default:
 		return // doneWriting sees it
 	}
-	rest := c.tryPong()
-	if rest == nil {
-		<-c.writing // only this goroutine stores pongs, so none is missed
+	rest, lent := c.tryDue()
+	if len(rest) == 0 {
+		giveBack(lent)
+		<-c.writing // only the reader makes something due, so nothing is missed
 		return
 	}
 	// The goroutine owns c.writing from here on. Close ends it by closing the
 	// socket, and waits for it by taking c.writing.
 	go func() {
-		if _, err := c.send(rest); err != nil {
-			c.silent = true
-		}
+		c.finishDue(rest, lent)
 		c.doneWriting()
 	}()
 }
 
-// tryPong writes the pending pong as far as the socket takes it and returns
-// what is left. The caller holds c.writing.
-func (c *Conn) tryPong() (rest []byte) {
+// tryDue writes what is due as far as the socket takes it and returns what is
+// left, a part of lent when that is not nil. The caller holds c.writing.
+func (c *Conn) tryDue() (rest, lent []byte) {
 	frame := c.pong.Swap(nil)
-	if frame == nil || c.silent {
-		return nil
+	if c.silent {
+		return nil, nil
 	}
-	n, err := c.out.try(*frame)
+	if frame != nil {
+		rest = *frame
+	}
+	if c.tls != nil {
+		if len(rest) > 0 {
+			if _, err := c.tls.conn.Write(rest); err != nil {
+				c.silent = true
+				return nil, nil
+			}
+		}
+		rest, lent = c.tls.take()
+	}
+	if len(rest) == 0 {
+		return nil, lent
+	}
+	n, err := c.out.try(rest)
 	if err != nil {
 		c.silent = true
-		return nil
+		return nil, lent
 	}
-	if n == len(*frame) {
-		return nil
+	return rest[n:], lent
+}
+
+// finishDue writes what tryDue has left. It may wait for the other side.
+func (c *Conn) finishDue(rest, lent []byte) {
+	if len(rest) > 0 {
+		if _, err := c.out.write(rest); err != nil {
+			c.silent = true
+		}
 	}
-	return (*frame)[n:]
+	giveBack(lent)
+}
+
+// due reports whether there is something for tryDue.
+func (c *Conn) due() bool {
+	return c.pong.Load() != nil || c.tls != nil && c.tls.pending()
 }
 
 // doneWriting gives c.writing back after writing what has become due meanwhile.
 // It may wait for the other side.
 func (c *Conn) doneWriting() {
 	for {
-		if rest := c.tryPong(); rest != nil {
-			if _, err := c.send(rest); err != nil {
-				c.silent = true
-			}
+		if c.due() {
+			c.finishDue(c.tryDue())
 		}
 		<-c.writing
-		// A pong stored after tryPong, by a reader that found c.writing taken,
+		// What became due since, through a reader that found c.writing taken,
 		// would wait for the next write.
-		if c.pong.Load() == nil {
+		if !c.due() {
 			return
 		}
 		select {
 		case c.writing <- struct{}{}:
+			if c.silent {
+				<-c.writing
+				return // it stays due for ever
+			}
 		default:
 			return
 		}

@@ -6,16 +6,19 @@ import (
 	"os"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/crosspod/crosspod/relay/listener"
 )
 
-// socket is an accepted connection as net/http sees it until the upgrade. It
-// knows how its handshake ended when net/http closes it.
+// socket is an accepted connection as net/http, or TLS below it, sees it. Until
+// the upgrade it is an ordinary connection that knows how its handshake ended
+// when net/http closes it. After it only TLS still calls it, and finds records.
 type socket struct {
 	net.Conn                 // as accepted
 	raw      syscall.RawConn // nil on the plain path
 	half     *listener.HalfOpen
+	records  *records // set by the upgrade, with TLS
 
 	gone    atomic.Bool                      // the other side has closed
 	verdict atomic.Pointer[listener.Outcome] // set by the handler that refuses
@@ -26,13 +29,33 @@ func newSocket(half *listener.HalfOpen) *socket {
 	return &socket{Conn: conn, raw: rawConn(conn), half: half}
 }
 
-// Read implements [net.Conn] until the upgrade.
+// Read implements [net.Conn].
 func (s *socket) Read(p []byte) (int, error) {
+	if s.records != nil {
+		return s.records.read(p)
+	}
 	n, err := s.Conn.Read(p)
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		s.gone.Store(true)
 	}
 	return n, err
+}
+
+// Write implements [net.Conn].
+func (s *socket) Write(p []byte) (int, error) {
+	if s.records != nil {
+		return s.records.write(p)
+	}
+	return s.Conn.Write(p)
+}
+
+// SetWriteDeadline implements [net.Conn]. tls.Conn, when it says goodbye, sets
+// deadlines that are not meant for gathered bytes.
+func (s *socket) SetWriteDeadline(t time.Time) error {
+	if s.records != nil {
+		return nil
+	}
+	return s.Conn.SetWriteDeadline(t)
 }
 
 // refuse remembers why the connection is going to be closed.

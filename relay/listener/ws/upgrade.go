@@ -59,7 +59,7 @@ func (u *upgrader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// The library's part ends with the 101. Its Conn must not be left to the
 	// finalizer that closes the stand-in.
 	_ = lib.CloseNow()
-	u.accept(newConn(s, once.early, u.l.limit, u.l.stall))
+	u.accept(newConn(s, once.tls, once.early, u.l.limit, u.l.stall))
 }
 
 // onceWriter answers a connection's only request: it closes after any answer
@@ -68,7 +68,8 @@ func (u *upgrader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 type onceWriter struct {
 	http.ResponseWriter
 	socket *socket
-	early  []byte // what the client sent behind its request
+	tls    *tls.Conn // nil without TLS
+	early  []byte    // what the client sent behind its request
 }
 
 func (w *onceWriter) WriteHeader(code int) {
@@ -83,7 +84,7 @@ func (w *onceWriter) WriteHeader(code int) {
 
 // Hijack implements [http.Hijacker].
 func (w *onceWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	_, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -91,6 +92,7 @@ func (w *onceWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	w.tls, _ = conn.(*tls.Conn)
 	w.early = bytes.Clone(early) // a client may send Auth with its request
 	const least = 16             // bytes, the smallest bufio allocates
 	return standIn{}, bufio.NewReadWriter(

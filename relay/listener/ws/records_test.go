@@ -1,0 +1,133 @@
+package ws
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"math/big"
+	"net"
+	"testing"
+	"time"
+)
+
+// switchConn is a connection until its test takes over both directions.
+type switchConn struct {
+	net.Conn
+	taken   bool
+	in, out []byte
+}
+
+func (c *switchConn) Read(p []byte) (int, error) {
+	if !c.taken {
+		return c.Conn.Read(p)
+	}
+	if len(c.in) == 0 {
+		return 0, errNotReady
+	}
+	n := copy(p, c.in)
+	c.in = c.in[n:]
+	return n, nil
+}
+
+func (c *switchConn) Write(p []byte) (int, error) {
+	if !c.taken {
+		return c.Conn.Write(p)
+	}
+	c.out = append(c.out, p...)
+	return len(p), nil
+}
+
+// TestNotReadyDoesNotStick holds what records rests on: an error that says it is
+// temporary does not spoil a tls.Conn, wherever in its records it comes.
+func TestNotReadyDoesNotStick(t *testing.T) {
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		t.Run(tls.VersionName(version), func(t *testing.T) {
+			server, client, in, out := shakenHands(t, version)
+			want := []byte("one record")
+			for cut, size := 0, 1; cut < size; cut++ {
+				out.out = nil
+				for range 3 {
+					if _, err := client.Write(want); err != nil {
+						t.Fatal(err)
+					}
+				}
+				size = len(out.out)
+				var got []byte
+				for _, piece := range [][]byte{out.out[:cut], out.out[cut:]} {
+					in.in = piece
+					for {
+						var buf [64]byte
+						n, err := server.Read(buf[:])
+						got = append(got, buf[:n]...)
+						if errors.Is(err, errNotReady) {
+							break
+						}
+						if err != nil {
+							t.Fatalf("cut at %d of %d: %v", cut, size, err)
+						}
+					}
+				}
+				if !bytes.Equal(got, bytes.Repeat(want, 3)) {
+					t.Fatalf("cut at %d of %d: read %q", cut, size, got)
+				}
+			}
+		})
+	}
+}
+
+// shakenHands returns the two ends of a TLS connection after its handshake and
+// what lies below them, taken over.
+func shakenHands(t *testing.T, version uint16) (server, client *tls.Conn, belowServer, belowClient *switchConn) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"relay"}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(cert)
+
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	near, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	far, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { near.Close(); far.Close() })
+
+	belowServer, belowClient = &switchConn{Conn: far}, &switchConn{Conn: near}
+	server = tls.Server(belowServer, &tls.Config{
+		Certificates:           []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
+		SessionTicketsDisabled: true, // nobody reads them here
+	})
+	client = tls.Client(belowClient, &tls.Config{RootCAs: roots, ServerName: "relay", MinVersion: version, MaxVersion: version})
+	done := make(chan error, 1)
+	go func() { done <- client.Handshake() }()
+	if err := server.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	belowServer.taken, belowClient.taken = true, true
+	return server, client, belowServer, belowClient
+}
