@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	otelprom "go.opentelemetry.io/otel/exporters/prometheus"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/crosspod/crosspod/admin"
+	"github.com/crosspod/crosspod/auth"
+	"github.com/crosspod/crosspod/internal/letsencrypt"
+	"github.com/crosspod/crosspod/internal/logging"
+	"github.com/crosspod/crosspod/internal/setting"
+	"github.com/crosspod/crosspod/internal/version"
+	"github.com/crosspod/crosspod/relay"
+)
+
+// closeTimeout bounds the end of the listeners for operators.
+const closeTimeout = 2 * time.Second
+
+// pod is one running relay and what is served beside it.
+type pod struct {
+	// Set by newPod, never changed.
+	cfg       *setting.Relay
+	log       *logging.Log
+	validator *auth.Validator
+	opsToken  string
+	registry  *prometheus.Registry
+	relay     *relay.Server
+	tls       *tls.Config // nil: plain
+
+	// Set by listen.
+	peers     net.Listener
+	health    *admin.Health
+	operators *admin.Server
+}
+
+// newPod puts the parts together: what fails here was set wrongly. It opens no
+// listener. ctx ends the watching of the certificate's files.
+func newPod(ctx context.Context, cfg *setting.Relay, log *logging.Log) (*pod, error) {
+	p := &pod{cfg: cfg, log: log, registry: admin.NewRegistry()}
+	exporter, err := otelprom.New(otelprom.WithRegisterer(p.registry))
+	if err != nil {
+		return nil, fmt.Errorf("export metrics: %w", err)
+	}
+	secrets := cfg.Secrets()
+	if cfg.AuthSecretFile != "" {
+		if secrets, err = auth.ReadSecretFile(cfg.AuthSecretFile); err != nil {
+			return nil, fmt.Errorf("--auth-secret-file: %w", err)
+		}
+	}
+	p.validator = auth.NewValidator(secrets...)
+	p.validator.RequireNamed(cfg.RequireNamedTokens)
+	if cfg.OpsTokenFile != "" {
+		tokens, err := auth.ReadSecretFile(cfg.OpsTokenFile)
+		if err != nil {
+			return nil, fmt.Errorf("--ops-token-file: %w", err)
+		}
+		p.opsToken = tokens[0]
+	}
+	if p.relay, err = relay.NewServer(relay.Config{
+		Meter:          sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)).Meter("github.com/crosspod/crosspod/relay"),
+		ExposedAddress: cfg.ExposedAddress,
+		TLSSupport:     cfg.TLS(),
+		AuthValidator:  p.validator,
+		Logger:         log.Logger,
+		Limits:         limits(cfg),
+	}); err != nil {
+		return nil, err
+	}
+	if p.tls, err = p.tlsConfig(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func limits(cfg *setting.Relay) relay.Limits {
+	return relay.Limits{
+		MaxPeers:             orNone(cfg.MaxPeers),
+		MaxHalfOpen:          cfg.MaxHalfOpen,
+		HandshakeTimeout:     cfg.HandshakeTimeout,
+		FailuresPerSecond:    orNone(cfg.HandshakeFailuresPerSecond),
+		SubscriptionsPerPeer: cfg.MaxSubscriptions,
+		Subscriptions:        cfg.MaxTotalSubscriptions,
+		MessagesPerSecond:    cfg.MaxMessagesPerSecond,
+		BytesPerSecond:       cfg.MaxBytesPerSecond,
+		QueueMessages:        cfg.MaxQueueMessages,
+		QueueBytes:           int(cfg.MaxQueueBytes),
+		TotalQueueBytes:      cfg.MaxTotalQueueBytes,
+		StallTimeout:         cfg.StallTimeout,
+		HealthCheckTolerance: time.Duration(cfg.HealthCheckMisses) * healthCheckPeriod,
+		ShutdownSpread:       cfg.DrainGrace / 2,
+	}
+}
+
+// healthCheckPeriod is what one miss of --health-check-misses stands for
+// (docs/protocol.md, "Health checks").
+const healthCheckPeriod = 45 * time.Second
+
+// orNone turns an operator's 0, no limit, into that of package relay.
+func orNone[T int | float64](n T) T {
+	if n == 0 {
+		return -1
+	}
+	return n
+}
+
+// listen opens all listeners, so that one that cannot be had ends the start
+// before anybody is served.
+func (p *pod) listen(ctx context.Context) error {
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", p.cfg.ListenAddress)
+	if err != nil {
+		return fmt.Errorf("listen for peers: %w", err)
+	}
+	p.health = admin.NewHealth(admin.NewProbe(admin.ProbeConfig{
+		ListenAddress:  ln.Addr().String(),
+		TLS:            p.tls != nil,
+		ExposedAddress: p.relay.InstanceURL(),
+	}), p.log.Logger)
+	p.operators, err = admin.New(admin.Config{
+		MetricsAddress: p.cfg.MetricsAddress(),
+		Gatherer:       p.registry,
+		HealthAddress:  p.cfg.HealthListenAddress,
+		Health:         p.health,
+		OpsAddress:     p.cfg.OpsListenAddress,
+		OpsToken:       p.opsToken,
+		LogLevel:       p.log.Level,
+		Pprof:          p.cfg.Pprof,
+		Logger:         p.log.Logger,
+	})
+	if err == nil {
+		err = p.operators.Listen(ctx)
+	}
+	if err != nil {
+		_ = ln.Close() // it was never served
+		return err
+	}
+	p.peers = ln
+	return nil
+}
+
+// serve runs the pod until ctx ends and then until it is drained, at most until
+// cut ends.
+func (p *pod) serve(ctx, cut context.Context) error {
+	if err := p.listen(ctx); err != nil {
+		return err
+	}
+	build := version.Get()
+	p.log.Info("relay starts", "version", build.Version, "revision", build.Revision, "instance", p.relay.InstanceURL())
+
+	// Whatever ends early, with an error or without, ends all.
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	watching, stopWatching := context.WithCancel(context.Background())
+	defer stopWatching()
+	var g errgroup.Group
+	g.Go(func() error {
+		defer stop()
+		err := p.relay.Listen(relay.ListenerConfig{Listener: p.peers, TLSConfig: p.tls, TrustedProxies: p.cfg.TrustedProxies})
+		if err != nil {
+			return fmt.Errorf("serve peers: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		defer stop()
+		return p.operators.Serve()
+	})
+	if p.cfg.AuthSecretFile != "" {
+		g.Go(func() error {
+			defer stop()
+			return auth.WatchSecretFile(watching, p.cfg.AuthSecretFile, p.log.Logger, func(secrets []string) {
+				p.validator.SetSecrets(secrets...)
+			})
+		})
+	}
+	p.health.SetListeners("ws")
+	p.health.SetReady(true)
+
+	<-running.Done()
+	// In the reverse order: peers go first, while secrets and metrics are there.
+	p.drain(ctx, cut)
+	stopWatching()
+	closing, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	_ = p.operators.Shutdown(closing) // a scrape that does not end was cut
+	err := g.Wait()
+	p.log.Info("relay has stopped")
+	return err
+}
+
+// drain ends the service to peers. The delay comes first: a load balancer goes
+// on sending new peers for a while after the pod is not ready, and they would
+// find it closed. Only a pod that was asked to stop waits.
+func (p *pod) drain(asked, cut context.Context) {
+	p.health.SetReady(false)
+	if asked.Err() != nil {
+		p.log.Info("draining", "delay", p.cfg.DrainDelay, "grace", p.cfg.DrainGrace, "peers", p.relay.Store().Len())
+		select {
+		case <-time.After(p.cfg.DrainDelay):
+		case <-cut.Done():
+		}
+	}
+	ctx, cancel := context.WithTimeout(cut, p.cfg.DrainGrace)
+	defer cancel()
+	if err := p.relay.Shutdown(ctx); err != nil {
+		p.log.Warn("peers were cut", "err", err)
+	}
+	p.health.SetListeners()
+}
+
+// tlsConfig returns what peers are served with; nil means plain.
+func (p *pod) tlsConfig(ctx context.Context) (*tls.Config, error) {
+	switch c := p.cfg; {
+	case c.LetsEncrypt():
+		return letsencrypt.TLSConfig(letsencrypt.Config{
+			DataDir:      c.LetsEncryptDataDir,
+			Domains:      c.LetsEncryptDomains,
+			Email:        c.LetsEncryptEmail,
+			DirectoryURL: c.LetsEncryptDirectory,
+			CAFile:       c.LetsEncryptCACertFile,
+			Logger:       p.log.Logger,
+		})
+	case c.TLSCertFile != "":
+		cert, err := tls.LoadX509KeyPair(c.TLSCertFile, c.TLSKeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("--tls-cert-file and --tls-key-file: %w", err)
+		}
+		return &tls.Config{Certificates: []tls.Certificate{cert}}, nil
+	}
+	return nil, nil
+}

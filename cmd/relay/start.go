@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/crosspod/crosspod/internal/logging"
+	"github.com/crosspod/crosspod/internal/setting"
+)
+
+const startHelp = `Each option has a variable of the environment: RELAY_ and its name in upper case, with _ for -.
+The names of NetBird (NB_) and openZro (OZ_) are taken too. An option wins over a variable;
+lists are joined.`
+
+func (p *program) startCommand() *cli.Command {
+	cfg, settings := setting.NewRelay()
+	flags := flagsOf(settings)
+	return &cli.Command{
+		Name:        "start",
+		Usage:       "serve peers",
+		Description: startHelp,
+		Flags:       flags,
+		// The templates of cli are no place for text that is not ours: there
+		// is no {{ in a setting.
+		CustomHelpTemplate: helpInOrder(flags),
+		Action: func(c *cli.Context) error {
+			if err := noArguments(c, "relay start"); err != nil {
+				return err
+			}
+			return p.start(c, cfg, settings)
+		},
+	}
+}
+
+// start checks all that was set before anything is opened.
+func (p *program) start(c *cli.Context, cfg *setting.Relay, settings *setting.Set) error {
+	warnings, err := settings.FromEnv(p.lookupEnv)
+	if err = errors.Join(err, cfg.Validate()); err != nil {
+		return usageError{indented(err), "relay start"}
+	}
+	log, err := logging.Open(logging.Config{
+		Level:           cfg.LogLevel,
+		File:            cfg.LogFile,
+		Format:          cfg.LogFormat,
+		MaxSizeMB:       cfg.LogMaxSizeMB,
+		DisableRotation: cfg.LogDisableRotation,
+		Console:         p.stderr,
+	})
+	if err != nil {
+		return usageError{err, "relay start"}
+	}
+	// Nothing is left to log the end of the log to.
+	defer func() { _ = log.Close() }()
+	for _, w := range append(warnings, cfg.Warnings()...) {
+		log.Warn("setting without effect", "setting", w)
+	}
+	watching, stop := context.WithCancel(context.Background())
+	defer stop()
+	pod, err := newPod(watching, cfg, log)
+	if err != nil {
+		return usageError{err, "relay start"}
+	}
+	return pod.serve(c.Context, p.cut)
+}
+
+// indented writes several errors below each other.
+func indented(err error) error {
+	if lines := strings.Split(err.Error(), "\n"); len(lines) > 1 {
+		return errors.New("settings are missing or wrong:\n  " + strings.Join(lines, "\n  "))
+	}
+	return err
+}

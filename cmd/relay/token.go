@@ -1,0 +1,111 @@
+package main
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/crosspod/crosspod/auth"
+	"github.com/crosspod/crosspod/internal/setting"
+	"github.com/crosspod/crosspod/messages"
+)
+
+// tokenOptions is what `relay token` is told.
+type tokenOptions struct {
+	secretFile string
+	ttl        time.Duration
+	peer       string
+	json       bool
+	newSecret  bool
+}
+
+func (p *program) tokenCommand() *cli.Command {
+	var o tokenOptions
+	var s setting.Set
+	s.String(&o.secretFile, "secret-file", "", "`FILE` with the relay's secret, one a line: the first signs")
+	s.Duration(&o.ttl, "ttl", 12*time.Hour, "`TIME` the token lasts")
+	s.String(&o.peer, "peer", "", "`NAME` of the one peer the token is for; without it, any peer may use it")
+	s.Bool(&o.json, "json", "print JSON")
+	s.Bool(&o.newSecret, "new-secret", "print a new secret and nothing else")
+	return &cli.Command{
+		Name:  "token",
+		Usage: "make a token for a peer, or a secret for the relay",
+		Description: "A token without --peer is of the kind that NetBird's and openZro's clients use; their management\n" +
+			"server hands it out as payload and signature. A token with --peer only this relay accepts.",
+		Flags: flagsOf(&s),
+		Action: func(c *cli.Context) error {
+			if err := noArguments(c, "relay token"); err != nil {
+				return err
+			}
+			return p.token(&o)
+		},
+	}
+}
+
+func (p *program) token(o *tokenOptions) error {
+	switch {
+	case o.newSecret && (o.secretFile != "" || o.peer != "" || o.json):
+		return usageError{errors.New("--new-secret goes with no other option"), "relay token"}
+	case o.newSecret:
+		_, err := fmt.Fprintln(p.stdout, auth.NewSecret())
+		return err
+	case o.secretFile == "":
+		return usageError{errors.New("--secret-file is missing: want the file with the relay's secret; --new-secret makes one"), "relay token"}
+	case o.ttl < time.Second:
+		return usageError{fmt.Errorf("--ttl is %v: want at least 1s", o.ttl), "relay token"}
+	}
+	secrets, err := auth.ReadSecretFile(o.secretFile)
+	if err != nil {
+		return err
+	}
+	printed := printToken(secrets[0], o.peer, time.Now().Add(o.ttl))
+	if o.json {
+		return json.NewEncoder(p.stdout).Encode(printed)
+	}
+	return printed.write(p.stdout)
+}
+
+// printedToken is a token for its owner to see.
+type printedToken struct {
+	Token     string    `json:"token"`               // hex
+	Payload   string    `json:"payload,omitempty"`   // of a token for any peer
+	Signature string    `json:"signature,omitempty"` // base64
+	Peer      string    `json:"peer,omitempty"`      // of a token for one peer
+	PeerID    string    `json:"peer_id,omitempty"`
+	Expires   time.Time `json:"expires"`
+}
+
+func printToken(secret, peer string, expires time.Time) printedToken {
+	expires = expires.UTC().Truncate(time.Second)
+	if peer == "" {
+		token := auth.Issue(secret, expires)
+		return printedToken{Token: hex.EncodeToString(token), Payload: token.Payload(), Signature: token.Signature(), Expires: expires}
+	}
+	id := messages.HashID(peer)
+	token := auth.IssueNamed(secret, id, expires)
+	return printedToken{Token: hex.EncodeToString(token), Peer: peer, PeerID: id.String(), Expires: expires}
+}
+
+func (t printedToken) write(w io.Writer) error {
+	for _, line := range []struct{ name, value string }{
+		{"token", t.Token},
+		{"payload", t.Payload},
+		{"signature", t.Signature},
+		{"peer", t.Peer},
+		{"peer id", t.PeerID},
+		{"expires", t.Expires.Format(time.RFC3339)},
+	} {
+		if line.value == "" {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "%-10s %s\n", line.name, line.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
