@@ -109,3 +109,34 @@ func TestPopularTopicShrinks(t *testing.T) {
 		}
 	}
 }
+
+// TestReadersSeeWholeChains exchanges the head of a chain again and again
+// under a reader who looks for its tail.
+func TestReadersSeeWholeChains(t *testing.T) {
+	tab := newTable(minBuckets)
+	head, tail := messages.HashID("head"), messages.HashID("tail")
+	tab.insert(&entry{id: tail})
+	tab.insert(&entry{id: head})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 300_000 {
+			tab.replace(tab.find(0, &head), &entry{id: head})
+		}
+	}()
+	for missed := 0; ; {
+		select {
+		case <-done:
+			if missed > 0 {
+				t.Errorf("the tail was missed %d times", missed)
+			}
+			return
+		default:
+		}
+		for range 100 {
+			if tab.find(0, &tail) == nil {
+				missed++
+			}
+		}
+	}
+}

@@ -215,6 +215,11 @@ func TestPresentPeersAreAlwaysFound(t *testing.T) {
 		})
 	}
 	var writers sync.WaitGroup
+	writers.Go(func() {
+		for i := range 20 * stay {
+			s.Add(&peer{id: numbered(i % stay)}) // takeovers stay, too
+		}
+	})
 	for w := range 2 {
 		writers.Go(func() {
 			for range 3 {

@@ -61,7 +61,7 @@ type interest struct {
 
 	connected   bool
 	wantsOnline bool // armed: the next online event makes a notice
-	disarms     bool // the waiting online uses wantsOnline up when it is told
+	disarms     bool // a waiting online uses wantsOnline up when it is told
 	waiting     notice
 	told        notice // the last one told since subscribed
 }
@@ -203,7 +203,6 @@ func (s *Subscriber) tellOffline(in *interest) bool {
 	untold := in.waiting == online
 	wasWaiting := in.waiting == offline
 	s.forget(in)
-	in.disarms = false
 	if in.told == nothing || untold && in.told == offline {
 		return false
 	}

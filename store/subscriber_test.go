@@ -139,3 +139,61 @@ func TestPeerState(t *testing.T) {
 		})
 	}
 }
+
+// TestWake checks that every new notice wakes the writer, whatever waits
+// already, and that what is no news does not.
+func TestWake(t *testing.T) {
+	p, out := newPod(), &sink{}
+	s := p.notifier.NewSubscriber(p.Store, out)
+	a, b := newPeer("a"), newPeer("b")
+	woken := func(what string, want int64) {
+		t.Helper()
+		if got := out.wakes.Swap(0); got != want {
+			t.Errorf("%s: woken %d times, want %d", what, got, want)
+		}
+	}
+	s.Subscribe(list(a.id, b.id))
+	woken("subscribed to absent peers", 0)
+	p.Add(a)
+	woken("first connect", 1)
+	p.Add(b)
+	woken("second connect, the first untaken", 1)
+	p.Add(&peer{id: b.id})
+	woken("takeover, the connect untaken", 0)
+	s.Subscribe(list(a.id, b.id))
+	woken("subscribed again, the connects untaken", 0)
+	s.TakeOnline(nil, 2)
+	s.Subscribe(list(a.id, b.id))
+	woken("subscribed again to two present peers", 1)
+	s.TakeOnline(nil, 2)
+	out.position.Add(1)
+	p.Remove(a)
+	woken("going", 1)
+	p.Add(a)
+	woken("back, the going untaken", 1)
+	p.Remove(a)
+	woken("gone again", 1)
+	s.Unsubscribe(list(a.id))
+	p.Add(a)
+	woken("unsubscribed", 0)
+}
+
+func TestClosedSubscriberHasNothing(t *testing.T) {
+	p, out := newPod(), &sink{}
+	s := p.notifier.NewSubscriber(p.Store, out)
+	a, b := newPeer("a"), newPeer("b")
+	p.Add(a)
+	s.Subscribe(list(a.id, b.id))
+	s.TakeOnline(nil, 1)
+	p.Remove(a)
+	p.Add(b)
+	s.Close()
+	p.Add(a)
+	if s.Pending() {
+		t.Error("pending after Close")
+	}
+	on, off := s.TakeOnline(nil, 10), s.TakeOffline(nil, 10, 0)
+	if len(on) != 0 || len(off) != 0 {
+		t.Errorf("after Close told online %v, offline %v", on, off)
+	}
+}
