@@ -225,6 +225,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		}
 	}
 	report.Seconds = time.Since(start).Seconds()
+	report.sum()
 	return report, nil
 }
 

@@ -63,7 +63,8 @@ type Stall struct {
 	StalledLost uint64 `json:"stalled_lost"`
 	// MemoryMore is the highest RSS of the server during the stall above the
 	// highest before it, in bytes.
-	MemoryMore int64 `json:"memory_more_bytes,omitempty"`
+	MemoryMore int64   `json:"memory_more_bytes,omitempty"`
+	Others     float64 `json:"others_share"` // see Report.Others
 }
 
 // stall has a sender with two flows, one of whose receivers stops reading.
@@ -133,6 +134,10 @@ func (r *runner) stall(ctx context.Context, report *Report) error {
 			return err
 		}
 		r.progress("stall: everyone reads")
+		from, err := read(relay)
+		if err != nil {
+			return err
+		}
 		other.begin(clock())
 		unrelated.begin(clock())
 		before, err := watchMemory(ctx, relay, r.o.Stall/2)
@@ -145,7 +150,12 @@ func (r *runner) stall(ctx context.Context, report *Report) error {
 		other.begin(clock())
 		unrelated.begin(clock())
 		during, err := watchMemory(ctx, relay, r.o.Stall)
+		if err != nil {
+			return err
+		}
 		row.MemoryMore = during - before
+		to, err := read(relay)
+		row.Others = from.to(to).others
 		return err
 	}()
 	// The phase of the stall ends with the sending; what is due later does not
@@ -220,6 +230,7 @@ type Absent struct {
 	// ServerUS is the server's CPU for each message to an absent peer, in
 	// microseconds: what the second phase took beyond the first.
 	ServerUS float64 `json:"server_us_per_absent_message,omitempty"`
+	Others   float64 `json:"others_share"` // see Report.Others
 }
 
 // absentPeers is how many different absent peers are sent to in turn.
@@ -275,7 +286,7 @@ func (r *runner) absent(ctx context.Context, report *Report) error {
 			return nil
 		})
 	}
-	var cpu [2]time.Duration
+	var phases [2]used
 	waitErr := func() error {
 		if err := wait(ctx, r.o.WarmUp); err != nil {
 			return err
@@ -286,18 +297,19 @@ func (r *runner) absent(ctx context.Context, report *Report) error {
 				senders.Go(sendAbsent)
 			}
 			home.begin(clock())
-			from, err := relay.cpu()
-			if err != nil && !errors.Is(err, errNoPID) {
+			from, err := read(relay)
+			if err != nil {
 				return err
 			}
 			if err := wait(ctx, r.o.AbsentDuration); err != nil {
 				return err
 			}
-			to, err := relay.cpu()
-			if err != nil && !errors.Is(err, errNoPID) {
+			to, err := read(relay)
+			if err != nil {
 				return err
 			}
-			cpu[i] = to - from
+			phases[i] = from.to(to)
+			row.Others = max(row.Others, phases[i].others)
 		}
 		return nil
 	}()
@@ -319,7 +331,7 @@ func (r *runner) absent(ctx context.Context, report *Report) error {
 	row.Ratio = ratio(row.During.P99, row.Before.P99)
 	row.Lost = home.lost
 	if row.AbsentSent > 0 {
-		row.ServerUS = max(0, micros(cpu[1]-cpu[0])/float64(row.AbsentSent))
+		row.ServerUS = max(0, micros(phases[1].server-phases[0].server)/float64(row.AbsentSent))
 	}
 	report.Absent = &row
 	return nil

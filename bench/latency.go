@@ -37,6 +37,7 @@ type LatencyRound struct {
 	Max           float64 `json:"max_us"`
 	AlarmP99      float64 `json:"alarm_p99_us"` // how late the generator woke up to send; not in the above
 	BulkPerSecond float64 `json:"bulk_per_second,omitempty"`
+	Others        float64 `json:"others_share"` // see Report.Others
 }
 
 // latency measures round trips alone and beside one bulk flow.
@@ -89,7 +90,7 @@ func (r *runner) latencyRound(ctx context.Context, t target, beside bool, pooled
 	if beside {
 		load = r.startBulk(pairs[1:], bulkPayload)
 	}
-	round, err := r.roundTrips(ctx, pairs[0], pooled, func() uint64 {
+	round, err := r.roundTrips(ctx, t, pairs[0], pooled, func() uint64 {
 		if load == nil {
 			return 0
 		}
@@ -105,7 +106,7 @@ func (r *runner) latencyRound(ctx context.Context, t target, beside bool, pooled
 
 // roundTrips sends from a at fixed times; b returns each message, and a records
 // how long it was away. It closes p.
-func (r *runner) roundTrips(ctx context.Context, p pair, pooled *histogram, bulk func() uint64) (LatencyRound, error) {
+func (r *runner) roundTrips(ctx context.Context, t target, p pair, pooled *histogram, bulk func() uint64) (LatencyRound, error) {
 	var (
 		tasks           sync.WaitGroup
 		echoErr, endErr error
@@ -128,7 +129,8 @@ func (r *runner) roundTrips(ctx context.Context, p pair, pooled *histogram, bulk
 		pace    *pacer
 		sendErr error
 	)
-	before, at := bulk(), clock()
+	before := bulk()
+	from, fromErr := read(t)
 	sender := make(chan struct{})
 	go func() {
 		defer close(sender)
@@ -142,7 +144,9 @@ func (r *runner) roundTrips(ctx context.Context, p pair, pooled *histogram, bulk
 		})
 	}()
 	waitErr := wait(ctx, r.o.WarmUp+r.o.LatencyDuration)
-	bulkRate := float64(bulk()-before) / time.Duration(clock()-at).Seconds()
+	to, toErr := read(t)
+	u := from.to(to)
+	bulkRate := float64(bulk()-before) / u.took.Seconds()
 	close(stop)
 	// A write that does not return is cut, or the sender would never end.
 	p.a.conn.SetWriteDeadline(time.Now().Add(time.Second))
@@ -150,7 +154,7 @@ func (r *runner) roundTrips(ctx context.Context, p pair, pooled *histogram, bulk
 	home.settle(sent, 2*time.Second)
 	p.close()
 	tasks.Wait()
-	if err := errors.Join(waitErr, sendErr); err != nil {
+	if err := errors.Join(waitErr, sendErr, fromErr, toErr); err != nil {
 		return LatencyRound{}, err
 	}
 	h := &home.phases[0]
@@ -163,6 +167,7 @@ func (r *runner) roundTrips(ctx context.Context, p pair, pooled *histogram, bulk
 		P50: micros(h.quantile(0.5)), P99: micros(h.quantile(0.99)), P999: micros(h.quantile(0.999)), Max: micros(h.max),
 		AlarmP99:      micros(pace.alarm.quantile(0.99)),
 		BulkPerSecond: bulkRate,
+		Others:        u.others,
 	}, nil
 }
 

@@ -89,3 +89,62 @@ func parseStat(b []byte) (time.Duration, error) {
 	}
 	return time.Duration(ticks) * time.Second / userHz, nil
 }
+
+// parseMachineStat reads from /proc/stat how long all CPUs together have been
+// at work, time stolen by a hypervisor included.
+func parseMachineStat(b []byte) (time.Duration, error) {
+	line, _, _ := bytes.Cut(b, []byte("\n"))
+	fields := strings.Fields(string(line))
+	// user nice system idle iowait irq softirq steal; guests are in user.
+	if len(fields) < 9 || fields[0] != "cpu" {
+		return 0, errors.New("malformed /proc/stat")
+	}
+	var ticks int64
+	for _, i := range []int{1, 2, 3, 6, 7, 8} {
+		n, err := strconv.ParseInt(fields[i], 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("malformed /proc/stat: %w", err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * time.Second / userHz, nil
+}
+
+// reading is what clocks say at one moment.
+type reading struct {
+	at      int64
+	server  time.Duration // 0: unknown
+	own     time.Duration
+	machine time.Duration // 0: unknown
+}
+
+// read reads all clocks. It fails only when the server's process is known and
+// cannot be read, because it has ended.
+func read(t target) (now reading, err error) {
+	if now.server, err = t.cpu(); err != nil && !errors.Is(err, errNoPID) && !errors.Is(err, errNoProc) {
+		return reading{}, err
+	}
+	now.own, _ = processCPU(os.Getpid()) // of no use without the server's, which has failed as well
+	if b, err := os.ReadFile("/proc/stat"); err == nil {
+		now.machine, _ = parseMachineStat(b) // a figure for the reader, who does without
+	}
+	now.at = clock()
+	return now, nil
+}
+
+// used is what happened between two readings.
+type used struct {
+	took, server, own time.Duration
+	// others is the share of all CPUs that neither server nor generator used
+	// and that was not idle, 0 to 1; 0 too when it is unknown.
+	others float64
+}
+
+func (from reading) to(now reading) used {
+	u := used{took: time.Duration(now.at - from.at), server: now.server - from.server, own: now.own - from.own}
+	if from.machine != 0 && from.server != 0 {
+		rest := now.machine - from.machine - u.server - u.own
+		u.others = max(0, float64(rest)/float64(u.took)/float64(runtime.NumCPU()))
+	}
+	return u
+}

@@ -75,6 +75,32 @@ func TestOwnProcess(t *testing.T) {
 	}
 }
 
+func TestParseMachineStat(t *testing.T) {
+	got, err := parseMachineStat([]byte("cpu  100 20 30 9999 8888 4 5 6 100 20\ncpu0 1 2 3 4 5 6 7 8 9 10\n"))
+	if want := 1650 * time.Millisecond; got != want || err != nil {
+		t.Errorf("parseMachineStat = %v, %v, want %v", got, err, want)
+	}
+	for _, bad := range []string{"", "cpu 1 2 3", "intr 1 2 3 4 5 6 7 8 9", "cpu 1 2 x 4 5 6 7 8 9"} {
+		if got, err := parseMachineStat([]byte(bad)); err == nil {
+			t.Errorf("parseMachineStat(%q) = %v, want an error", bad, got)
+		}
+	}
+}
+
+func TestReadings(t *testing.T) {
+	cpus := float64(runtime.NumCPU())
+	from := reading{at: 1e9, server: 5e9, own: 2e9, machine: 100e9}
+	to := reading{at: 3e9, server: 6e9, own: 2.5e9, machine: 102e9}
+	u := from.to(to)
+	if want := (used{took: 2e9, server: 1e9, own: 0.5e9, others: 0.25 / cpus}); u != want {
+		t.Errorf("used %+v, want %+v", u, want)
+	}
+	from.server, to.server = 0, 0
+	if u := from.to(to); u.others != 0 {
+		t.Errorf("with an unknown server %+v, want no share of others", u)
+	}
+}
+
 func TestCPUModel(t *testing.T) {
 	if got := cpuModel([]byte("processor\t: 0\nmodel name\t: Some CPU: fast\n\nprocessor\t: 1\n")); got != "Some CPU: fast" {
 		t.Errorf("cpuModel = %q", got)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -23,6 +24,11 @@ type Report struct {
 	// the run, and Mode how messages reached it.
 	Relay string `json:"relay,omitempty"`
 	Mode  string `json:"mode"`
+
+	// Others is the largest share of the machine's CPUs, 0 to 1, that was busy
+	// with neither generator nor server in a measurement of messages, most of it other programs and the hypervisor. Above a few
+	// hundredths the times mean little; CPU per message suffers less.
+	Others float64 `json:"others_share"`
 
 	Throughput []Throughput `json:"throughput,omitempty"`
 	Singles    *Throughput  `json:"singles,omitempty"`
@@ -60,6 +66,30 @@ func newReport(o Options) *Report {
 		mode = strings.Replace(mode, "plain", "TLS", 1)
 	}
 	return &Report{Started: time.Now().Truncate(time.Second), Machine: thisMachine(), Relay: o.URL, Mode: mode}
+}
+
+// sum fills in what follows from the sections.
+func (r *Report) sum() {
+	rows := r.Throughput
+	if r.Singles != nil {
+		rows = append(rows[:len(rows):len(rows)], *r.Singles)
+	}
+	for _, row := range rows {
+		for _, round := range slices.Concat(row.Relay, row.Copier) {
+			r.Others = max(r.Others, round.Others)
+		}
+	}
+	if r.Stall != nil {
+		r.Others = max(r.Others, r.Stall.Others)
+	}
+	if r.Absent != nil {
+		r.Others = max(r.Others, r.Absent.Others)
+	}
+	for _, row := range r.Latency {
+		for _, round := range slices.Concat(row.Relay, row.Copier) {
+			r.Others = max(r.Others, round.Others)
+		}
+	}
 }
 
 func thisMachine() Machine {
@@ -111,6 +141,10 @@ func (r *Report) WriteTable(w io.Writer) error {
 	t.line("relay bench of %s (%s)", what, r.Mode)
 	t.line("%s, %s, %s, %d CPUs %s", r.Started.Format("2006-01-02 15:04"), r.Machine.Kernel, r.Machine.Go, r.Machine.CPUs, r.Machine.CPU)
 	t.line("CPU is the server's. A ratio is that of the medians of all rounds, to a TCP byte copier in turns with the relay.")
+
+	if r.Others > 0.05 {
+		t.line("The machine was not quiet: in a measurement up to %.0f %% of its CPUs worked on something else.", 100*r.Others)
+	}
 
 	if len(r.Throughput) > 0 {
 		first := r.Throughput[0]

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
@@ -36,6 +35,7 @@ type ThroughputRound struct {
 	PerSecond   float64 `json:"per_second"`
 	ServerUS    float64 `json:"server_us_per_message,omitempty"` // CPU; 0: pid unknown
 	GeneratorUS float64 `json:"generator_us_per_message"`        // CPU of both ends together
+	Others      float64 `json:"others_share"`                    // see Report.Others
 }
 
 // measureLoad lets a load that counts its messages in received run for the
@@ -44,38 +44,30 @@ func (r *runner) measureLoad(ctx context.Context, t target, d time.Duration, rec
 	if err := wait(ctx, r.o.WarmUp); err != nil {
 		return ThroughputRound{}, err
 	}
-	type reading struct {
-		at       int64
-		messages uint64
-		server   time.Duration
-		own      time.Duration
-		err      error
+	from, err := read(t)
+	before := received()
+	if err != nil {
+		return ThroughputRound{}, err
 	}
-	read := func() (now reading) {
-		now.server, now.err = t.cpu()
-		now.own, _ = processCPU(os.Getpid())
-		now.messages, now.at = received(), clock()
-		return now
-	}
-	from := read()
 	if err := wait(ctx, d); err != nil {
 		return ThroughputRound{}, err
 	}
-	to := read()
-	if err := errors.Join(from.err, to.err); err != nil && !errors.Is(err, errNoPID) {
+	to, err := read(t)
+	n := received() - before
+	if err != nil {
 		return ThroughputRound{}, err
 	}
-	n := to.messages - from.messages
 	if n == 0 {
 		return ThroughputRound{}, errors.New("no message arrived")
 	}
-	took := time.Duration(to.at - from.at)
+	u := from.to(to)
 	return ThroughputRound{
-		Seconds:     took.Seconds(),
+		Seconds:     u.took.Seconds(),
 		Messages:    n,
-		PerSecond:   float64(n) / took.Seconds(),
-		ServerUS:    micros(to.server-from.server) / float64(n),
-		GeneratorUS: micros(to.own-from.own) / float64(n),
+		PerSecond:   float64(n) / u.took.Seconds(),
+		ServerUS:    micros(u.server) / float64(n),
+		GeneratorUS: micros(u.own) / float64(n),
+		Others:      u.others,
 	}, nil
 }
 
