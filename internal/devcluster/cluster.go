@@ -48,14 +48,13 @@ func Start(ctx context.Context, c Config) (*Cluster, error) {
 	if c.Secret == "" {
 		c.Secret = auth.NewSecret()
 	}
+	if host, _, err := net.SplitHostPort(c.Address); err != nil || host != "localhost" && !net.ParseIP(host).IsLoopback() {
+		return nil, fmt.Errorf("listen on %q: want a loopback address and a port, since this relay is for trying only", c.Address)
+	}
 	var lc net.ListenConfig
 	ln, err := lc.Listen(ctx, "tcp", c.Address)
 	if err != nil {
 		return nil, err
-	}
-	if addr, ok := ln.Addr().(*net.TCPAddr); !ok || !addr.IP.IsLoopback() {
-		_ = ln.Close() // it was never served
-		return nil, fmt.Errorf("listen on %s: want a loopback address, since this relay is for trying only", c.Address)
 	}
 	server, err := relay.NewServer(relay.Config{
 		ExposedAddress: "rel://" + ln.Addr().String(),
