@@ -1,0 +1,123 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/hex"
+	"os"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// hexBytes are bytes written in hexadecimal.
+type hexBytes []byte
+
+func (h *hexBytes) UnmarshalText(text []byte) (err error) {
+	*h, err = hex.DecodeString(string(text))
+	return err
+}
+
+// relay dev --once shows an exchange whose hashes are equal, and ends with 0.
+func TestDevOnce(t *testing.T) {
+	seen := map[string]bool{}
+	for range 2 {
+		p := start(t, nil, "dev", "--once")
+		if code := p.exit(); code != 0 {
+			t.Fatalf("exit code %d", code)
+		}
+		out := p.out.String()
+		if strings.Contains(out, "\x1b") {
+			t.Error("colour, and no terminal")
+		}
+		hashes := regexp.MustCompile(`(?m)^ +(sent|received) +sha256 ([0-9a-f]{64})`).FindAllStringSubmatch(out, -1)
+		if len(hashes) != 4 {
+			t.Fatalf("found %d hashes, want that of each end in each direction", len(hashes))
+		}
+		for i := 0; i < len(hashes); i += 2 {
+			sent, received := hashes[i][2], hashes[i+1][2]
+			if hashes[i][1] != "sent" || sent != received {
+				t.Errorf("sent %s, received %s", sent, received)
+			}
+			if seen[sent] {
+				t.Errorf("%s was sent before: the payloads are not random", sent)
+			}
+			seen[sent] = true
+		}
+	}
+}
+
+// relay dev stays up and says how to connect more: with these commands two
+// peers talk. Ctrl-C ends it.
+func TestDevAndTwoPeers(t *testing.T) {
+	dev := start(t, nil, "dev", "--listen-address", "127.0.0.1:0")
+	carol := startPrinted(t, dev.out.line(t, " nc carol --to dave "))
+	dave := startPrinted(t, dev.out.line(t, " nc dave --to carol "))
+	carol.type_("hello dave")
+	dave.type_("hello carol")
+	dave.out.line(t, "hello dave")
+	carol.out.line(t, "hello carol")
+
+	dev.signal(os.Interrupt)
+	if code := dev.exit(); code != 0 {
+		t.Errorf("relay dev: exit code %d after Ctrl-C, want 0", code)
+	}
+	for _, p := range []*process{carol, dave} {
+		p.signal(os.Interrupt)
+		if code := p.exit(); code != 0 {
+			t.Errorf("relay nc: exit code %d after Ctrl-C, want 0", code)
+		}
+	}
+}
+
+// startPrinted starts what a line of relay dev says to type.
+func startPrinted(t *testing.T, line string) *process {
+	t.Helper()
+	words := strings.Fields(line)
+	return start(t, nil, words[1:]...)
+}
+
+// The README's first lines: a relay, one who listens, one who writes and ends
+// with its input. The order in which they start does not matter.
+func TestPipe(t *testing.T) {
+	r := startRelay(t, nil, onLoopback("-e", "r:443", "-s", secret)...)
+	env := []string{"RELAY_AUTH_SECRET=" + secret, "RELAY_URL=rel://" + r.peers}
+	alice := start(t, env, "nc", "alice", "--to", "bob")
+	alice.type_("first")
+	alice.err.line(t, "waiting for bob")
+	bob := start(t, env, "nc", "bob")
+	bob.out.line(t, "first")
+	bob.type_("answer") // goes to whoever wrote last
+	alice.out.line(t, "answer")
+	alice.type_(strings.Repeat("x", 8782))
+	alice.type_("last")
+	if err := alice.stdin.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if code := alice.exit(); code != 0 {
+		t.Errorf("alice: exit code %d at the end of the input, want 0", code)
+	}
+	bob.out.line(t, "last")
+	if got, want := bob.out.String(), "first\n"+strings.Repeat("x", 8782)+"\nlast\n"; got != want {
+		t.Errorf("bob received %d bytes, want %d", len(got), len(want))
+	}
+
+	tooLong := start(t, env, "nc", "eve", "--to", "bob")
+	tooLong.type_(strings.Repeat("x", 8783))
+	if code := tooLong.exit(); code != 1 || !strings.Contains(tooLong.err.String(), "longer than 8782 bytes") {
+		t.Errorf("a line that is too long: exit code %d", code)
+	}
+	bob.signal(syscall.SIGTERM)
+	if code := bob.exit(); code != 0 {
+		t.Errorf("bob: exit code %d after SIGTERM, want 0", code)
+	}
+}
+
+func TestWrongSecret(t *testing.T) {
+	r := startRelay(t, nil, onLoopback("-e", "r:443", "-s", secret)...)
+	p := start(t, nil, "nc", "alice", "--url", "rel://"+r.peers, "--secret", "wrong")
+	if code := p.exit(); code != 1 || !strings.Contains(p.err.String(), "refused") {
+		t.Errorf("exit code %d, want 1 and why", code)
+	}
+}
