@@ -157,7 +157,8 @@ func (r *Relay) leave(c listener.Conn) {
 	r.serving.Done()
 }
 
-// failer is a conn that counts its own handshake; our listeners make such.
+// failer is a conn that bounds and counts its own handshake; our listeners make
+// such.
 type failer interface{ Failed(listener.Outcome) }
 
 // reject closes a connection that did not become a peer. There is no message in
@@ -176,8 +177,12 @@ func (r *Relay) reject(c listener.Conn, err *handshakeError) {
 // order: existing clients give up when anything reaches them before the
 // AuthResponse.
 func (r *Relay) handshake(ctx context.Context, c listener.Conn, started time.Time) *handshakeError {
-	if deadline, ok := ctx.Deadline(); ok {
-		_ = c.SetReadDeadline(deadline) // Established lifts it; a failure shows in the read
+	// Our listeners hold the deadline of the handshake themselves, from accept on.
+	_, bounded := c.(failer)
+	if deadline, ok := ctx.Deadline(); ok && !bounded {
+		if err := c.SetReadDeadline(deadline); err != nil {
+			return &handshakeError{listener.OutcomeClosed, fmt.Errorf("set a deadline: %w", err)}
+		}
 	}
 	id, err := r.authenticate(ctx, c)
 	if err != nil {
@@ -191,7 +196,11 @@ func (r *Relay) handshake(ctx context.Context, c listener.Conn, started time.Tim
 		return &handshakeError{listener.OutcomeClosed, fmt.Errorf("write AuthResponse: %w", err)}
 	}
 	c.Established()
-	if _, counted := c.(failer); !counted {
+	if !bounded {
+		if err := c.SetReadDeadline(time.Time{}); err != nil {
+			r.unadmit()
+			return &handshakeError{listener.OutcomeClosed, fmt.Errorf("lift the deadline: %w", err)}
+		}
 		r.env.metrics.Handshake(string(listener.OutcomeOK))
 	}
 	r.env.metrics.PeerAuthenticated(time.Since(started))

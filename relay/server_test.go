@@ -217,6 +217,24 @@ func TestServerKeepsMessagesOverWebSocket(t *testing.T) {
 	}
 }
 
+func TestPeersOutliveTheHandshakeTimeout(t *testing.T) {
+	meter, c := counted(t)
+	s, addr := startServer(t, meter, func(c *relay.Config) {
+		c.Limits.HandshakeTimeout = 50 * time.Millisecond
+		c.Limits.HealthCheckInterval = 100 * time.Millisecond
+	})
+	a := connectWS(t, addr, "a")
+	waitVisible(t, s, a.id)
+	for range 5 { // each one health check interval after the other
+		if got := a.read(); !bytes.Equal(got, messages.AppendHealthCheck(nil)) {
+			t.Fatalf("got %x, want a HealthCheck", got)
+		}
+	}
+	if got := c.value(t, "relay_handshakes_total", "outcome", "ok"); got != 1 {
+		t.Errorf("%v handshakes ended well, want 1", got)
+	}
+}
+
 func TestServerShutdownLeavesNothing(t *testing.T) {
 	before := runtime.NumGoroutine()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
