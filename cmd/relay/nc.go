@@ -31,8 +31,8 @@ const (
 	ncMaxBackoff = 2 * time.Second
 	// ncFlush bounds the wait, at the end, for what was typed to be sent.
 	ncFlush = 5 * time.Second
-	// ncSayAfter is how long a connection may take before a word is said.
-	ncSayAfter = 3 * time.Second
+	// ncRetry is the pause before the first connection is tried again.
+	ncRetry = time.Second
 )
 
 // ncOptions is what `relay nc` is told.
@@ -117,17 +117,21 @@ func (p *program) nc(ctx context.Context, o *ncOptions) error {
 	if err != nil {
 		return err
 	}
-	c, err := client.New(client.Config{URL: o.url, Name: o.name, Token: tokens, MaxBackoff: ncMaxBackoff})
-	if err != nil {
+	cfg := client.Config{URL: o.url, Name: o.name, Token: tokens, MaxBackoff: ncMaxBackoff}
+	if _, err := client.New(cfg); err != nil { // opens nothing
 		return usageError{err, "relay nc"}
 	}
-	n := &netcat{o: o, client: c, out: p.stdout, status: p.stderr, talking: make(chan struct{})}
+	n := &netcat{o: o, out: p.stdout, status: p.stderr, talking: make(chan struct{})}
+	if n.client, err = n.dial(ctx, cfg); err != nil {
+		return unlessDone(ctx, err)
+	}
+	n.say("connected to %s as %s", n.client.InstanceURL(), n.o.name)
 	return n.run(ctx, p.stdin)
 }
 
 // netcat is one running `relay nc`.
 type netcat struct {
-	// Set by nc, never changed.
+	// Set by nc before run, never changed.
 	o      *ncOptions
 	client *client.Client
 
@@ -140,20 +144,16 @@ type netcat struct {
 	talking chan struct{}
 }
 
+// run talks until ctx or, with o.to, the input ends, and then sends what is
+// queued.
 func (n *netcat) run(ctx context.Context, in io.Reader) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	n.client.Start()
 	defer func() {
 		flush, cancel := context.WithTimeout(context.Background(), ncFlush)
 		defer cancel()
 		err = errors.Join(err, n.client.Shutdown(flush))
 	}()
-	if err := n.connect(ctx); err != nil {
-		return unlessDone(ctx, err)
-	}
-	n.say("connected to %s as %s", n.client.InstanceURL(), n.o.name)
-
 	var g errgroup.Group
 	g.Go(func() error {
 		defer cancel()
@@ -172,20 +172,23 @@ func (n *netcat) run(ctx context.Context, in io.Reader) (err error) {
 	return g.Wait()
 }
 
-// connect waits for the relay, which may still be starting, and says now and
-// then why it is not there. A relay that refuses us will go on doing so.
-func (n *netcat) connect(ctx context.Context) error {
-	said := ""
+// dial waits for the relay, which may still be starting, and says why it is not
+// there. A relay that refuses us will go on doing so.
+func (n *netcat) dial(ctx context.Context, cfg client.Config) (*client.Client, error) {
+	said := false
 	for {
-		attempt, cancel := context.WithTimeout(ctx, ncSayAfter)
-		err := n.client.WaitConnected(attempt)
-		cancel()
+		c, err := client.Dial(ctx, cfg)
 		if err == nil || ctx.Err() != nil || errors.Is(err, client.ErrRefused) {
-			return err
+			return c, err
 		}
-		if err.Error() != said {
-			said = err.Error()
-			n.say("still trying: %v", err)
+		select {
+		case <-time.After(ncRetry):
+		case <-ctx.Done():
+			return nil, err
+		}
+		if !said { // not before there was time to start
+			said = true
+			n.say("trying again: %v", err)
 		}
 	}
 }

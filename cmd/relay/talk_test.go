@@ -188,6 +188,14 @@ func TestNetcatRefused(t *testing.T) {
 	nc.stderr.has(t, "refused")
 }
 
+// A relay that is not there yet is waited for, until somebody has enough.
+func TestNetcatWaits(t *testing.T) {
+	nc := runLive(t, nil, "nc", "alice", "--url", "rel://127.0.0.1:1", "--secret", "secret")
+	nc.stderr.has(t, "trying again")
+	nc.signals <- os.Interrupt
+	nc.ends(t, exitOK)
+}
+
 // A pod from its start to its drained end, in this process.
 func TestStart(t *testing.T) {
 	env := map[string]string{
