@@ -26,8 +26,9 @@ type Report struct {
 	Mode  string `json:"mode"`
 
 	// Others is the largest share of the machine's CPUs, 0 to 1, that was busy
-	// with neither generator nor server in a measurement of messages, most of it other programs and the hypervisor. Above a few
-	// hundredths the times mean little; CPU per message suffers less.
+	// with neither generator nor server in a measurement of messages: other
+	// programs and the hypervisor. Above a few hundredths the times mean
+	// little; CPU per message suffers less.
 	Others float64 `json:"others_share"`
 
 	Throughput []Throughput `json:"throughput,omitempty"`

@@ -3,6 +3,7 @@ package bench_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -43,7 +44,7 @@ func TestMain(m *testing.M) {
 	case "copier":
 		err = serveCopier(ctx)
 	case "relay":
-		err = serveRelay(os.Args[1], os.Args[2])
+		err = serveRelay(os.Args[1:])
 	case "broken":
 		err = errors.New("no such thing as a free port")
 	}
@@ -60,16 +61,30 @@ func serveCopier(ctx context.Context) error {
 	return bench.ServeCopier(ctx, ln)
 }
 
-func serveRelay(addr, secret string) error {
-	r, err := relay.NewRelay(relay.Config{ExposedAddress: "rel://" + addr, AuthValidator: auth.NewValidator(secret)})
+// serveRelay takes an address, a secret and, for TLS, two files.
+func serveRelay(args []string) error {
+	r, err := relay.NewRelay(relay.Config{ExposedAddress: "rel://" + args[0], AuthValidator: auth.NewValidator(args[1])})
 	if err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", addr)
+	var tlsConfig *tls.Config
+	if args[2] != "" {
+		cert, err := tls.LoadX509KeyPair(args[2], args[3])
+		if err != nil {
+			return err
+		}
+		tlsConfig = &tls.Config{Certificates: []tls.Certificate{cert}}
+	}
+	ln, err := net.Listen("tcp", args[0])
 	if err != nil {
 		return err
 	}
-	return ws.New(ws.Config{}).Serve(ln, nil, func(c listener.Conn) { r.Accept(c) })
+	return ws.New(ws.Config{}).Serve(ln, tlsConfig, func(c listener.Conn) { r.Accept(c) })
+}
+
+// ownRelay makes the command of a relay.
+func ownRelay(c bench.ServerConfig) (*exec.Cmd, error) {
+	return inRole("relay", c.Address, c.Secret, c.CertFile, c.KeyFile)
 }
 
 // inRole makes command run as this test program in the role given.
@@ -85,7 +100,7 @@ func inRole(name string, args ...string) (*exec.Cmd, error) {
 
 func tiny() bench.Options {
 	return bench.Options{
-		Server:   func(c bench.ServerConfig) (*exec.Cmd, error) { return inRole("relay", c.Address, c.Secret) },
+		Server:   ownRelay,
 		Copier:   func() (*exec.Cmd, error) { return inRole("copier") },
 		Baseline: true,
 		Rounds:   1, WarmUp: 20 * time.Millisecond, Duration: 50 * time.Millisecond,
@@ -105,10 +120,6 @@ func TestRun(t *testing.T) {
 	o := tiny()
 	var progress []string
 	o.Progress = func(line string) { progress = append(progress, line) }
-	// TLS is the server command's matter; the one of this test has none.
-	o.Sections = slices.DeleteFunc(bench.Sections(), func(s string) bool {
-		return s == bench.SectionMemory || s == bench.SectionConnect
-	})
 	report, err := bench.Run(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -117,7 +128,7 @@ func TestRun(t *testing.T) {
 		t.Errorf("%s: %s", f.Section, f.Reason)
 	}
 	if len(report.Throughput) != 2 || report.Singles == nil || len(report.Latency) != 2 ||
-		report.Stall == nil || report.Absent == nil {
+		len(report.Memory) != 2 || len(report.Connect) != 2 || report.Stall == nil || report.Absent == nil {
 		t.Fatalf("a section is missing in %+v", report)
 	}
 	for _, row := range append(report.Throughput, *report.Singles) {
@@ -136,6 +147,14 @@ func TestRun(t *testing.T) {
 				rounds[0].P50 > rounds[0].P99 || rounds[0].P99 > rounds[0].Max {
 				t.Errorf("%s over the %s: %+v", row.Name, name, rounds)
 			}
+		}
+	}
+	for i, withTLS := range []bool{false, true} {
+		if m := report.Memory[i]; m.TLS != withTLS || !m.Fresh || m.Gone != 0 || m.Before.RSS == 0 || m.After.RSS == 0 {
+			t.Errorf("memory: %+v", m)
+		}
+		if c := report.Connect[i]; c.TLS != withTLS || len(c.Rounds) != 1 || c.ServerMS <= 0 {
+			t.Errorf("connect: %+v", c)
 		}
 	}
 	if s := report.Stall; s.OtherLost != 0 || s.UnrelatedLost != 0 || s.OtherDuring.Messages == 0 || s.UnrelatedBefore.Messages == 0 {
@@ -235,7 +254,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	o.Peers = 1000 // progress is told at each thousand
 	var server *exec.Cmd
 	o.Server = func(c bench.ServerConfig) (cmd *exec.Cmd, err error) {
-		server, err = inRole("relay", c.Address, c.Secret)
+		server, err = ownRelay(c)
 		return server, err
 	}
 	o.Progress = func(line string) {

@@ -282,9 +282,11 @@ func (r *runner) relay(ctx context.Context, withTLS bool) (*relayTarget, error) 
 	t.addr = address{hostPort: hostPort, tls: withTLS}
 	config := ServerConfig{Address: hostPort, Secret: r.o.Secret}
 	if withTLS {
-		if config.CertFile, config.KeyFile, err = r.certificate(); err != nil {
+		if err := r.makeCertificate(); err != nil {
 			return nil, err
 		}
+		config.CertFile, config.KeyFile = r.certFile, r.keyFile
+		t.addr = t.addr.withTrust(r.roots, false)
 	}
 	cmd, err := r.o.Server(config)
 	if err != nil {
@@ -316,44 +318,51 @@ func (r *runner) relay(ctx context.Context, withTLS bool) (*relayTarget, error) 
 	}
 }
 
-// certificate makes a self-signed one for loopback, once, in the run's folder.
-func (r *runner) certificate() (certFile, keyFile string, err error) {
-	certFile, keyFile = filepath.Join(r.dir, "cert.pem"), filepath.Join(r.dir, "key.pem")
-	if r.certMade {
-		return certFile, keyFile, nil
+// makeCertificate makes a self-signed one for loopback in the run's folder,
+// once.
+func (r *runner) makeCertificate() error {
+	if r.roots != nil {
+		return nil
 	}
+	r.certFile, r.keyFile = filepath.Join(r.dir, "cert.pem"), filepath.Join(r.dir, "key.pem")
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return "", "", err
+		return err
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
 		Subject:      pkix.Name{CommonName: "relay bench"},
 		NotBefore:    time.Now().Add(-time.Hour),
 		NotAfter:     time.Now().Add(24 * time.Hour),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames:     []string{"localhost"},
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+		KeyUsage:     x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		IsCA:         true, BasicConstraintsValid: true, // it vouches for itself
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames:    []string{"localhost"},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
-		return "", "", err
+		return err
 	}
 	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return "", "", err
+		return err
 	}
 	for file, block := range map[string]*pem.Block{
-		certFile: {Type: "CERTIFICATE", Bytes: der},
-		keyFile:  {Type: "PRIVATE KEY", Bytes: pkcs8},
+		r.certFile: {Type: "CERTIFICATE", Bytes: der},
+		r.keyFile:  {Type: "PRIVATE KEY", Bytes: pkcs8},
 	} {
 		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-			return "", "", err
+			return err
 		}
 	}
-	r.certMade = true
-	return certFile, keyFile, nil
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return err
+	}
+	r.roots = x509.NewCertPool()
+	r.roots.AddCert(cert)
+	return nil
 }
 
 // closeAll closes every connection of pairs.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -57,6 +58,7 @@ func benchCommand() *cli.Command {
 			&cli.StringFlag{Name: "url", Usage: "`ADDRESS` of a running relay, rel://host:port or rels://host:port"},
 			&cli.StringFlag{Name: "secret", Usage: "`SECRET` that the relay at --url accepts tokens of"},
 			&cli.StringFlag{Name: "secret-file", Usage: "`FILE` with that secret, the first line"},
+			&cli.BoolFlag{Name: "any-certificate", Usage: "do not check the certificate of the relay at --url"},
 			&cli.IntFlag{Name: "pid", Usage: "`PROCESS` of the relay at --url, to read its CPU and memory"},
 			&cli.StringFlag{Name: "server-command", Usage: "`COMMAND` that starts another server, with {addr} {url} {secret} {cert} {key} {free} {freeport} in it"},
 			&cli.StringFlag{Name: "sections", Usage: "`NAMES` of the sections to run, with commas between (default: all)"},
@@ -98,15 +100,15 @@ func benchCommand() *cli.Command {
 }
 
 func runBench(c *cli.Context) error {
-	if arg := c.Args().First(); arg != "" {
-		return cli.Exit(fmt.Sprintf("%q is not an option; see: relay bench --help", arg), 2)
+	if err := noArguments(c, "relay bench"); err != nil {
+		return err
 	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
 	o := bench.Options{
-		URL: c.String("url"), PID: c.Int("pid"), Secret: c.String("secret"),
+		URL: c.String("url"), AnyCertificate: c.Bool("any-certificate"), PID: c.Int("pid"), Secret: c.String("secret"),
 		Server: ownServer(self),
 		TLS:    c.Bool("tls"), Baseline: c.Bool("baseline"),
 		Copier: func() (*exec.Cmd, error) { return exec.Command(self, "bench", "copier"), nil },
@@ -133,10 +135,16 @@ func runBench(c *cli.Context) error {
 		}
 		o.Secret = secrets[0]
 	}
+	if err := o.Check(); err != nil {
+		return usageError{err, "relay bench"}
+	}
 	show := newProgress(c.App.ErrWriter)
 	o.Progress = show.line
 	report, err := bench.Run(c.Context, o)
 	show.end()
+	if errors.Is(err, context.Canceled) {
+		return errors.New("interrupted")
+	}
 	if err != nil {
 		return err
 	}
@@ -164,6 +172,9 @@ func writeReport(file string, report *bench.Report) (err error) {
 }
 
 func runCopier(c *cli.Context) error {
+	if err := noArguments(c, "relay bench copier"); err != nil {
+		return err
+	}
 	ln, err := net.Listen("tcp", c.String("listen"))
 	if err != nil {
 		return err
