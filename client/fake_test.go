@@ -29,9 +29,10 @@ type fakeRelay struct {
 	instance string
 	health   time.Duration // between health checks; 0: none
 	refuse   func(id messages.PeerID, token []byte) bool
-	mute     bool        // never answers Auth
-	first    []byte      // instead of the AuthResponse
-	tls      *tls.Config // nil: plain
+	mute     bool          // never answers Auth
+	linger   time.Duration // before the connection is closed after a Close
+	first    []byte        // instead of the AuthResponse
+	tls      *tls.Config   // nil: plain
 
 	server   *http.Server
 	handlers sync.WaitGroup
@@ -244,6 +245,7 @@ func (p *fakePeer) work() {
 			p.relay.mu.Lock()
 			p.relay.closes++
 			p.relay.mu.Unlock()
+			time.Sleep(p.relay.linger)
 			return
 		default:
 			p.relay.t.Errorf("unexpected %v", typ)
@@ -348,6 +350,10 @@ func dial(t *testing.T, cfg client.Config) *client.Client {
 func bubble(t *testing.T, f func(t *testing.T, n *memnet.Network)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
+		// Tickers keep the clock of a bubble going: without this, a call that
+		// waits for ever would only show after the time limit of go test.
+		watchdog := time.AfterFunc(48*time.Hour, func() { panic(t.Name() + " waits for ever") })
+		t.Cleanup(func() { watchdog.Stop() })
 		f(t, memnet.New(memnet.Config{Latency: 5 * time.Millisecond}))
 	})
 }
