@@ -9,8 +9,9 @@ import (
 	"github.com/crosspod/crosspod/relay/listener"
 )
 
-// closeTimeout bounds the writing of a close frame where it cannot be tried
-// without waiting.
+// closeTimeout bounds how long a reader that has come to its end waits for
+// somebody who is writing, and for the writing of a close frame where that cannot
+// be tried without waiting.
 const closeTimeout = time.Second
 
 // advance does one step of everything but the hot path: it takes one frame from
@@ -149,18 +150,28 @@ func (c *Conn) handleClose(body []byte) error {
 	return c.fail(io.EOF)
 }
 
-// sayClose sends a close frame, the last thing that is ever sent, unless
-// somebody is writing: then there is no room for it, and the caller is about to
-// cut the connection anyway.
+// sayClose sends a close frame behind the pong that is due, the last thing that
+// is ever sent. Somebody who is writing has a moment to finish; after it there is
+// no room for the frame, and the caller is about to cut the connection anyway.
 func (c *Conn) sayClose(body []byte) {
 	select {
 	case c.writing <- struct{}{}:
 	default:
-		return
+		moment := time.NewTimer(closeTimeout)
+		defer moment.Stop()
+		select {
+		case c.writing <- struct{}{}:
+		case <-moment.C:
+			return
+		}
 	}
 	if !c.silent {
 		c.silent = true
-		c.sendLast(append(appendHeader(nil, opClose, len(body)), body...))
+		var b []byte
+		if pong := c.pong.Swap(nil); pong != nil {
+			b = *pong
+		}
+		c.sendLast(append(appendHeader(b, opClose, len(body)), body...))
 	}
 	<-c.writing
 }
