@@ -52,7 +52,10 @@ func (s *Server) Listen(cfg ListenerConfig) error {
 			return errors.New(`relay: ListenerConfig.Address is required, for example ":443"`)
 		}
 		var err error
-		if ln, err = net.Listen("tcp", cfg.Address); err != nil {
+		// Health checks find dead peers; TCP's own keepalive would cost four
+		// system calls for each connection.
+		lc := net.ListenConfig{KeepAlive: -1}
+		if ln, err = lc.Listen(context.Background(), "tcp", cfg.Address); err != nil {
 			return fmt.Errorf("relay: listen: %w", err)
 		}
 	}
