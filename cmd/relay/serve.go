@@ -15,6 +15,7 @@ import (
 	"github.com/crosspod/crosspod/admin"
 	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/internal/letsencrypt"
+	"github.com/crosspod/crosspod/internal/memtrim"
 	"github.com/crosspod/crosspod/internal/logging"
 	"github.com/crosspod/crosspod/internal/setting"
 	"github.com/crosspod/crosspod/internal/version"
@@ -114,7 +115,7 @@ func orNone[T int | float64](n T) T {
 // listen opens all listeners, so that one that cannot be had ends the start
 // before anybody is served.
 func (p *pod) listen(ctx context.Context) error {
-	var lc net.ListenConfig
+	lc := net.ListenConfig{KeepAlive: -1} // health checks find dead peers, with fewer system calls
 	ln, err := lc.Listen(ctx, "tcp", p.cfg.ListenAddress)
 	if err != nil {
 		return fmt.Errorf("listen for peers: %w", err)
@@ -181,6 +182,10 @@ func (p *pod) serve(ctx, cut context.Context) error {
 			})
 		})
 	}
+	g.Go(func() error {
+		memtrim.Run(watching, p.relay.Store().Len)
+		return nil
+	})
 	p.health.SetListeners("ws")
 	p.health.SetReady(true)
 
