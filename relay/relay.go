@@ -300,7 +300,9 @@ func (r *Relay) ended(p *Peer) {
 		p.logger().Info("peer closed", "reason", cause)
 		return
 	}
-	p.logger().Debug("peer ended", "reason", cause)
+	if r.env.log.Enabled(context.Background(), slog.LevelDebug) {
+		p.logger().Debug("peer ended", "reason", cause)
+	}
 }
 
 // transportOf returns the metric label of a conn.
