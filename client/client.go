@@ -73,9 +73,10 @@ type Client struct {
 	cancel  context.CancelFunc // ends everything
 	stopped chan struct{}      // closed when run has returned, or will never start
 
-	count counters
-	drain atomic.Bool    // Shutdown was called
-	loops sync.WaitGroup // run, and handshakes that lost a race
+	count   counters
+	drain   atomic.Bool    // Shutdown was called
+	goodbye atomic.Bool    // Close was sent after all data
+	loops   sync.WaitGroup // run, and handshakes that lost a race
 
 	mu        sync.Mutex // guards what follows; never held while waiting
 	state     State
@@ -252,11 +253,13 @@ func (c *Client) Close() error {
 // Shutdown takes no further message, sends those already queued and a Close
 // message, and then closes the client. While there is no connection and
 // something is queued, it waits for the next one. It fails when ctx ends first,
-// says how many messages were not sent, and has closed the client all the same.
+// and then says how many messages were not sent, or when the connection ended
+// while it was writing them. The client is closed in any case.
 func (c *Client) Shutdown(ctx context.Context) error {
 	c.drain.Store(true)
 	c.mu.Lock()
 	queued, _ := c.out.size()
+	closed := c.state == StateClosed
 	if c.state == StateIdle || c.link == nil && queued == 0 {
 		c.mu.Unlock()
 		return c.Close()
@@ -271,6 +274,9 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	err := c.Close()
 	if n := c.count.notSent.Load() - before; n > 0 {
 		return fmt.Errorf("shutdown with %d messages not sent: %w", n, context.Cause(ctx))
+	}
+	if !closed && !c.goodbye.Load() {
+		return c.notConnected(errors.New("shutdown before all was written"))
 	}
 	return err
 }
@@ -303,6 +309,7 @@ func (c *Client) run(first *link) {
 			err = l.run(c.ctx)
 			c.linkDown(err)
 			if l.goodbye {
+				c.goodbye.Store(true)
 				return
 			}
 			if time.Since(l.started) >= c.stableAfter(err) {
@@ -315,6 +322,9 @@ func (c *Client) run(first *link) {
 		}
 		if c.ctx.Err() != nil {
 			return
+		}
+		if n, _ := c.out.size(); n == 0 && c.drain.Load() {
+			return // nothing left that another connection could send
 		}
 		wait := pause.NextBackOff()
 		if l != nil {

@@ -567,6 +567,30 @@ func TestShutdownWithoutARelay(t *testing.T) {
 	})
 }
 
+// The relay takes nothing any more while a Shutdown is writing.
+func TestShutdownOfAStalledConnection(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
+		startRelay(t, n, "relay", nil)
+		alice := dial(t, config(n, "alice"))
+		n.Cut(memnet.Any, memnet.Any)
+		for range 9 { // what the network holds, and the one being written
+			if _, err := alice.PacketConn().WriteTo(make([]byte, 8000), client.Addr(alice.PeerID())); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		start := time.Now()
+		err := alice.Shutdown(within(t, time.Hour))
+		wantErr(t, "Shutdown", err, client.ErrNotConnected)
+		if took := time.Since(start); took > 10*time.Second {
+			t.Errorf("took %v although nothing was left to send", took)
+		}
+		if got := alice.Stats().Dropped.ConnectionLost; got != 1 {
+			t.Errorf("%d counted as lost with the connection, want 1", got)
+		}
+	})
+}
+
 // What is written while there is no connection is sent by the next one, as much
 // as the queue holds, the newest.
 func TestQueueSurvivesReconnect(t *testing.T) {

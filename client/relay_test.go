@@ -82,15 +82,19 @@ func TestRealRelayMesh(t *testing.T) {
 	for i := range clients {
 		clients[i] = dialReal(t, addr, fmt.Sprint("peer ", i), nil)
 	}
-	var all sync.WaitGroup
+	conns := make([][peers]net.Conn, peers)
 	for i, c := range clients {
 		for j, other := range clients {
+			var err error
+			if conns[i][j], err = c.OpenConn(minute(t), other.PeerID()); err != nil {
+				t.Fatalf("%d to %d: %v", i, j, err)
+			}
+		}
+	}
+	var all sync.WaitGroup
+	for i := range conns {
+		for j, conn := range conns[i] {
 			all.Go(func() {
-				conn, err := c.OpenConn(minute(t), other.PeerID())
-				if err != nil {
-					t.Errorf("%d to %d: %v", i, j, err)
-					return
-				}
 				_ = conn.SetDeadline(time.Now().Add(time.Minute))
 				for k := range count {
 					if _, err := fmt.Fprintf(conn, "%d to %d: %d", i, j, k); err != nil {
