@@ -195,7 +195,7 @@ func (n *conn) endLocked(err error) {
 	if n.err == nil {
 		close(n.done)
 	}
-	if n.err == nil || err == net.ErrClosed {
+	if n.err == nil || errors.Is(err, net.ErrClosed) {
 		n.err = err
 	}
 }
@@ -233,7 +233,7 @@ func (n *conn) Read(b []byte) (int, error) {
 		expired := n.readBy.done()
 		ended := n.ended()
 		switch {
-		case ended == net.ErrClosed:
+		case errors.Is(ended, net.ErrClosed):
 			return 0, net.ErrClosed
 		case isClosed(expired):
 			return 0, os.ErrDeadlineExceeded
@@ -265,14 +265,14 @@ func (n *conn) Write(b []byte) (int, error) {
 	if isClosed(expired) {
 		return 0, os.ErrDeadlineExceeded
 	}
-	switch err := n.c.send(n.id, b, true, expired, n.done); err {
-	case nil:
+	err := n.c.send(n.id, b, true, expired, n.done)
+	switch {
+	case err == nil:
 		return len(b), nil
-	case errGone:
+	case errors.Is(err, errGone):
 		return 0, n.ended()
-	default:
-		return 0, err
 	}
+	return 0, err
 }
 
 // LocalAddr returns our own [Addr], RemoteAddr that of the peer.
@@ -298,7 +298,7 @@ func (n *conn) SetWriteDeadline(t time.Time) error {
 }
 
 func (n *conn) settable() error {
-	if n.ended() == net.ErrClosed {
+	if errors.Is(n.ended(), net.ErrClosed) {
 		return net.ErrClosed
 	}
 	return nil

@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -134,7 +135,7 @@ func TestConnDeadlines(t *testing.T) {
 		_ = a.SetReadDeadline(start.Add(3 * time.Second))
 		_, err := a.Read(make([]byte, 1))
 		wantErr(t, "Read", err, os.ErrDeadlineExceeded)
-		if nerr, ok := err.(net.Error); !ok || !nerr.Timeout() {
+		if nerr, ok := errors.AsType[net.Error](err); !ok || !nerr.Timeout() {
 			t.Errorf("%v is no timeout of package net", err)
 		}
 		if took := time.Since(start); took != 3*time.Second {

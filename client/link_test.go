@@ -81,7 +81,7 @@ func FuzzHandle(f *testing.F) {
 			c.sweep(time.Now())
 		}
 		c.mu.Lock()
-		if c.conns[bob] == nil && conn.ended() != ErrPeerOffline {
+		if c.conns[bob] == nil && !errors.Is(conn.ended(), ErrPeerOffline) {
 			t.Errorf("the Conn is gone: %v", conn.ended())
 		}
 		if n := len(c.peers); n > 2 {
@@ -148,14 +148,14 @@ func TestBatchConn(t *testing.T) {
 func TestBatchConnKeepsItsError(t *testing.T) {
 	want := errors.New("broken")
 	c := newBatchConn(&countingConn{err: want})
-	if _, err := c.Write([]byte("a")); err != want {
+	if _, err := c.Write([]byte("a")); !errors.Is(err, want) {
 		t.Errorf("Write = %v", err)
 	}
 	c.hold()
-	if _, err := c.Write([]byte("a")); err != want {
+	if _, err := c.Write([]byte("a")); !errors.Is(err, want) {
 		t.Errorf("held Write = %v", err)
 	}
-	if err := c.flush(); err != want {
+	if err := c.flush(); !errors.Is(err, want) {
 		t.Errorf("flush = %v", err)
 	}
 }
