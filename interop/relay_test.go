@@ -1,0 +1,411 @@
+package interop_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+)
+
+// patience bounds every wait that should be over in milliseconds. A test that
+// reaches it fails; no test measures time with it.
+const patience = 30 * time.Second
+
+// exitPatience bounds the wait for a relay to leave after SIGTERM. It is above
+// the grace that the relay gives its peers.
+const exitPatience = 90 * time.Second
+
+// relayBinary is the relay under test, set by TestMain.
+var relayBinary string
+
+func TestMain(m *testing.M) {
+	os.Exit(testMain(m))
+}
+
+func testMain(m *testing.M) int {
+	flag.Parse()
+	if !testing.Verbose() {
+		logrus.SetOutput(io.Discard) // the client library logs there
+	}
+	dir, err := os.MkdirTemp("", "interop")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+
+	if relayBinary = os.Getenv("INTEROP_RELAY"); relayBinary == "" {
+		relayBinary = filepath.Join(dir, "relay")
+		if err := buildRelay(relayBinary); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	code := m.Run()
+	if started := theRelay; started != nil {
+		if err := started.stop(); err != nil {
+			fmt.Fprintln(os.Stderr, "the relay that the tests shared:", err)
+			return 1
+		}
+	}
+	return code
+}
+
+// buildRelay builds cmd/relay of the module above this one, with the race
+// detector when this test has it.
+func buildRelay(path string) error {
+	args := []string{"build", "-o", path}
+	if info, ok := debug.ReadBuildInfo(); ok &&
+		slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		args = append(args, "-race")
+	}
+	cmd := exec.Command("go", append(args, "./cmd/relay")...)
+	cmd.Dir = ".."
+	cmd.Env = append(os.Environ(), "GOWORK=off")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the relay: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// relay is one process of the binary under test.
+type relay struct {
+	port, metricsPort, healthPort, opsPort int
+
+	url    string // where it is reached, and its instance address unless extra says otherwise
+	secret string
+	extra  []string // further flags
+
+	exited chan struct{} // closed when the process has ended
+	err    error         // of cmd.Wait; set before exited is closed
+	cmd    *exec.Cmd
+	output *tail
+}
+
+var (
+	theRelayMu sync.Mutex
+	theRelay   *relay
+)
+
+// sharedRelay returns a relay that all tests may use which neither stop it nor
+// look at its totals. Its peers come from a trusted proxy, so that tests of
+// refusals cannot use up the allowance of their source.
+func sharedRelay(t *testing.T) *relay {
+	t.Helper()
+	theRelayMu.Lock()
+	defer theRelayMu.Unlock()
+	if theRelay == nil {
+		r, err := startRelay("--trusted-proxies", "127.0.0.0/8")
+		if err != nil {
+			t.Fatal(err)
+		}
+		theRelay = r
+	}
+	return theRelay
+}
+
+// newRelay starts a relay with further flags, which is stopped when the test
+// ends and must then exit cleanly. It does not wait for a load balancer then,
+// unless the flags say so.
+func newRelay(t *testing.T, extra ...string) *relay {
+	t.Helper()
+	if !slices.Contains(extra, "--drain-delay") {
+		extra = append(extra, "--drain-delay", "0s")
+	}
+	r, err := startRelay(extra...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		switch err := r.stop(); {
+		case err != nil:
+			t.Error(err)
+		case t.Failed():
+			t.Log(r.output)
+		}
+	})
+	return r
+}
+
+// startRelay starts a relay on free ports and waits until it is ready.
+func startRelay(extra ...string) (*relay, error) {
+	for attempt := 1; ; attempt++ {
+		ports, err := freePorts(4)
+		if err != nil {
+			return nil, err
+		}
+		r := &relay{
+			port: ports[0], metricsPort: ports[1], healthPort: ports[2], opsPort: ports[3],
+			url:    fmt.Sprintf("rel://127.0.0.1:%d", ports[0]),
+			secret: "interop, with a comma " + rand.Text(),
+			extra:  extra,
+		}
+		err = r.start()
+		if err == nil {
+			return r, nil
+		}
+		// Somebody may take a port between our look and the relay's bind.
+		if attempt == 3 || !strings.Contains(err.Error(), "address already in use") {
+			return nil, err
+		}
+	}
+}
+
+// start starts the process and waits until it is ready. It may be called again
+// after stop, and uses the same ports.
+func (r *relay) start() error {
+	args := []string{
+		"start",
+		"--listen-address", loopback(r.port),
+		"--auth-secret", r.secret,
+		"--metrics-port", strconv.Itoa(r.metricsPort),
+		"--health-listen-address", loopback(r.healthPort),
+		"--ops-listen-address", loopback(r.opsPort),
+	}
+	if !slices.Contains(r.extra, "--exposed-address") {
+		args = append(args, "--exposed-address", r.url)
+	}
+	r.cmd = exec.Command(relayBinary, append(args, r.extra...)...)
+	r.cmd.Env = environ()
+	r.output = new(tail)
+	r.cmd.Stdout, r.cmd.Stderr = r.output, r.output
+	dieWithParent(r.cmd)
+
+	r.exited = make(chan struct{})
+	started := make(chan error)
+	go func() {
+		// The thread must live as long as the process, see dieWithParent.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		defer close(r.exited)
+		err := r.cmd.Start()
+		started <- err
+		if err == nil {
+			r.err = r.cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		return fmt.Errorf("start the relay: %w", err)
+	}
+	if err := r.waitReady(); err != nil {
+		_ = r.cmd.Process.Kill() // it may have ended by itself, which err says
+		<-r.exited
+		return fmt.Errorf("%w\n%s", err, r.output)
+	}
+	return nil
+}
+
+func (r *relay) waitReady() error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for {
+		status, _, err := get(ctx, r.healthPort, "/readyz")
+		if err == nil && status == http.StatusOK {
+			return nil
+		}
+		if err == nil {
+			err = fmt.Errorf("GET /readyz: status %d", status)
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-r.exited:
+			return fmt.Errorf("the relay ended before it was ready: %w", r.err)
+		case <-ctx.Done():
+			return fmt.Errorf("the relay is not ready after %v: %w", patience, err)
+		}
+	}
+}
+
+// stop asks the process to end with SIGTERM and says whether it did so cleanly:
+// in time and with exit status 0. After the first call it does nothing.
+func (r *relay) stop() error {
+	select {
+	case <-r.exited:
+		if r.err != nil {
+			return fmt.Errorf("the relay ended: %w\n%s", r.err, r.output)
+		}
+		return nil
+	default:
+	}
+	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("terminate the relay: %w", err)
+	}
+	select {
+	case <-r.exited:
+	case <-time.After(exitPatience):
+		_ = r.cmd.Process.Kill() // nothing more can be done about it
+		<-r.exited
+		return fmt.Errorf("the relay was still running %v after SIGTERM\n%s", exitPatience, r.output)
+	}
+	if r.err != nil {
+		return fmt.Errorf("the relay did not exit cleanly after SIGTERM: %w\n%s", r.err, r.output)
+	}
+	return nil
+}
+
+// metric returns the sum of a metric over all its label sets that contain all
+// of labels, each written as on the metrics page: reason="no_peer".
+func (r *relay) metric(t *testing.T, name string, labels ...string) float64 {
+	t.Helper()
+	status, page, err := get(t.Context(), r.metricsPort, "/metrics")
+	if err != nil || status != http.StatusOK {
+		t.Fatalf("GET /metrics: status %d, %v", status, err)
+	}
+	sum, found := 0.0, false
+	for line := range strings.Lines(string(page)) {
+		series, value, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if i := strings.LastIndexByte(line, '}'); i >= 0 {
+			series, value, ok = line[:i+1], strings.TrimSpace(line[i+1:]), true
+		}
+		base, set, _ := strings.Cut(series, "{")
+		if !ok || base != name {
+			continue
+		}
+		has := func(label string) bool { return strings.Contains(set, label) }
+		if !slices.ContainsFunc(labels, func(l string) bool { return !has(l) }) {
+			v, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				t.Fatalf("metric line %q: %v", line, err)
+			}
+			sum, found = sum+v, true
+		}
+	}
+	if !found {
+		t.Fatalf("the metrics page has no %s with labels %q", name, labels)
+	}
+	return sum
+}
+
+// waitMetric waits until a metric has a value.
+func (r *relay) waitMetric(t *testing.T, want float64, name string, labels ...string) {
+	t.Helper()
+	waitFor(t, func() error {
+		if got := r.metric(t, name, labels...); got != want {
+			return fmt.Errorf("%s %q = %v, want %v", name, labels, got, want)
+		}
+		return nil
+	})
+}
+
+// waitAccounted waits until each message that the relay received has had exactly
+// one fate. Its peers must have stopped sending.
+func (r *relay) waitAccounted(t *testing.T) {
+	t.Helper()
+	waitFor(t, func() error {
+		received := r.metric(t, "relay_messages_received_total")
+		delivered := r.metric(t, "relay_messages_delivered_total")
+		dropped := r.metric(t, "relay_messages_dropped_total")
+		queued := r.metric(t, "relay_messages_queued")
+		if received == 0 || received != delivered+dropped+queued {
+			return fmt.Errorf("%v messages received, but %v delivered, %v dropped and %v queued",
+				received, delivered, dropped, queued)
+		}
+		return nil
+	})
+}
+
+// waitFor calls check until it returns nil, and fails the test with its last
+// error when that takes too long. It is for what another process does and tells
+// nobody.
+func waitFor(t *testing.T, check func() error) {
+	t.Helper()
+	deadline := time.After(patience)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-deadline:
+			t.Fatal(err)
+		}
+	}
+}
+
+func get(ctx context.Context, port int, path string) (status int, body []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+loopback(port)+path, nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	body, err = io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	return resp.StatusCode, body, err
+}
+
+func loopback(port int) string {
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+}
+
+// freePorts returns n different TCP ports that nobody used a moment ago.
+func freePorts(n int) ([]int, error) {
+	var ports []int
+	for range n {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer ln.Close() // not before all n are known, so that they differ
+		ports = append(ports, ln.Addr().(*net.TCPAddr).Port)
+	}
+	return ports, nil
+}
+
+// environ is our environment without what would configure the relay.
+func environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		return strings.HasPrefix(kv, "RELAY_") || strings.HasPrefix(kv, "NB_") || strings.HasPrefix(kv, "OZ_")
+	})
+}
+
+// tail keeps the last bytes written to it. It is safe for concurrent use.
+type tail struct {
+	mu  sync.Mutex // guards buf
+	buf []byte
+}
+
+const tailSize = 32 << 10
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.buf = append(t.buf, p...)
+	if over := len(t.buf) - tailSize; over > 0 {
+		t.buf = slices.Delete(t.buf, 0, over)
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.buf) == 0 {
+		return "(the relay printed nothing)"
+	}
+	return "the relay printed:\n" + string(bytes.TrimSpace(t.buf))
+}
