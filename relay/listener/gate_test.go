@@ -1,0 +1,459 @@
+package listener_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/crosspod/crosspod/relay/listener"
+)
+
+// tally counts outcomes.
+type tally struct {
+	mu sync.Mutex
+	n  map[listener.Outcome]int
+}
+
+func (c *tally) observe(o listener.Outcome) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n == nil {
+		c.n = make(map[listener.Outcome]int)
+	}
+	c.n[o]++
+}
+
+func (c *tally) check(t *testing.T, want map[listener.Outcome]int) {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, o := range listener.Outcomes() {
+		if c.n[o] != want[o] {
+			t.Errorf("%d outcomes %q, want %d", c.n[o], o, want[o])
+		}
+	}
+	for o := range c.n {
+		found := false
+		for _, known := range listener.Outcomes() {
+			found = found || o == known
+		}
+		if !found {
+			t.Errorf("outcome %q is not one of Outcomes", o)
+		}
+	}
+}
+
+// from is a connection that says where it comes from.
+type from struct {
+	net.Conn
+	remote net.Addr
+}
+
+func (c *from) RemoteAddr() net.Addr { return c.remote }
+
+// arrive returns both ends of a connection from addr ("ip:port").
+func arrive(t *testing.T, addr string) (server, client net.Conn) {
+	t.Helper()
+	server, client = net.Pipe()
+	t.Cleanup(func() { server.Close(); client.Close() })
+	return &from{server, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr))}, client
+}
+
+// cutOff reports whether the gate has closed the other end of client.
+func cutOff(client net.Conn) bool {
+	client.SetReadDeadline(time.Now().Add(time.Nanosecond))
+	_, err := client.Read(make([]byte, 1))
+	return err == io.EOF
+}
+
+func TestTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got tally
+		gate := listener.NewGate(listener.GateConfig{Observe: got.observe})
+		defer gate.Close()
+
+		// One each second for 30 s; every third proves itself at once.
+		start := time.Now()
+		var clients []net.Conn
+		for i := range 30 {
+			server, client := arrive(t, fmt.Sprintf("192.0.2.%d:1", i+1))
+			clients = append(clients, client)
+			half := gate.Admit(server)
+			if half == nil {
+				t.Fatalf("connection %d refused", i)
+			}
+			if i%3 == 0 {
+				half.Established()
+				half.Established() // may be called again
+			}
+			time.Sleep(time.Second)
+			synctest.Wait()
+			// Those that came 10 s ago or earlier are gone, no other.
+			for j, c := range clients {
+				due := j%3 != 0 && time.Since(start) >= time.Duration(j)*time.Second+listener.DefaultHandshakeTimeout
+				if due != cutOff(c) {
+					t.Errorf("after %v connection %d is closed: %v", time.Since(start), j, !due)
+				}
+			}
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		got.check(t, map[listener.Outcome]int{listener.OutcomeOK: 10, listener.OutcomeTimeout: 20})
+		if gate.Len() != 0 {
+			t.Errorf("%d places taken, want 0", gate.Len())
+		}
+	})
+}
+
+func TestOldestIsEvicted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got tally
+		gate := listener.NewGate(listener.GateConfig{MaxHalfOpen: 3, Observe: got.observe})
+		defer gate.Close()
+		var halves []*listener.HalfOpen
+		var clients []net.Conn
+		for range 3 {
+			server, client := arrive(t, "192.0.2.1:1")
+			halves, clients = append(halves, gate.Admit(server)), append(clients, client)
+		}
+		halves[1].Established() // its place is free
+		for range 3 {
+			server, client := arrive(t, "192.0.2.1:1")
+			halves, clients = append(halves, gate.Admit(server)), append(clients, client)
+		}
+		for i, want := range []bool{true, false, true, false, false, false} {
+			if cutOff(clients[i]) != want {
+				t.Errorf("connection %d is closed: %v, want %v", i, !want, want)
+			}
+		}
+		if gate.Len() != 3 {
+			t.Errorf("%d places taken, want 3", gate.Len())
+		}
+		if halves[0].End(listener.OutcomeBadAuth) {
+			t.Error("an evicted connection ended twice")
+		}
+		got.check(t, map[listener.Outcome]int{listener.OutcomeOK: 1, listener.OutcomeEvicted: 2})
+	})
+}
+
+func TestSources(t *testing.T) {
+	for _, test := range []struct {
+		name          string
+		fails, other  string
+		refusesOther  bool
+		refusesItself bool
+	}{
+		{"same address, other port", "192.0.2.1:1", "192.0.2.1:2", true, true},
+		{"other IPv4 address", "192.0.2.1:1", "192.0.2.2:1", false, true},
+		{"IPv4-mapped", "[::ffff:192.0.2.1]:1", "192.0.2.1:1", true, true},
+		{"same /64", "[2001:db8::1]:1", "[2001:db8::ffff:1]:1", true, true},
+		{"other /64", "[2001:db8::1]:1", "[2001:db8:0:1::1]:1", false, true},
+		{"trusted proxy", "10.1.2.3:1", "10.1.2.3:2", false, false},
+		{"trusted proxy, IPv4-mapped", "[::ffff:10.1.2.3]:1", "10.1.2.3:2", false, false},
+		{"proxy trusted as IPv4-mapped", "172.16.0.1:1", "172.16.0.1:2", false, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var got tally
+				gate := listener.NewGate(listener.GateConfig{
+					FailuresPerSecond: 1, FailureBurst: 5, Observe: got.observe,
+					TrustedProxies: []netip.Prefix{
+						netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::ffff:172.16.0.0/112"),
+					},
+				})
+				defer gate.Close()
+				admits := func(addr string) bool {
+					server, _ := arrive(t, addr)
+					half := gate.Admit(server)
+					if half != nil {
+						half.Established()
+					}
+					return half != nil
+				}
+				// What succeeds or goes away is not counted, however often.
+				for range 100 {
+					server, _ := arrive(t, test.fails)
+					gate.Admit(server).End(listener.OutcomeOK)
+					server, _ = arrive(t, test.fails)
+					gate.Admit(server).End(listener.OutcomeClosed)
+				}
+				failures := 0
+				for range 5 {
+					server, _ := arrive(t, test.fails)
+					half := gate.Admit(server)
+					if half == nil {
+						t.Fatalf("refused after %d failures, 5 are allowed", failures)
+					}
+					half.End(listener.OutcomeBadAuth)
+					failures++
+				}
+				if got := !admits(test.fails); got != test.refusesItself {
+					t.Errorf("the source is refused: %v, want %v", got, test.refusesItself)
+				}
+				if got := !admits(test.other); got != test.refusesOther {
+					t.Errorf("%s is refused: %v, want %v", test.other, got, test.refusesOther)
+				}
+				time.Sleep(time.Second) // one failure is forgotten
+				if !admits(test.fails) {
+					t.Error("still refused when the rate has fallen")
+				}
+			})
+		})
+	}
+}
+
+func TestForwarded(t *testing.T) {
+	for _, test := range []struct {
+		name, from, ip, port, want string
+	}{
+		{"trusted", "10.0.0.1:5", "203.0.113.9", "4711", "203.0.113.9:4711"},
+		{"trusted, IPv6", "10.0.0.1:5", "2001:db8::9", "4711", "[2001:db8::9]:4711"},
+		{"IPv4-mapped becomes IPv4", "10.0.0.1:5", "::ffff:203.0.113.9", "4711", "203.0.113.9:4711"},
+		{"not trusted", "192.0.2.1:5", "203.0.113.9", "4711", "192.0.2.1:5"},
+		{"no port", "10.0.0.1:5", "203.0.113.9", "", "10.0.0.1:5"},
+		{"no address", "10.0.0.1:5", "", "4711", "10.0.0.1:5"},
+		{"a name", "10.0.0.1:5", "example.com", "4711", "10.0.0.1:5"},
+		{"address with port", "10.0.0.1:5", "203.0.113.9:1", "4711", "10.0.0.1:5"},
+		{"port 0", "10.0.0.1:5", "203.0.113.9", "0", "10.0.0.1:5"},
+		{"port too large", "10.0.0.1:5", "203.0.113.9", "65536", "10.0.0.1:5"},
+		{"port with a sign", "10.0.0.1:5", "203.0.113.9", "+1", "10.0.0.1:5"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			gate := listener.NewGate(listener.GateConfig{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
+			defer gate.Close()
+			server, _ := arrive(t, test.from)
+			half := gate.Admit(server)
+			if !half.Forwarded(test.ip, test.port) {
+				t.Error("refused")
+			}
+			if got := half.RemoteAddr().String(); got != test.want {
+				t.Errorf("RemoteAddr = %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+func TestFailuresBehindAProxy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := listener.NewGate(listener.GateConfig{
+			FailuresPerSecond: 1, FailureBurst: 2,
+			TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+		})
+		defer gate.Close()
+		through := func(ip string) (*listener.HalfOpen, bool) {
+			server, _ := arrive(t, "10.0.0.1:5")
+			half := gate.Admit(server)
+			if half == nil {
+				t.Fatal("the proxy itself is refused")
+			}
+			return half, half.Forwarded(ip, "1")
+		}
+		for range 2 {
+			half, ok := through("203.0.113.9")
+			if !ok {
+				t.Fatal("refused too early")
+			}
+			half.End(listener.OutcomeBadAuth)
+		}
+		if _, ok := through("203.0.113.9"); ok {
+			t.Error("not refused after its failures")
+		}
+		if _, ok := through("203.0.113.10"); !ok {
+			t.Error("another client of the proxy is refused")
+		}
+		// The same source without the proxy.
+		server, _ := arrive(t, "203.0.113.9:1")
+		if gate.Admit(server) != nil {
+			t.Error("not refused when it comes directly")
+		}
+	})
+}
+
+func TestNoLimitOfFailures(t *testing.T) {
+	gate := listener.NewGate(listener.GateConfig{FailuresPerSecond: -1})
+	defer gate.Close()
+	for i := range 1000 {
+		server, _ := arrive(t, "192.0.2.1:1")
+		half := gate.Admit(server)
+		if half == nil {
+			t.Fatalf("refused after %d failures", i)
+		}
+		half.End(listener.OutcomeBadAuth)
+	}
+}
+
+func TestCloseGate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got tally
+		gate := listener.NewGate(listener.GateConfig{Observe: got.observe})
+		server, client := arrive(t, "192.0.2.1:1")
+		half := gate.Admit(server)
+		established, other := arrive(t, "192.0.2.1:1")
+		gate.Admit(established).Established()
+		gate.Close()
+		gate.Close()
+		if !cutOff(client) {
+			t.Error("a half-open connection is still open")
+		}
+		if cutOff(other) {
+			t.Error("an established connection was closed")
+		}
+		half.Established()
+		late, lateClient := arrive(t, "192.0.2.1:1")
+		if gate.Admit(late) != nil || !cutOff(lateClient) {
+			t.Error("admitted after Close")
+		}
+		got.check(t, map[listener.Outcome]int{listener.OutcomeOK: 1, listener.OutcomeShutdown: 2})
+	})
+}
+
+// scripted is a net.Listener that returns what it is told.
+type scripted struct {
+	steps []any // net.Conn or error
+}
+
+func (l *scripted) Accept() (net.Conn, error) {
+	if len(l.steps) == 0 {
+		return nil, net.ErrClosed
+	}
+	step := l.steps[0]
+	l.steps = l.steps[1:]
+	if err, ok := step.(error); ok {
+		return nil, err
+	}
+	return step.(net.Conn), nil
+}
+
+func (l *scripted) Close() error   { return nil }
+func (l *scripted) Addr() net.Addr { return &net.TCPAddr{} }
+
+func TestAcceptSurvivesShortages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := listener.NewGate(listener.GateConfig{})
+		defer gate.Close()
+		first, _ := arrive(t, "192.0.2.1:1")
+		second, _ := arrive(t, "192.0.2.2:1")
+		broken := errors.New("broken")
+		shortage := func(err error) error { return &net.OpError{Op: "accept", Err: err} }
+		ln := &scripted{steps: []any{
+			shortage(syscall.EMFILE), shortage(syscall.ENFILE), first,
+			shortage(syscall.ECONNABORTED), shortage(syscall.ENOMEM), shortage(syscall.ENOBUFS), second,
+			broken,
+		}}
+		for _, want := range []net.Conn{first, second} {
+			start := time.Now()
+			half, err := gate.Accept(ln)
+			if err != nil || half.Conn() != want {
+				t.Fatalf("Accept = %v, %v", half, err)
+			}
+			if time.Since(start) == 0 {
+				t.Error("tried again without a pause")
+			}
+		}
+		if n := gate.AcceptErrors(); n != 5 {
+			t.Errorf("AcceptErrors = %d, want 5", n)
+		}
+		if _, err := gate.Accept(ln); err != broken {
+			t.Errorf("Accept = %v, want what broke the listener", err)
+		}
+		if _, err := gate.Accept(ln); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Accept = %v, want net.ErrClosed", err)
+		}
+	})
+}
+
+// TestCloseEndsThePause: a gate that waits for files is closed at once.
+func TestCloseEndsThePause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := listener.NewGate(listener.GateConfig{})
+		ln := &scripted{}
+		for range 1000 {
+			ln.steps = append(ln.steps, error(syscall.EMFILE))
+		}
+		ended := make(chan error)
+		go func() {
+			_, err := gate.Accept(ln)
+			ended <- err
+		}()
+		time.Sleep(10 * time.Second)
+		start := time.Now()
+		gate.Close()
+		if err := <-ended; !errors.Is(err, net.ErrClosed) || time.Since(start) > 0 {
+			t.Errorf("Accept = %v after %v, want net.ErrClosed at once", err, time.Since(start))
+		}
+	})
+}
+
+// TestSilentFlood: a thousand silent connections take the places of each other,
+// and one that hurries still gets through.
+func TestSilentFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got tally
+		gate := listener.NewGate(listener.GateConfig{MaxHalfOpen: 100, FailuresPerSecond: -1, Observe: got.observe})
+		defer gate.Close()
+		for i := range 1000 {
+			server, _ := arrive(t, fmt.Sprintf("192.0.2.1:%d", i+1))
+			gate.Admit(server)
+			if i%50 == 0 {
+				honest, client := arrive(t, "198.51.100.1:1")
+				half := gate.Admit(honest)
+				for j := range 90 { // strangers while its handshake goes on
+					server, _ := arrive(t, fmt.Sprintf("192.0.2.2:%d", j+1))
+					gate.Admit(server)
+				}
+				half.Established()
+				if cutOff(client) {
+					t.Fatal("an honest connection was closed")
+				}
+			}
+		}
+		if gate.Len() != 100 {
+			t.Errorf("%d places taken, want 100", gate.Len())
+		}
+		time.Sleep(time.Minute)
+		got.check(t, map[listener.Outcome]int{
+			listener.OutcomeOK: 20, listener.OutcomeEvicted: 1000 + 20*90 - 100, listener.OutcomeTimeout: 100,
+		})
+	})
+}
+
+func TestEndRaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got tally
+		gate := listener.NewGate(listener.GateConfig{MaxHalfOpen: 8, FailuresPerSecond: -1, Observe: got.observe})
+		var all sync.WaitGroup
+		for i := range 8 {
+			all.Go(func() {
+				for j := range 200 {
+					server, client := net.Pipe()
+					half := gate.Admit(&from{server, &net.TCPAddr{IP: net.IPv4(192, 0, 2, byte(i)), Port: j + 1}})
+					if half == nil {
+						continue
+					}
+					all.Go(func() { half.End(listener.OutcomeClosed) })
+					half.Established()
+					client.Close()
+					server.Close()
+				}
+			})
+		}
+		all.Wait()
+		gate.Close()
+		got.mu.Lock()
+		defer got.mu.Unlock()
+		sum := 0
+		for _, n := range got.n {
+			sum += n
+		}
+		if sum != 8*200 {
+			t.Errorf("%d outcomes of %d connections: %v", sum, 8*200, got.n)
+		}
+	})
+}
