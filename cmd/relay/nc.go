@@ -21,8 +21,10 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// devAddress is where `relay dev` listens and `relay nc` looks for a relay.
-const devAddress = "127.0.0.1:33080"
+// devAddress is where `relay dev` listens and `relay nc` looks for a relay. The
+// port is below those that systems give to outgoing connections, any of which
+// would be in the way.
+const devAddress = "127.0.0.1:7080"
 
 const (
 	// ncTokenTTL is short: a fresh token is made for each connection.
