@@ -6,7 +6,7 @@ FUZZTIME ?= 60s
 # Kept in step with .ci/run, which reads it from here.
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: all build test race fuzz bench lint fmt cover e2e interop help
+.PHONY: all build test race fuzz bench lint fmt cover e2e interop acme help
 .DEFAULT_GOAL := all
 
 all: build test ## build and test
@@ -38,8 +38,12 @@ cover: ## print the coverage of each package and in all
 e2e: ## run the end-to-end tests: the real binary on loopback
 	$(GO) test -tags e2e ./test/e2e/...
 
-interop: ## run NetBird's own client library against this relay
+interop: ## run NetBird's own client library, two versions, against this relay
 	cd interop && $(GO) test ./...
+	cd interop && $(GO) test -modfile=go.v0.76.3.mod ./...
+
+acme: ## get a certificate from Pebble, Let's Encrypt's directory for tests
+	cd test/acme && $(GO) test ./...
 
 help: ## print this list
 	@sed -n 's/^\([a-z0-9]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 10

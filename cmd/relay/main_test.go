@@ -44,7 +44,7 @@ func TestUsage(t *testing.T) {
 	}{
 		{name: "nothing given", want: "--exposed-address (RELAY_EXPOSED_ADDRESS) is missing"},
 		{name: "no secret", args: []string{"--exposed-address", "r:443"}, want: "--auth-secret (RELAY_AUTH_SECRET) or --auth-secret-file is missing"},
-		{name: "unknown option", args: []string{"--listen-adress", ":1"}, want: "not defined: -listen-adress"},
+		{name: "unknown option", args: []string{"--listen-addr", ":1"}, want: "not defined: -listen-addr"},
 		{name: "wrong value", args: []string{"--metrics-port", "http"}, want: "want a whole number from 0 to 65535"},
 		{name: "option without its value", args: []string{"--log-level"}, want: "needs an argument"},
 		{name: "one argument too many", args: []string{"-e", "r:443", "-s", "x", "extra"}, want: `"extra" is neither a command nor an option`},
@@ -76,7 +76,7 @@ func TestUsageOfOtherCommands(t *testing.T) {
 		args []string
 		want string
 	}{
-		{"no such command", []string{"strat"}, `"strat" is neither`},
+		{"no such command", []string{"serve"}, `"serve" is neither`},
 		{"option before another command", []string{"--log-level=debug", "token", "--new-secret"}, "--log-level stands before the command"},
 		{"token without a secret", []string{"token"}, "--secret-file is missing"},
 		{"token with an argument", []string{"token", "alice"}, `"alice" is neither`},

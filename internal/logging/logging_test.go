@@ -127,7 +127,7 @@ func TestFileIsPutAside(t *testing.T) {
 	for _, rotate := range []bool{true, false} {
 		// Not t.TempDir, which insists that nothing is left: lumberjack
 		// compresses in a goroutine that nobody can wait for.
-		dir, err := os.MkdirTemp("", "logging")
+		dir, err := os.MkdirTemp("", "logging") //nolint:usetesting // as said
 		if err != nil {
 			t.Fatal(err)
 		}
