@@ -1,0 +1,621 @@
+package ws_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/crosspod/crosspod/relay/listener/ws"
+)
+
+// counting is a socket that counts the calls of the system.
+type counting struct {
+	net.Conn
+	reads     int // with bytes
+	waits     int // that found nothing
+	writes    int
+	deadlines atomic.Int32 // set for writing
+	cleared   atomic.Int32
+	waiting   func() // called where a read is about to wait
+	full      func() // called where a write is about to wait
+}
+
+func (c *counting) SyscallConn() (syscall.RawConn, error) {
+	raw, err := c.Conn.(syscall.Conn).SyscallConn()
+	return &countingRaw{raw, c}, err
+}
+
+func (c *counting) SetWriteDeadline(t time.Time) error {
+	if t.IsZero() {
+		c.cleared.Add(1)
+	} else {
+		c.deadlines.Add(1)
+		if c.full != nil {
+			c.full()
+		}
+	}
+	return c.Conn.SetWriteDeadline(t)
+}
+
+type countingRaw struct {
+	syscall.RawConn
+	c *counting
+}
+
+func (r *countingRaw) Read(f func(uintptr) bool) error {
+	return r.RawConn.Read(func(fd uintptr) bool {
+		if f(fd) {
+			r.c.reads++
+			return true
+		}
+		r.c.waits++
+		if r.c.waiting != nil {
+			r.c.waiting()
+		}
+		return false
+	})
+}
+
+func (r *countingRaw) Write(f func(uintptr) bool) error {
+	r.c.writes++
+	return r.RawConn.Write(f)
+}
+
+// overTLSPair returns a Conn on c, with TLS when serverTLS is set, and a
+// function that returns the client's end for the same.
+func overTLSPair(t *testing.T, c, client net.Conn, secure bool, stall time.Duration) (*ws.Conn, net.Conn) {
+	t.Helper()
+	if !secure {
+		return ws.NewTestConn(c, nil, nil, stall), client
+	}
+	serverTLS, clientTLS := testTLS(t)
+	serverTLS.SessionTicketsDisabled = true // tickets would be read with the first answer only
+	shaken := make(chan error, 1)
+	tlsClient := tls.Client(client, clientTLS)
+	go func() { shaken <- tlsClient.Handshake() }()
+	conn := ws.NewTestConn(c, func(below net.Conn) *tls.Conn {
+		s := tls.Server(below, serverTLS)
+		if err := s.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}, nil, stall)
+	if err := <-shaken; err != nil {
+		t.Fatal(err)
+	}
+	return conn, tlsClient
+}
+
+// both runs f with and without TLS.
+func both(t *testing.T, f func(t *testing.T, secure bool)) {
+	t.Run("plain", func(t *testing.T) { f(t, false) })
+	t.Run("TLS", func(t *testing.T) { f(t, true) })
+}
+
+// TestManyMessagesPerRead: what lies in the socket comes with one read, and
+// more is true up to the last of it.
+func TestManyMessagesPerRead(t *testing.T) {
+	both(t, func(t *testing.T, secure bool) {
+		server, client := socketPair(t)
+		defer client.Close()
+		count := &counting{Conn: server}
+		c, far := overTLSPair(t, count, client, secure, time.Second)
+		defer c.Close()
+		const many = 40
+		var burst []byte
+		for i := range many {
+			burst = appendFrame(burst, fin|binary_, uint32(i), bytes.Repeat([]byte{byte(i)}, 1200))
+		}
+		for round := range 3 {
+			if _, err := far.Write(burst); err != nil {
+				t.Fatal(err)
+			}
+			count.reads, count.waits = 0, 0
+			for i := range many {
+				msg, more, err := c.NextMessage()
+				if err != nil || len(msg) != 1200 || msg[0] != byte(i) || msg[1199] != byte(i) {
+					t.Fatalf("message %d: %d bytes, %v", i, len(msg), err)
+				}
+				if more != (i < many-1) {
+					t.Errorf("round %d: more is %v behind message %d of %d", round, more, i+1, many)
+				}
+			}
+			if count.reads != 1 || count.waits != 0 {
+				t.Errorf("%d reads and %d waits for %d messages, want 1 and 0", count.reads, count.waits, many)
+			}
+		}
+	})
+}
+
+// TestNoReadSkipped: the read that finds nothing is not spared by guessing from
+// a short one, since a FIN that came with the last bytes would not be seen.
+func TestNoReadSkipped(t *testing.T) {
+	server, client := socketPair(t)
+	count := &counting{Conn: server}
+	c := ws.NewTestConn(count, nil, nil, time.Second)
+	defer c.Close()
+	client.Write(frame(fin|binary_, "hello"))
+	client.Close()
+	if _, _, err := c.NextMessage(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := c.NextMessage(); err != io.EOF {
+		t.Errorf("%v, want io.EOF", err)
+	}
+	if count.waits != 0 {
+		t.Errorf("waited %d times with the end at hand", count.waits)
+	}
+}
+
+// TestWritesPerBatch: a message alone and a batch of many are one write each,
+// and no deadline is set while the socket takes them.
+func TestWritesPerBatch(t *testing.T) {
+	both(t, func(t *testing.T, secure bool) {
+		server, client := socketPair(t)
+		defer client.Close()
+		count := &counting{Conn: server}
+		c, far := overTLSPair(t, count, client, secure, time.Second)
+		defer c.Close()
+		count.deadlines.Store(0)
+		for _, n := range []int{1, 50} {
+			var batch []byte
+			for i := range n {
+				batch = c.AppendMessage(batch, []byte{byte(i)}, make([]byte, 1199))
+			}
+			count.writes = 0
+			if m, err := c.WriteBatch(batch); m != len(batch) || err != nil {
+				t.Fatalf("WriteBatch = %d, %v", m, err)
+			}
+			if count.writes != 1 || count.deadlines.Load() != 0 {
+				t.Errorf("%d messages: %d writes and %d deadlines, want 1 and 0", n, count.writes, count.deadlines.Load())
+			}
+			got := make([]byte, len(batch))
+			if _, err := io.ReadFull(far, got); err != nil || !bytes.Equal(got, batch) {
+				t.Fatalf("%d messages arrived differently: %v", n, err)
+			}
+		}
+	})
+}
+
+// TestBuffersWhileWaiting: an idle connection holds no buffer, one that waits
+// inside a frame holds no more than a frame.
+func TestBuffersWhileWaiting(t *testing.T) {
+	both(t, func(t *testing.T, secure bool) {
+		const header = 8
+		for _, test := range []struct {
+			name string
+			sent []byte // before the wait
+			most int
+		}{
+			{"idle", nil, 0},
+			{"after a message", frame(fin|binary_, filler(8000)), 0},
+			{"one byte of a frame", frame(fin|binary_, "x")[:1], 512},
+			{"half a frame of 1,200 bytes", frame(fin|binary_, filler(1200))[:600], 2048},
+			{"a message and most of the largest", frames(frame(fin|binary_, "x"), frame(fin|binary_, filler(maxMessage))[:maxMessage]), 9472},
+			{"a fragment", frame(binary_, filler(1000)), 1024},
+		} {
+			t.Run(test.name, func(t *testing.T) {
+				server, client := socketPair(t)
+				defer client.Close()
+				held := -1
+				count := &counting{Conn: server}
+				c, far := overTLSPair(t, count, client, secure, time.Second)
+				defer c.Close()
+				if test.sent != nil {
+					if _, err := far.Write(test.sent); err != nil {
+						t.Fatal(err)
+					}
+				}
+				count.waiting = func() {
+					held = c.Held()
+					client.(*net.UnixConn).CloseWrite() // ends the wait
+				}
+				for {
+					if _, _, err := c.NextMessage(); err != nil {
+						break
+					}
+				}
+				if held < 0 || held > test.most {
+					t.Errorf("%d bytes of buffers while waiting, want 0 to %d", held, test.most)
+				}
+				if held := c.Held(); held != 0 {
+					t.Errorf("%d bytes of buffers after the end", held)
+				}
+			})
+		}
+	})
+}
+
+func TestNoAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("pools forget with the race detector")
+	}
+	for _, size := range []int{38, 1200, 8000} {
+		t.Run(fmt.Sprintf("bytes=%d", size), func(t *testing.T) {
+			server, client := tcpPair(t)
+			c := ws.NewTestConn(server, nil, nil, time.Second)
+			defer c.Close()
+			const many = 20
+			burst := bytes.Repeat(appendFrame(nil, fin|binary_, 0x01020304, make([]byte, size)), many)
+			// Frames cut by the end of a segment are the usual thing, so cut one.
+			cut := len(burst)/2 + 5
+			batch := make([]byte, 0, len(burst))
+			back := make([]byte, len(burst))
+			round := func() {
+				batch = batch[:0]
+				for _, piece := range [][]byte{burst[:cut], burst[cut:]} {
+					if _, err := client.Write(piece); err != nil {
+						t.Fatal(err)
+					}
+					for range many / 2 {
+						msg, _, err := c.NextMessage()
+						if err != nil {
+							t.Fatal(err)
+						}
+						batch = c.AppendMessage(batch, msg[:1], msg[1:])
+					}
+				}
+				if _, err := c.WriteBatch(batch); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.ReadFull(client, back[:len(batch)]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 10 {
+				round()
+			}
+			// A collection in between empties the pools: a few, not one each.
+			if got := testing.AllocsPerRun(200, round); got >= 1 {
+				t.Errorf("%v allocations for %d messages in and out, want none", got, many)
+			}
+		})
+	}
+}
+
+// readFrames parses unmasked frames from r until its end.
+func readFrames(r io.Reader, each func(op byte, body []byte)) error {
+	var header [4]byte
+	for {
+		if _, err := io.ReadFull(r, header[:2]); err != nil {
+			return err
+		}
+		n := int(header[1])
+		if n == 126 {
+			if _, err := io.ReadFull(r, header[2:4]); err != nil {
+				return io.ErrUnexpectedEOF
+			}
+			n = int(binary.BigEndian.Uint16(header[2:]))
+		}
+		if header[0]&0xf0 != fin || n > maxMessage {
+			return fmt.Errorf("header %x", header)
+		}
+		body := make([]byte, n)
+		if _, err := io.ReadFull(r, body); err != nil {
+			return io.ErrUnexpectedEOF
+		}
+		each(header[0]&^fin, body)
+	}
+}
+
+// TestReaderDoesNotWaitForWriter: while a batch waits for a client that reads
+// nothing, its messages are still taken, of its pings the newest is answered
+// once the batch is out, and no frame is torn.
+func TestReaderDoesNotWaitForWriter(t *testing.T) {
+	both(t, func(t *testing.T, secure bool) {
+		server, client := tcpPair(t)
+		full := make(chan struct{})
+		var once sync.Once
+		count := &counting{Conn: server, full: func() { once.Do(func() { close(full) }) }}
+		c, far := overTLSPair(t, count, client, secure, time.Minute)
+		defer c.Close()
+
+		var batch []byte
+		const size, sent = 8000, 4000 // 32 MB: more than sockets hold
+		for i := range sent {
+			batch = c.AppendMessage(batch, binary.BigEndian.AppendUint32(nil, uint32(i)), make([]byte, size-4))
+		}
+		written := make(chan error, 1)
+		go func() {
+			_, err := c.WriteBatch(batch)
+			written <- err
+		}()
+		<-full
+
+		var pings []byte
+		for i := range 100 {
+			pings = append(pings, frame(fin|ping, fmt.Sprint(i))...)
+		}
+		if _, err := far.Write(frames(pings, frame(fin|binary_, "still here"))); err != nil {
+			t.Fatal(err)
+		}
+		msg, _, err := c.NextMessage()
+		if err != nil || string(msg) != "still here" {
+			t.Fatalf("NextMessage = %q, %v", msg, err)
+		}
+
+		// Now the client reads.
+		var pongs []string
+		next, done := 0, make(chan error, 1)
+		go func() {
+			done <- readFrames(far, func(op byte, body []byte) {
+				if op == pong {
+					pongs = append(pongs, fmt.Sprint(next, " ", string(body)))
+					return
+				}
+				if len(body) != size || binary.BigEndian.Uint32(body) != uint32(next) {
+					t.Errorf("message %d is %x… of %d bytes", next, body[:4], len(body))
+				}
+				next++
+			})
+		}()
+		if err := <-written; err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		if err := <-done; err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, syscall.ECONNRESET) {
+			t.Error(err)
+		}
+		if next != sent || len(pongs) != 1 || pongs[0] != fmt.Sprint(sent, " 99") {
+			t.Errorf("%d messages and the pongs %q, want %d and the newest behind them", next, pongs, sent)
+		}
+		if count.deadlines.Load() == 0 || count.cleared.Load() < 1 {
+			t.Errorf("deadline set %d times, cleared %d times", count.deadlines.Load(), count.cleared.Load())
+		}
+	})
+}
+
+// TestStall: a client that takes nothing ends the write, and nothing follows a
+// torn frame.
+func TestStall(t *testing.T) {
+	both(t, func(t *testing.T, secure bool) {
+		server, client := tcpPair(t)
+		c, _ := overTLSPair(t, server, client, secure, 50*time.Millisecond)
+		defer c.Close()
+		batch := make([]byte, 64<<20)
+		n, err := c.WriteBatch(batch)
+		if !errors.Is(err, os.ErrDeadlineExceeded) || n <= 0 || n >= len(batch) {
+			t.Errorf("WriteBatch = %d, %v, want some of %d and a deadline", n, err, len(batch))
+		}
+		if n, err := c.WriteBatch([]byte("x")); n != 0 || !errors.Is(err, net.ErrClosed) {
+			t.Errorf("WriteBatch after it = %d, %v, want net.ErrClosed", n, err)
+		}
+	})
+}
+
+// TestProgressIsNoStall: a client that takes something within each stall timeout
+// gets everything, even when all of it takes far longer.
+func TestProgressIsNoStall(t *testing.T) {
+	both(t, func(t *testing.T, secure bool) {
+		server, client := tcpPair(t)
+		// The client reads a part whenever the server has begun to wait anew,
+		// then nothing for the rest of that wait.
+		const stall = 200 * time.Millisecond
+		var waits atomic.Int32
+		step := make(chan struct{}, 1)
+		count := &counting{Conn: server}
+		c, far := overTLSPair(t, count, client, secure, stall)
+		defer c.Close()
+		count.full = func() {
+			waits.Add(1)
+			select {
+			case step <- struct{}{}:
+			default:
+			}
+		}
+		batch := make([]byte, 32<<20) // more than sockets hold
+		for i := range batch {
+			batch[i] = byte(i >> 3)
+		}
+		got := make(chan []byte, 1)
+		go func() {
+			var b []byte
+			buf := make([]byte, 2<<20)
+			for range 3 {
+				<-step
+				n, err := io.ReadFull(far, buf)
+				b = append(b, buf[:n]...)
+				if err != nil {
+					t.Error(err)
+				}
+			}
+			rest, _ := io.ReadAll(io.LimitReader(far, int64(len(batch)-len(b))))
+			got <- append(b, rest...)
+		}()
+		if n, err := c.WriteBatch(batch); n != len(batch) || err != nil {
+			t.Fatalf("WriteBatch = %d, %v after %d waits", n, err, waits.Load())
+		}
+		if !bytes.Equal(<-got, batch) {
+			t.Error("what arrived is not what was written")
+		}
+		if waits.Load() < 3 {
+			t.Errorf("waited %d times, the test means to have it wait at least 3 times", waits.Load())
+		}
+	})
+}
+
+// TestFramesDoNotMix has pongs and batches written at the same time.
+func TestFramesDoNotMix(t *testing.T) {
+	both(t, func(t *testing.T, secure bool) {
+		server, client := tcpPair(t)
+		c, far := overTLSPair(t, server, client, secure, time.Minute)
+		const many = 2000
+		var all sync.WaitGroup
+		all.Go(func() { // writer
+			for i := range many {
+				var batch []byte
+				for range 3 {
+					batch = c.AppendMessage(batch, binary.BigEndian.AppendUint32(nil, uint32(i)), make([]byte, i))
+				}
+				if _, err := c.WriteBatch(batch); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+		all.Go(func() { // reader
+			for range many {
+				if _, _, err := c.NextMessage(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+		all.Go(func() { // client
+			for i := range many {
+				if _, err := far.Write(frames(frame(fin|ping, fmt.Sprint(i)), frame(fin|binary_, "x"))); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+		done := make(chan error, 1)
+		data, lastPong := 0, ""
+		go func() {
+			done <- readFrames(far, func(op byte, body []byte) {
+				switch op {
+				case binary_:
+					if i := data / 3; len(body) != 4+i || binary.BigEndian.Uint32(body) != uint32(i) {
+						t.Errorf("message %d has %d bytes", data, len(body))
+					}
+					data++
+				case pong:
+					lastPong = string(body)
+				default:
+					t.Errorf("opcode %d", op)
+				}
+			})
+		}()
+		all.Wait()
+		c.Close()
+		<-done
+		if data != 3*many || lastPong != fmt.Sprint(many-1) {
+			t.Errorf("%d messages and the last pong %q, want %d and %d", data, lastPong, 3*many, many-1)
+		}
+	})
+}
+
+func TestAppendMessage(t *testing.T) {
+	var c *ws.Conn // it touches no connection
+	for _, n := range []int{1, 125, 126, 127, 8820, 65535} {
+		msg := []byte(filler(n))
+		got := c.AppendMessage([]byte("before"), msg[:n/2], msg[n/2:])
+		rest, ok := bytes.CutPrefix(got, []byte("before"))
+		if !ok {
+			t.Fatal("dst was not kept")
+		}
+		if len(rest) > n+8 {
+			t.Errorf("%d bytes for a message of %d", len(rest), n)
+		}
+		if n > maxMessage {
+			continue
+		}
+		calls := 0
+		err := readFrames(bytes.NewReader(rest), func(op byte, body []byte) {
+			calls++
+			if op != binary_ || !bytes.Equal(body, msg) {
+				t.Errorf("frame of %d bytes reads as opcode %d, %d bytes", n, op, len(body))
+			}
+		})
+		if err != io.EOF || calls != 1 {
+			t.Errorf("%d frames, %v", calls, err)
+		}
+	}
+	if got := c.AppendMessage(nil, nil, nil); len(got) != 0 {
+		t.Errorf("an empty message appends %x", got)
+	}
+	dst := make([]byte, 0, 1300)
+	if n := testing.AllocsPerRun(100, func() { c.AppendMessage(dst, dst[:38], dst[:1200]) }); n != 0 {
+		t.Errorf("%v allocations with room in dst", n)
+	}
+}
+
+// TestNetConn: one message each Read and Write, deadlines, Close.
+func TestNetConn(t *testing.T) {
+	server, client := tcpPair(t)
+	c := ws.NewTestConn(server, nil, frame(fin|binary_, "early"), time.Second)
+	client.Write(frames(frame(fin|binary_, "one"), frame(fin|binary_, "too long"), frame(fin|binary_, "two")))
+	buf := make([]byte, 5)
+	for _, want := range []string{"early", "one", "", "two"} {
+		n, err := c.Read(buf)
+		if want == "" {
+			if err != io.ErrShortBuffer {
+				t.Errorf("Read of a message longer than the buffer = %d, %v", n, err)
+			}
+		} else if err != nil || string(buf[:n]) != want {
+			t.Errorf("Read = %q, %v, want %q", buf[:n], err, want)
+		}
+	}
+	if n, err := c.Write([]byte("three")); n != 5 || err != nil {
+		t.Errorf("Write = %d, %v", n, err)
+	}
+	got := make([]byte, 7)
+	if _, err := io.ReadFull(client, got); err != nil || string(got) != "\x82\x05three" {
+		t.Errorf("Write wrote %q, %v", got, err)
+	}
+
+	c.SetReadDeadline(time.Unix(1, 0))
+	if _, err := c.Read(buf); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Read after its deadline: %v", err)
+	}
+	c.SetDeadline(time.Time{})
+	client.Write(frame(fin|binary_, "four"))
+	if n, err := c.Read(buf); err != nil || string(buf[:n]) != "four" {
+		t.Errorf("Read after the deadline was lifted = %q, %v", buf[:n], err)
+	}
+	c.SetWriteDeadline(time.Unix(1, 0))
+	if _, err := c.Write([]byte("five")); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Write after its deadline: %v", err)
+	}
+
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Errorf("second Close: %v", err)
+	}
+	if _, err := c.Read(buf); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Read after Close: %v", err)
+	}
+	if _, err := c.Write(buf); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Write after Close: %v", err)
+	}
+}
+
+// TestCloseUnblocks: Close ends a waiting reader and a waiting writer.
+func TestCloseUnblocks(t *testing.T) {
+	both(t, func(t *testing.T, secure bool) {
+		server, client := tcpPair(t)
+		full, waiting := make(chan struct{}), make(chan struct{})
+		var onceFull, onceWaiting sync.Once
+		count := &counting{Conn: server}
+		c, _ := overTLSPair(t, count, client, secure, time.Hour)
+		count.full = func() { onceFull.Do(func() { close(full) }) }
+		count.waiting = func() { onceWaiting.Do(func() { close(waiting) }) }
+		var all sync.WaitGroup
+		all.Go(func() {
+			if _, err := c.WriteBatch(make([]byte, 64<<20)); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("WriteBatch: %v, want net.ErrClosed", err)
+			}
+		})
+		all.Go(func() {
+			if _, _, err := c.NextMessage(); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("NextMessage: %v, want net.ErrClosed", err)
+			}
+		})
+		<-full
+		<-waiting
+		c.Close()
+		all.Wait()
+	})
+}
