@@ -58,9 +58,13 @@ func testTLS(tb testing.TB) (server, client *tls.Config) {
 	return &tls.Config{Certificates: []tls.Certificate{pair}}, &tls.Config{RootCAs: roots, ServerName: "relay.example"}
 }
 
+// writeFile makes path hold b in one step, so that nobody reads half of it.
 func writeFile(tb testing.TB, path string, b []byte) {
 	tb.Helper()
-	if err := os.WriteFile(path, b, 0o600); err != nil {
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
 		tb.Fatal(err)
 	}
 }

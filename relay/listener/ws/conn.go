@@ -40,9 +40,9 @@ type Conn struct {
 	// mix. It is a channel because waiting for a mutex stops the clock of a
 	// test bubble.
 	writing chan struct{}
-	out     wire // guarded by writing
+	out     wire  // guarded by writing
 	silent  bool  // guarded by writing: a close frame was sent, or the connection is closed
-	lost    error // guarded by writing: what ended the last write, nil if none failed
+	lost    error // guarded by writing: why a pong was not written, until WriteBatch has said so
 
 	pong   atomic.Pointer[[]byte] // the frame that answers the newest ping, until written
 	closed atomic.Bool
@@ -269,27 +269,24 @@ func (c *Conn) AppendMessage(dst, head, body []byte) []byte {
 }
 
 // WriteBatch implements [listener.Conn]. After a close frame it fails with
-// [net.ErrClosed], and after a write that failed, also that of a pong, with what
-// it failed with.
+// [net.ErrClosed]. The first call after the writing of a pong has failed fails
+// with the same error.
 func (c *Conn) WriteBatch(b []byte) (int, error) {
 	c.writing <- struct{}{}
 	defer c.doneWriting()
-	switch {
-	case c.lost != nil:
-		return 0, c.lost
-	case c.silent:
+	if err := c.lost; err != nil {
+		c.lost = nil
+		return 0, err
+	}
+	if c.silent {
 		return 0, net.ErrClosed
 	}
 	n, err := c.send(b)
 	if err != nil {
-		c.fell(err)
+		c.silent = true // part of a frame may be out: nothing may follow it
 	}
 	return n, err
 }
-
-// fell notes that a write failed. Part of a frame may be out: nothing may follow
-// it. The caller holds c.writing.
-func (c *Conn) fell(err error) { c.silent, c.lost = true, err }
 
 // send writes b, waiting for the other side as long as it takes bytes. With TLS
 // it does so in parts that fit the gathering buffer.

@@ -246,7 +246,7 @@ func (c *Conn) tryDue() (rest, lent []byte) {
 	if c.tls != nil {
 		if len(rest) > 0 {
 			if _, err := c.tls.conn.Write(rest); err != nil {
-				c.fell(err)
+				c.silent, c.lost = true, err
 				return nil, nil
 			}
 		}
@@ -257,7 +257,7 @@ func (c *Conn) tryDue() (rest, lent []byte) {
 	}
 	n, err := c.out.try(rest)
 	if err != nil {
-		c.fell(err)
+		c.silent, c.lost = true, err
 		return nil, lent
 	}
 	return rest[n:], lent
@@ -267,7 +267,7 @@ func (c *Conn) tryDue() (rest, lent []byte) {
 func (c *Conn) finishDue(rest, lent []byte) {
 	if len(rest) > 0 {
 		if _, err := c.out.write(rest); err != nil {
-			c.fell(err)
+			c.silent, c.lost = true, err
 		}
 	}
 	giveBack(lent)
