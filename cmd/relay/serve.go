@@ -20,6 +20,7 @@ import (
 	"github.com/crosspod/crosspod/internal/setting"
 	"github.com/crosspod/crosspod/internal/version"
 	"github.com/crosspod/crosspod/relay"
+	"github.com/crosspod/crosspod/relay/listener/ws"
 )
 
 // closeTimeout bounds the end of the listeners for operators.
@@ -28,13 +29,14 @@ const closeTimeout = 2 * time.Second
 // pod is one running relay and what is served beside it.
 type pod struct {
 	// Set by newPod, never changed.
-	cfg       *setting.Relay
-	log       *logging.Log
-	validator *auth.Validator
-	opsToken  string
-	registry  *prometheus.Registry
-	relay     *relay.Server
-	tls       *tls.Config // nil: plain
+	cfg          *setting.Relay
+	log          *logging.Log
+	validator    *auth.Validator
+	opsToken     string
+	registry     *prometheus.Registry
+	relay        *relay.Server
+	tls          *tls.Config      // nil: plain
+	certificates *ws.Certificates // nil: not from files
 
 	// Set by listen.
 	peers     net.Listener
@@ -43,8 +45,8 @@ type pod struct {
 }
 
 // newPod puts the parts together: what fails here was set wrongly. It opens no
-// listener. ctx ends the watching of the certificate's files.
-func newPod(ctx context.Context, cfg *setting.Relay, log *logging.Log) (*pod, error) {
+// listener and starts nothing.
+func newPod(cfg *setting.Relay, log *logging.Log) (*pod, error) {
 	p := &pod{cfg: cfg, log: log, registry: admin.NewRegistry()}
 	exporter, err := otelprom.New(otelprom.WithRegisterer(p.registry))
 	if err != nil {
@@ -75,7 +77,7 @@ func newPod(ctx context.Context, cfg *setting.Relay, log *logging.Log) (*pod, er
 	}); err != nil {
 		return nil, err
 	}
-	if p.tls, err = p.tlsConfig(ctx); err != nil {
+	if p.tls, err = p.tlsConfig(); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -174,6 +176,12 @@ func (p *pod) serve(ctx, cut context.Context) error {
 		defer stop()
 		return p.operators.Serve()
 	})
+	if p.certificates != nil {
+		g.Go(func() error {
+			defer stop()
+			return p.certificates.Watch(watching)
+		})
+	}
 	if p.cfg.AuthSecretFile != "" {
 		g.Go(func() error {
 			defer stop()
@@ -222,7 +230,7 @@ func (p *pod) drain(asked, cut context.Context) {
 }
 
 // tlsConfig returns what peers are served with; nil means plain.
-func (p *pod) tlsConfig(ctx context.Context) (*tls.Config, error) {
+func (p *pod) tlsConfig() (_ *tls.Config, err error) {
 	switch c := p.cfg; {
 	case c.LetsEncrypt():
 		return letsencrypt.TLSConfig(letsencrypt.Config{
@@ -234,11 +242,10 @@ func (p *pod) tlsConfig(ctx context.Context) (*tls.Config, error) {
 			Logger:       p.log.Logger,
 		})
 	case c.TLSCertFile != "":
-		cert, err := tls.LoadX509KeyPair(c.TLSCertFile, c.TLSKeyFile)
-		if err != nil {
+		if p.certificates, err = ws.LoadCertificates(c.TLSCertFile, c.TLSKeyFile, p.log.Logger); err != nil {
 			return nil, fmt.Errorf("--tls-cert-file and --tls-key-file: %w", err)
 		}
-		return &tls.Config{Certificates: []tls.Certificate{cert}}, nil
+		return &tls.Config{GetCertificate: p.certificates.GetCertificate}, nil
 	}
 	return nil, nil
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"strings"
 
@@ -57,9 +56,7 @@ func (p *program) start(c *cli.Context, cfg *setting.Relay, settings *setting.Se
 	for _, w := range append(warnings, cfg.Warnings()...) {
 		log.Warn("setting without effect", "setting", w)
 	}
-	watching, stop := context.WithCancel(context.Background())
-	defer stop()
-	pod, err := newPod(watching, cfg, log)
+	pod, err := newPod(cfg, log)
 	if err != nil {
 		return usageError{err, "relay start"}
 	}
