@@ -89,14 +89,14 @@ func (r *runner) stall(ctx context.Context, report *Report) error {
 	sender, other := pairs[0].a, newSink(pairs[0].b, 2)
 	unrelatedSender, unrelated := pairs[1].a, newSink(pairs[1].b, 2)
 	stalled := newSink(stalledPeer, 1)
-	var gate sync.RWMutex // held for writing while the receiver does not read
+	var hold gate // closed while the receiver does not read
 
 	var ends sync.WaitGroup
 	var sinkErrs [3]error
 	ends.Go(func() { sinkErrs[0] = other.run(nil) })
 	ends.Go(func() { sinkErrs[1] = unrelated.run(nil) })
 	ends.Go(func() {
-		sinkErrs[2] = stalled.run(func() { gate.RLock(); gate.RUnlock() })
+		sinkErrs[2] = stalled.run(hold.wait)
 	})
 	ends.Go(readIdle(sender, unrelatedSender))
 
@@ -145,8 +145,8 @@ func (r *runner) stall(ctx context.Context, report *Report) error {
 			return err
 		}
 		r.progress("stall: one receiver does not")
-		gate.Lock()
-		defer gate.Unlock()
+		hold.mu.Lock()
+		defer hold.mu.Unlock()
 		other.begin(clock())
 		unrelated.begin(clock())
 		during, err := watchMemory(ctx, relay, r.o.Stall)
@@ -335,4 +335,12 @@ func (r *runner) absent(ctx context.Context, report *Report) error {
 	}
 	report.Absent = &row
 	return nil
+}
+
+// gate holds up whoever waits at it while its mutex is held.
+type gate struct{ mu sync.Mutex }
+
+func (g *gate) wait() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 }

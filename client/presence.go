@@ -145,7 +145,6 @@ type Presence struct {
 	mu      sync.Mutex // guards what follows; taken with Client.mu held or not
 	pending map[messages.PeerID]bool
 	order   []messages.PeerID // of pending, the longest waiting first
-	closed  bool
 }
 
 // Subscribe subscribes to the presence of ids, which it copies. Peers that are

@@ -184,7 +184,7 @@ func (c *Conn) Write(b []byte) (int, error) {
 	}()
 	for n := 0; ; {
 		now := time.Now()
-		gone, goneAt := c.peerGone(now)
+		goneAt, gone := c.peerGone(now)
 		switch {
 		case c.closed:
 			return n, c.opError("write", net.ErrClosed)
@@ -212,20 +212,20 @@ func (c *Conn) Write(b []byte) (int, error) {
 }
 
 // peerGone returns why writing makes no sense any more, or when it will know.
-func (c *Conn) peerGone(now time.Time) (why error, at time.Time) {
+func (c *Conn) peerGone(now time.Time) (at time.Time, why error) {
 	queue := c.link.dirs[1-c.side].queue
 	if len(queue) == 0 {
-		return nil, time.Time{}
+		return time.Time{}, nil
 	}
 	switch last := queue[len(queue)-1]; {
 	case last.end == nil || last.held:
-		return nil, time.Time{}
+		return time.Time{}, nil
 	case !last.arrived(now):
-		return nil, last.at
+		return last.at, nil
 	case errors.Is(last.end, io.EOF):
-		return syscall.EPIPE, time.Time{}
+		return time.Time{}, syscall.EPIPE
 	default:
-		return last.end, time.Time{}
+		return time.Time{}, last.end
 	}
 }
 
