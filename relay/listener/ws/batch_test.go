@@ -619,3 +619,31 @@ func TestCloseUnblocks(t *testing.T) {
 		all.Wait()
 	})
 }
+
+// TestAnswersOfTLS: what TLS writes by itself goes out without a batch to carry
+// it, and piles up to a limit only.
+func TestAnswersOfTLS(t *testing.T) {
+	server, client := tcpPair(t)
+	c, far := overTLSPair(t, server, client, true, time.Second)
+	defer c.Close()
+	if err := c.AnswerInTLS([]byte("answer")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := far.Write(frame(fin|binary_, "hello")); err != nil {
+		t.Fatal(err)
+	}
+	if msg, _, err := c.NextMessage(); string(msg) != "hello" || err != nil {
+		t.Fatalf("NextMessage = %q, %v", msg, err)
+	}
+	got := make([]byte, 6)
+	if _, err := io.ReadFull(far, got); err != nil || string(got) != "answer" {
+		t.Errorf("read %q, %v", got, err)
+	}
+	var err error
+	for i := 0; err == nil && i < 10000; i++ {
+		err = c.AnswerInTLS([]byte("answer"))
+	}
+	if !errors.Is(err, ws.ErrGatherFull) {
+		t.Errorf("ten thousand answers that nobody takes: %v", err)
+	}
+}

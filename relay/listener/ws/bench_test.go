@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/crosspod/crosspod/relay/listener"
 	"github.com/crosspod/crosspod/relay/listener/ws"
 )
 
@@ -126,4 +127,41 @@ func tcpPair(tb testing.TB) (server, client net.Conn) {
 	}
 	tb.Cleanup(func() { server.Close(); client.Close() })
 	return server, client
+}
+
+// BenchmarkConnect is a connection from dial to the first message and its end.
+// Most of it is the client and the kernel.
+func BenchmarkConnect(b *testing.B) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	l := ws.New(ws.Config{})
+	served := make(chan error, 1)
+	go func() {
+		served <- l.Serve(ln, nil, func(c listener.Conn) {
+			if _, _, err := c.NextMessage(); err == nil {
+				c.Established()
+			}
+			c.Close()
+		})
+	}()
+	request := append(fmt.Appendf(nil, upgrade, ""), frame(fin|binary_, "auth")...)
+	answer := make([]byte, 1024)
+	b.ReportAllocs()
+	for b.Loop() {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			b.Fatal(err)
+		}
+		c.Write(request)
+		for err == nil {
+			_, err = c.Read(answer)
+		}
+		c.Close()
+	}
+	l.Close()
+	if err := <-served; err != nil {
+		b.Fatal(err)
+	}
 }

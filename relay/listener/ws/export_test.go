@@ -29,3 +29,14 @@ func (c *Conn) Held() int {
 	}
 	return n
 }
+
+// AnswerInTLS does to c what TLS does when it answers a key update: it writes
+// from within a read, with nobody to flush it. crypto/tls has no client that asks
+// for one.
+func (c *Conn) AnswerInTLS(b []byte) error {
+	_, err := c.tls.conn.Write(b)
+	return err
+}
+
+// ErrGatherFull is errGatherFull.
+var ErrGatherFull = errGatherFull
