@@ -79,7 +79,7 @@ func (r *runner) stall(ctx context.Context, report *Report) error {
 		return err
 	}
 	defer closeAll(pairs)
-	stalledPeer, err := relay.dial(ctx, busyBuffer)
+	stalledPeer, err := relay.dialReachable(ctx, busyBuffer)
 	if err != nil {
 		return err
 	}

@@ -95,6 +95,23 @@ func (p *peer) control(msg []byte) error {
 	return nil // news of other peers
 }
 
+// reachable returns when a message has reached the peer, one to itself. A relay
+// answers a handshake before it makes the peer visible, and what is sent in
+// between is dropped.
+func (p *peer) reachable() error {
+	if err := p.conn.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
+		return err
+	}
+	msg := messages.AppendTransport(nil, p.id, nil)
+	if err := p.write(appendFrame(nil, opBinary, msg, [4]byte{})); err != nil {
+		return err
+	}
+	if _, err := p.receive(); err != nil {
+		return err
+	}
+	return p.conn.SetDeadline(time.Time{})
+}
+
 // receive waits for the next Transport and returns its payload, valid until the
 // next call.
 func (p *peer) receive() ([]byte, error) {

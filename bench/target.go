@@ -185,8 +185,21 @@ func (t *relayTarget) dial(ctx context.Context, buffer int) (*peer, error) {
 	return dialPeer(ctx, t.addr, t.secret, destination(t.run, int(t.peers.Add(1))), buffer)
 }
 
+// dialReachable is dial, and waits until messages reach the peer.
+func (t *relayTarget) dialReachable(ctx context.Context, buffer int) (*peer, error) {
+	p, err := t.dial(ctx, buffer)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.reachable(); err != nil {
+		p.conn.Close()
+		return nil, fmt.Errorf("connect to %s: %w", t.addr, err)
+	}
+	return p, nil
+}
+
 func (t *relayTarget) pairs(ctx context.Context, n, buffer int) ([]pair, error) {
-	return dialPairs(ctx, n, func(ctx context.Context, _, _ int) (*peer, error) { return t.dial(ctx, buffer) })
+	return dialPairs(ctx, n, func(ctx context.Context, _, _ int) (*peer, error) { return t.dialReachable(ctx, buffer) })
 }
 
 // copierTarget is the baseline.
