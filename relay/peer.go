@@ -143,6 +143,9 @@ func (p *Peer) Work() {
 	defer close(p.done)
 	p.env.wheel.add(p)
 	p.cut(p.readLoop())
+	// Others may remember this peer as their last destination. One that
+	// remembered others in turn would keep a chain of ended peers alive.
+	p.last, p.touched = nil, nil
 	p.env.wheel.remove(p)
 	if writerEnded := p.out.close(); writerEnded != nil {
 		<-writerEnded
