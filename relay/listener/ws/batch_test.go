@@ -191,7 +191,6 @@ func TestWritesPerBatch(t *testing.T) {
 // inside a frame holds no more than a frame.
 func TestBuffersWhileWaiting(t *testing.T) {
 	both(t, func(t *testing.T, secure bool) {
-		const header = 8
 		for _, test := range []struct {
 			name string
 			sent []byte // before the wait

@@ -108,7 +108,7 @@ func (c *Conn) fill() error {
 	if c.tls != nil && c.tls.pending() {
 		c.startDue() // TLS has answered a key update
 	}
-	if err == io.EOF && (c.off < c.end || c.assembles) {
+	if errors.Is(err, io.EOF) && (c.off < c.end || c.assembles) {
 		err = io.ErrUnexpectedEOF
 	}
 	return err
