@@ -1,11 +1,13 @@
 package relay_test
 
 import (
+	"fmt"
 	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
+	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/relay"
 )
 
@@ -40,4 +42,26 @@ func TestEndedPeersAreForgotten(t *testing.T) {
 			t.Errorf("%d of %d ended peers are still held", got, 2*times)
 		}
 	})
+}
+
+func TestEndedPeersHoldNoBuffer(t *testing.T) {
+	const pairs = 150
+	s := newScene(t, relay.Limits{})
+	var idle []*rawPeer
+	for i := range pairs {
+		stays, leaves := connectRaw(t, s.addr, fmt.Sprint("stays", i)), connectRaw(t, s.addr, fmt.Sprint("leaves", i))
+		waitVisible(t, s.server, leaves.id)
+		stays.write(maskedFrame(messages.AppendTransport(nil, leaves.id, nil)))
+		leaves.readFull(2 + messages.TransportHeaderSize)
+		leaves.write(maskedFrame(messages.AppendClose(nil)))
+		hostileConn{leaves.conn}.ended(t)
+		leaves.buf, stays.buf = nil, nil
+		idle = append(idle, stays)
+	}
+	// The last destination of each that stays is one that has left.
+	s.bounded(pairs*16<<10, pairs)
+	for _, p := range idle {
+		_ = p.conn.Close()
+	}
+	s.over()
 }

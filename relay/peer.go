@@ -143,6 +143,9 @@ func (p *Peer) Work() {
 	defer close(p.done)
 	p.env.wheel.add(p)
 	p.cut(p.readLoop())
+	for err := error(nil); err == nil; { // to have the conn give its buffer back
+		_, _, err = p.conn.NextMessage()
+	}
 	// Others may remember this peer as their last destination. One that
 	// remembered others in turn would keep a chain of ended peers alive.
 	p.last, p.touched = nil, nil
