@@ -1,11 +1,13 @@
 package relay_test
 
 import (
+	"context"
 	"fmt"
 	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/relay"
@@ -64,4 +66,34 @@ func TestEndedPeersHoldNoBuffer(t *testing.T) {
 		_ = p.conn.Close()
 	}
 	s.over()
+}
+
+// waitingValidator answers when the handshake is given up.
+type waitingValidator struct{}
+
+func (waitingValidator) Validate(any) error { return nil }
+
+func (waitingValidator) ValidatePeer(ctx context.Context, _ messages.PeerID, _ []byte) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestShutdownDoesNotWaitForAValidator(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		meter, c := counted(t)
+		r := newRelay(t, meter, func(c *relay.Config) { c.AuthValidator = waitingValidator{} })
+		p := dial(t, r, "a")
+		p.auth(secret)
+		synctest.Wait()
+		start := time.Now()
+		if err := r.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(start); took != 0 {
+			t.Errorf("Shutdown took %v", took)
+		}
+		if got := c.value(t, "relay_handshakes_total", "outcome", "shutdown"); got != 1 {
+			t.Errorf("%v handshakes ended by the shutdown, want 1", got)
+		}
+	})
 }

@@ -38,9 +38,9 @@ type Relay struct {
 
 	mu       sync.Mutex // guards what follows
 	forward  CrossPodForwarder
-	peers    map[*Peer]struct{}         // every peer at work, replaced ones included
-	admitted int                        // peers at work and handshakes that were promised a place
-	halfOpen map[listener.Conn]struct{} // in Accept
+	peers    map[*Peer]struct{}       // every peer at work, replaced ones included
+	admitted int                      // peers at work and handshakes that were promised a place
+	halfOpen map[listener.Conn]func() // in Accept, with what cancels each
 	closing  bool
 }
 
@@ -80,7 +80,7 @@ func NewRelay(cfg Config) (*Relay, error) {
 		store:    store.New(),
 		notifier: store.NewPeerNotifier(),
 		peers:    make(map[*Peer]struct{}),
-		halfOpen: make(map[listener.Conn]struct{}),
+		halfOpen: make(map[listener.Conn]func()),
 	}
 	r.notifier.SetLimits(limits.SubscriptionsPerPeer, limits.Subscriptions)
 	r.store.Observe(r.notifier.Observe)
@@ -126,27 +126,28 @@ func (e *handshakeError) Unwrap() error { return e.err }
 func (r *Relay) Accept(conn net.Conn) {
 	started := time.Now()
 	c := asListenerConn(conn, r.env.limits)
-	if !r.enter(c) {
+	ctx, cancel := context.WithTimeout(context.Background(), r.env.limits.HandshakeTimeout)
+	defer cancel()
+	if !r.enter(c, cancel) {
 		r.reject(c, &handshakeError{listener.OutcomeShutdown, errShutdown})
 		return
 	}
 	defer r.leave(c)
-	ctx, cancel := context.WithTimeout(context.Background(), r.env.limits.HandshakeTimeout)
-	defer cancel()
 	if err := r.handshake(ctx, c, started); err != nil {
 		r.reject(c, err)
 	}
 }
 
-// enter counts a handshake in, unless the relay is closing.
-func (r *Relay) enter(c listener.Conn) bool {
+// enter counts a handshake in, unless the relay is closing. Shutdown calls
+// cancel.
+func (r *Relay) enter(c listener.Conn, cancel func()) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closing {
 		return false
 	}
 	r.serving.Add(1)
-	r.halfOpen[c] = struct{}{}
+	r.halfOpen[c] = cancel
 	return true
 }
 
@@ -215,6 +216,8 @@ func (r *Relay) authenticate(ctx context.Context, c listener.Conn) (messages.Pee
 		outcome := listener.OutcomeClosed
 		var timeout net.Error
 		switch {
+		case errors.Is(ctx.Err(), context.Canceled):
+			outcome = listener.OutcomeShutdown
 		case errors.Is(err, listener.ErrMessage):
 			outcome = listener.OutcomeBadAuth
 		case errors.As(err, &timeout) && timeout.Timeout():
@@ -229,7 +232,11 @@ func (r *Relay) authenticate(ctx context.Context, c listener.Conn) (messages.Pee
 		err = r.validate(ctx, id, token)
 	}
 	if err != nil {
-		return messages.PeerID{}, &handshakeError{listener.OutcomeBadAuth, err}
+		outcome := listener.OutcomeBadAuth
+		if errors.Is(ctx.Err(), context.Canceled) {
+			outcome = listener.OutcomeShutdown
+		}
+		return messages.PeerID{}, &handshakeError{outcome, err}
 	}
 	return id, nil
 }
@@ -322,10 +329,12 @@ func (r *Relay) Shutdown(ctx context.Context) error {
 	r.mu.Lock()
 	r.closing = true
 	peers := slices.Collect(maps.Keys(r.peers))
-	for c := range r.halfOpen {
-		_ = c.Close() // it never spoke; its Accept returns
-	}
+	halfOpen := maps.Clone(r.halfOpen)
 	r.mu.Unlock()
+	for c, cancel := range halfOpen { // they never spoke; their Accepts return
+		cancel()
+		_ = c.Close()
+	}
 
 	gone := make(chan struct{})
 	go func() {
