@@ -97,3 +97,25 @@ func TestShutdownDoesNotWaitForAValidator(t *testing.T) {
 		}
 	})
 }
+
+func TestShutdownSpreadEndsWithTheLastPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRelay(t, func(c *relay.Config) { c.Limits.ShutdownSpread = time.Minute })
+		var peers []*peer
+		for i := range 100 {
+			peers = append(peers, connect(t, r, fmt.Sprint(i)))
+		}
+		time.AfterFunc(time.Second, func() {
+			for _, p := range peers {
+				_ = p.Close()
+			}
+		})
+		start := time.Now()
+		if err := r.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("Shutdown took %v, the last peer had gone after 1 s", took)
+		}
+	})
+}

@@ -342,7 +342,7 @@ func (r *Relay) Shutdown(ctx context.Context) error {
 		r.env.wheel.wait()
 		close(gone)
 	}()
-	err := r.dismiss(ctx, peers)
+	err := r.dismiss(ctx, peers, gone)
 	if err == nil {
 		select {
 		case <-gone:
@@ -359,8 +359,9 @@ func (r *Relay) Shutdown(ctx context.Context) error {
 // dismissTick is how often a spread-out Shutdown closes some more peers.
 const dismissTick = 100 * time.Millisecond
 
-// dismiss marks all peers for a graceful close, spread over time.
-func (r *Relay) dismiss(ctx context.Context, peers []*Peer) error {
+// dismiss marks all peers for a graceful close, spread over time, unless all
+// have gone before.
+func (r *Relay) dismiss(ctx context.Context, peers []*Peer, gone <-chan struct{}) error {
 	ticks := max(1, int(r.env.limits.ShutdownSpread/dismissTick))
 	step := max(1, (len(peers)+ticks-1)/ticks)
 	ticker := time.NewTicker(dismissTick)
@@ -377,6 +378,8 @@ func (r *Relay) dismiss(ctx context.Context, peers []*Peer) error {
 		}
 		select {
 		case <-ticker.C:
+		case <-gone:
+			return nil
 		case <-ctx.Done():
 			return ctx.Err()
 		}
