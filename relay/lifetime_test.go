@@ -119,3 +119,21 @@ func TestShutdownSpreadEndsWithTheLastPeer(t *testing.T) {
 		}
 	})
 }
+
+func TestShutdownDoesNotWaitForAThrottledPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRelay(t, func(c *relay.Config) { c.Limits.BytesPerSecond = 100 })
+		p := connect(t, r, "a")
+		for range 3 { // the first is within the burst
+			p.write(messages.AppendTransport(nil, messages.HashID("b"), make([]byte, 8000)))
+		}
+		synctest.Wait()
+		start := time.Now()
+		if err := r.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(start); took > 5*time.Second {
+			t.Errorf("Shutdown took %v", took)
+		}
+	})
+}

@@ -307,5 +307,12 @@ func (q *outQueue) close() <-chan struct{} {
 func (q *outQueue) load() load {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+// ended reports whether nothing is taken or written any more.
+func (q *outQueue) ended() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.closed
+}
+
 	return q.held
 }

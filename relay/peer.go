@@ -326,7 +326,7 @@ func (p *Peer) throttle(batch load) {
 		return
 	}
 	p.env.metrics.Throttled(delay)
-	for delay > 0 && !p.gone.Load() {
+	for delay > 0 && !p.out.ended() {
 		step := min(delay, throttleStep)
 		time.Sleep(step)
 		delay -= step
