@@ -47,6 +47,8 @@ func (d *LocalPeerDispatcher) DispatchToLocal(dst messages.PeerID, msg []byte) e
 		return ErrLocalPeerGone
 	}
 	switch to.out.push(msg) {
+	case ending:
+		return ErrLocalPeerGone
 	case refused:
 		return ErrQueueFull
 	case claimed:

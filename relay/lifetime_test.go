@@ -2,7 +2,9 @@ package relay_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -134,6 +136,32 @@ func TestShutdownDoesNotWaitForAThrottledPeer(t *testing.T) {
 		}
 		if took := time.Since(start); took > 5*time.Second {
 			t.Errorf("Shutdown took %v", took)
+		}
+	})
+}
+
+func TestAClosingPeerTakesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		meter, c := counted(t)
+		r := newRelay(t, meter)
+		p := connect(t, r, "a")
+		found, _ := r.Store().Peer(p.id)
+		closing := found.(*relay.Peer)
+		go func() { _ = closing.CloseGracefully(context.Background()) }()
+		synctest.Wait() // Close has been written, and p has a second to hang up
+		if _, err := closing.Write(from(p, "late")); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Write = %v, want net.ErrClosed", err)
+		}
+		if got := c.dropped(t, "peer_gone"); got != 1 {
+			t.Errorf("%d messages dropped, want the one", got)
+		}
+		// The fabric sends it once more elsewhere, so it has no fate here.
+		err := relay.NewLocalPeerDispatcher(r.Store()).DispatchToLocal(p.id, from(p, "late"))
+		if !errors.Is(err, relay.ErrLocalPeerGone) {
+			t.Errorf("DispatchToLocal = %v, want ErrLocalPeerGone", err)
+		}
+		if got := c.dropped(t, "peer_gone"); got != 1 {
+			t.Errorf("%d messages dropped, want the one", got)
 		}
 	})
 }

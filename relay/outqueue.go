@@ -46,6 +46,7 @@ const (
 	pushed  pushResult = iota // there is a writer already
 	claimed                   // queued, and the caller must start the writer
 	refused                   // dropped, and counted
+	ending                    // not taken, not counted: the peer is closing
 )
 
 // push queues one message, which it copies.
@@ -62,6 +63,9 @@ func (q *outQueue) push(msg []byte) pushResult {
 			return result
 		}
 		q.mu.Unlock()
+		if reason == metrics.PeerGone {
+			return ending
+		}
 		// The fullest queue may be another one, whose lock must not be taken
 		// while this one's is held.
 		if reason != metrics.MemoryLimit || !q.budget.relieve() {
@@ -303,10 +307,6 @@ func (q *outQueue) close() <-chan struct{} {
 	return q.idle
 }
 
-// load returns what is queued, with what is being written.
-func (q *outQueue) load() load {
-	q.mu.Lock()
-	defer q.mu.Unlock()
 // ended reports whether nothing is taken or written any more.
 func (q *outQueue) ended() bool {
 	q.mu.Lock()
@@ -314,5 +314,9 @@ func (q *outQueue) ended() bool {
 	return q.closed
 }
 
+// load returns what is queued, with what is being written.
+func (q *outQueue) load() load {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	return q.held
 }

@@ -195,7 +195,7 @@ func TestOrderOfTheWritersWork(t *testing.T) {
 	if q.mark(markNotices) || q.push(numbered(1, 100)) != pushed || q.mark(markClose) {
 		t.Fatal("the writer was claimed twice")
 	}
-	if got := q.push(numbered(2, 100)); got != refused {
+	if got := q.push(numbered(2, 100)); got != ending {
 		t.Errorf("push behind Close = %v", got)
 	}
 	w, ok := q.next(false)

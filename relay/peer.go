@@ -160,17 +160,17 @@ func (p *Peer) Work() {
 
 // Write queues b, one whole Transport message as this peer is to receive it,
 // and copies it. It never waits for the socket: a nil error means queued. The
-// error is [net.ErrClosed] when the peer is closing and [ErrQueueFull] when the
-// message was dropped, and counted, for want of room.
+// error is [net.ErrClosed] when the peer is closing and [ErrQueueFull] when there
+// was no room; either way the message was dropped, and counted.
 func (p *Peer) Write(b []byte) (int, error) {
 	if len(b) < messages.TransportHeaderSize || len(b) > messages.MaxSize {
 		return 0, fmt.Errorf("message of %d bytes, a Transport message has %d to %d", len(b), messages.TransportHeaderSize, messages.MaxSize)
 	}
 	switch p.out.push(b) {
+	case ending:
+		p.env.metrics.Dropped(metrics.PeerGone, 1)
+		return 0, net.ErrClosed
 	case refused:
-		if p.gone.Load() {
-			return 0, net.ErrClosed
-		}
 		return 0, ErrQueueFull
 	case claimed:
 		go p.write()
@@ -276,10 +276,13 @@ func (p *Peer) route(msg []byte) {
 	dst := messages.PeerID(msg[messages.HeaderSize:messages.TransportHeaderSize])
 	messages.SetTransportID(msg, p.id)
 	if to := p.lookup(dst); to != nil {
-		if to.out.push(msg) == claimed {
+		switch to.out.push(msg) {
+		case claimed:
 			p.touched = append(p.touched, to)
 		}
 		return
+		case ending:
+			p.env.metrics.Dropped(metrics.PeerGone, 1)
 	}
 	if p.forward == nil {
 		p.env.metrics.Dropped(metrics.NoPeer, 1)
