@@ -165,3 +165,20 @@ func TestAClosingPeerTakesNothing(t *testing.T) {
 		}
 	})
 }
+
+func TestRateLimitCoversEveryMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRelay(t, func(c *relay.Config) { c.Limits.MessagesPerSecond = 10 })
+		p := connect(t, r, "a")
+		start := time.Now()
+		for range 50 {
+			p.write(messages.AppendHealthCheck(nil))
+			p.subscribe(messages.HashID("b"))
+		}
+		p.send(p, "done")
+		p.expect(from(p, "done"))
+		if took := time.Since(start); took < 8*time.Second {
+			t.Errorf("100 messages at 10 per second took %v", took)
+		}
+	})
+}

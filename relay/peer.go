@@ -221,20 +221,22 @@ func (p *Peer) cut(reason error) {
 // nothing but its own socket.
 func (p *Peer) readLoop() error {
 	defer p.flush()
+	var batch load // for the limiter: control messages cost as well
 	for {
 		msg, more, err := p.conn.NextMessage()
 		if err != nil {
 			return err
 		}
+		batch.add(load{1, len(msg)})
 		if err := p.handle(msg); err != nil {
 			return err
 		}
 		if !more {
-			batch := p.received
 			p.flush()
 			if p.limiter != nil {
 				p.throttle(batch)
 			}
+			batch = load{}
 		}
 	}
 }
@@ -279,10 +281,10 @@ func (p *Peer) route(msg []byte) {
 		switch to.out.push(msg) {
 		case claimed:
 			p.touched = append(p.touched, to)
-		}
-		return
 		case ending:
 			p.env.metrics.Dropped(metrics.PeerGone, 1)
+		}
+		return
 	}
 	if p.forward == nil {
 		p.env.metrics.Dropped(metrics.NoPeer, 1)
