@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -706,4 +707,54 @@ func TestHostileGuesses(t *testing.T) {
 	c.ended(t)
 	_ = c.Close()
 	s.counts(burst+1, "relay_handshakes_total", "outcome", "bad_auth")
+}
+
+func TestHostileTakeovers(t *testing.T) {
+	const claimants, each = 20, 20
+	s := newScene(t, relay.Limits{})
+	contested := messages.HashID("contested")
+	msg, err := messages.AppendAuth(nil, contested, auth.Issue(secret, time.Now().Add(time.Hour)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Each sends to itself, that is to whoever is the newest, as it comes.
+	hello := append([]byte(upgradeRequest), maskedFrame(msg)...)
+	hello = append(hello, bytes.Repeat(maskedFrame(messages.AppendTransport(nil, contested, make([]byte, 1000))), 20)...)
+	var all sync.WaitGroup
+	for i := range claimants {
+		all.Go(func() {
+			var open []net.Conn
+			for range each {
+				conn, err := net.Dial("tcp", s.addr)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				open = append(open, conn)
+				_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+				hostileConn{conn}.say(hello)
+				// The AuthResponse ends with the address; a newer one may have
+				// cut this one before it came.
+				var got []byte
+				for b := make([]byte, 4<<10); !bytes.Contains(got, []byte("rel://"+s.addr)); {
+					n, err := conn.Read(b)
+					if got = append(got, b[:n]...); err != nil {
+						break
+					}
+				}
+				if i%2 == 0 { // some go, some stay until they are replaced
+					_ = conn.Close()
+				}
+			}
+			for _, conn := range open {
+				_ = conn.Close()
+			}
+		})
+	}
+	all.Wait()
+	s.undisturbed()
+	s.over()
+	if _, here := s.server.Store().Peer(contested); here {
+		t.Error("the contested id is still in the store")
+	}
 }
