@@ -47,7 +47,9 @@ type Limits struct {
 	// is one message of the largest size, 8,820 bytes.
 	QueueMessages int
 	QueueBytes    int
-	// TotalQueueBytes bounds the memory of all queues together. Default: one
+	// TotalQueueBytes bounds the memory of all queues together. When it is
+	// spent, the fullest queues drop their oldest data; where peers whose sockets
+	// hardly take anything hold more than half of it, those are closed. Default: one
 	// budget that all relays of the process share, a quarter of GOMEMLIMIT, of
 	// the cgroup's limit or of the machine's memory, whichever is set first.
 	TotalQueueBytes int64

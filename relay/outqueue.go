@@ -21,13 +21,13 @@ type outQueue struct {
 	limit   load
 	budget  *budget
 	metrics *metrics.Metrics
-	append  func(dst, head, body []byte) []byte // the conn's framing
+	conn    listener.Conn // for its framing, and to have a write fail
 
 	pushed atomic.Uint64 // data messages ever queued; changed under mu
 
 	mu         sync.Mutex    // guards what follows
 	head, tail *chunk        // oldest and newest; what is being written is in neither
-	bigs       int           // big chunks in that list
+	big        share         // big chunks in that list, and whether one is being written
 	held       load          // messages in the list and being written
 	flight     load          // of that, being written
 	done       uint64        // data messages written or dropped
@@ -96,7 +96,7 @@ func (q *outQueue) pushLocked(msg []byte) (reason metrics.DropReason, ok bool) {
 		}
 	}
 	before := len(c.buf)
-	c.buf = q.append(c.buf, msg, nil)
+	c.buf = q.conn.AppendMessage(c.buf, msg, nil)
 	c.sizes = append(c.sizes, frameSize{uint16(len(c.buf) - before), uint16(len(msg))})
 	q.held.add(one)
 	q.pushed.Store(q.pushed.Load() + 1)
@@ -129,8 +129,8 @@ func (q *outQueue) growLocked(size int) *chunk {
 		q.head, q.tail = c, c
 	}
 	if c.big() {
-		q.bigs++
-		q.budget.note(q, q.bigs)
+		q.big.chunks++
+		q.budget.note(q, q.big)
 	}
 	return c
 }
@@ -150,8 +150,8 @@ func (q *outQueue) unlinkLocked() *chunk {
 		q.tail = nil
 	}
 	if c.big() {
-		q.bigs--
-		q.budget.note(q, q.bigs)
+		q.big.chunks--
+		q.budget.note(q, q.big)
 	}
 	return c
 }
@@ -242,6 +242,10 @@ func (q *outQueue) next(again bool) (w work, ok bool) {
 	if q.head != nil {
 		w.data = q.unlinkLocked()
 		q.flight = w.data.load()
+		if w.data.big() {
+			q.big.since = now()
+			q.budget.note(q, q.big)
+		}
 		return w, true
 	}
 	if !w.health && !w.notices {
@@ -273,6 +277,10 @@ func (q *outQueue) wrote(c *chunk, n int) (delivered load) {
 	lost := q.flight.messages - delivered.messages
 	q.settleLocked(q.flight)
 	q.flight = load{}
+	if c.big() {
+		q.big.since = 0
+		q.budget.note(q, q.big)
+	}
 	q.freeLocked(c)
 	q.mu.Unlock()
 	if lost > 0 {

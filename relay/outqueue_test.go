@@ -7,13 +7,8 @@ import (
 	"testing"
 )
 
-// lengthFramed is the framing of a plainConn.
-func lengthFramed(dst, head, body []byte) []byte {
-	return (*plainConn)(nil).AppendMessage(dst, head, body)
-}
-
 func newTestQueue(limit load, b *budget) *outQueue {
-	return &outQueue{limit: limit, budget: b, metrics: noMetrics(), append: lengthFramed}
+	return &outQueue{limit: limit, budget: b, metrics: noMetrics(), conn: &plainConn{}}
 }
 
 // numbered returns a message of size bytes that begins with n.
@@ -137,7 +132,7 @@ func TestQueueAgainstTwin(t *testing.T) {
 }
 
 func TestFullestQueueGivesWayFirst(t *testing.T) {
-	b := newBudget(10 * bigChunkBytes)
+	b := newBudget(12 * bigChunkBytes) // 10 and a half for big chunks
 	fill := func(q *outQueue, chunks int) {
 		for i := range chunks * 7 { // 7 messages of 8,820 bytes to a chunk
 			if q.push(numbered(uint32(i), 8820)) == refused {
@@ -150,8 +145,8 @@ func TestFullestQueueGivesWayFirst(t *testing.T) {
 	fill(full, 6)
 	fill(half, 3)
 	fill(other, 3)
-	if full.bigs != 4 || half.bigs != 3 || other.bigs != 3 {
-		t.Errorf("chunks left are %d, %d, %d, want 4, 3, 3: only the fullest gives way", full.bigs, half.bigs, other.bigs)
+	if full.big.chunks != 4 || half.big.chunks != 3 || other.big.chunks != 3 {
+		t.Errorf("chunks left are %d, %d, %d, want 4, 3, 3: only the fullest gives way", full.big.chunks, half.big.chunks, other.big.chunks)
 	}
 	if used := b.used.Load(); used > b.limit {
 		t.Errorf("%d bytes used of %d", used, b.limit)
@@ -164,8 +159,10 @@ func TestFullestQueueGivesWayFirst(t *testing.T) {
 
 func TestBudgetSpentByOthersDropsTheNewMessage(t *testing.T) {
 	b := newBudget(2 * bigChunkBytes)
-	if !b.take(2*bigChunkBytes - smallChunkBytes/2) {
-		t.Fatal("budget refused what it has")
+	if !b.take(bigChunkBytes) || b.take(bigChunkBytes) {
+		t.Fatal("the budget is not for one big chunk and small ones")
+	}
+	for b.take(smallChunkBytes) {
 	}
 	q := newTestQueue(load{1024, 512 << 10}, b)
 	if got := q.push(numbered(1, 100)); got != refused {

@@ -119,7 +119,7 @@ func newPeer(env *environment, id messages.PeerID, conn listener.Conn, st *store
 	}
 	p.write = p.writeLoop
 	p.out.limit = load{env.limits.QueueMessages, env.limits.QueueBytes}
-	p.out.budget, p.out.metrics, p.out.append = env.budget, env.metrics, conn.AppendMessage
+	p.out.budget, p.out.metrics, p.out.conn = env.budget, env.metrics, conn
 	p.answered.Store(now())
 	p.limiter = newLimiter(env.limits)
 	return p
