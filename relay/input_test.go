@@ -490,6 +490,7 @@ func TestConfigErrors(t *testing.T) {
 		{"plain with a certificate", relay.Config{ExposedAddress: "rel://a:1", TLSSupport: true, AuthValidator: v}, ""},
 		{"no host", relay.Config{ExposedAddress: "rel://:1", AuthValidator: v}, ""},
 		{"negative limit", relay.Config{ExposedAddress: "a:1", AuthValidator: v, Limits: relay.Limits{QueueMessages: -1}}, ""},
+		{"health checks without pause", relay.Config{ExposedAddress: "a:1", AuthValidator: v, Limits: relay.Limits{HealthCheckInterval: time.Microsecond}}, ""},
 		{"queue too small", relay.Config{ExposedAddress: "a:1", AuthValidator: v, Limits: relay.Limits{QueueBytes: 100}}, ""},
 		{"plain", relay.Config{ExposedAddress: "a:1", AuthValidator: v}, "rel://a:1"},
 		{"TLS", relay.Config{ExposedAddress: "a:1", TLSSupport: true, AuthValidator: v}, "rels://a:1"},

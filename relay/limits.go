@@ -59,7 +59,7 @@ type Limits struct {
 
 	// HealthCheckInterval is how often a peer is sent a HealthCheck, and
 	// HealthCheckTolerance how long it may leave them unanswered. Defaults 10 s
-	// and 45 s, which every existing client keeps.
+	// and 45 s, which every existing client keeps; the least interval is 100 ms.
 	HealthCheckInterval  time.Duration
 	HealthCheckTolerance time.Duration
 
@@ -68,6 +68,9 @@ type Limits struct {
 	// once.
 	ShutdownSpread time.Duration
 }
+
+// leastHealthCheckInterval is what the wheel can keep.
+const leastHealthCheckInterval = wheelSlots * time.Millisecond
 
 // maxMessageQueued is the least a queue must be able to hold.
 const maxMessageQueued = 8820
@@ -86,6 +89,9 @@ func (l Limits) validate() error {
 		if d.value < 0 {
 			return fmt.Errorf("relay: limit %s is %v, it must not be negative", d.name, d.value)
 		}
+	}
+	if d := l.HealthCheckInterval; d != 0 && d < leastHealthCheckInterval {
+		return fmt.Errorf("relay: limit HealthCheckInterval is %v, it must be at least %v", d, leastHealthCheckInterval)
 	}
 	for _, n := range []struct {
 		name  string
