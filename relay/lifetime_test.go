@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/relay"
 )
@@ -181,4 +183,72 @@ func TestRateLimitCoversEveryMessage(t *testing.T) {
 			t.Errorf("100 messages at 10 per second took %v", took)
 		}
 	})
+}
+
+func TestShutdownFromAllSides(t *testing.T) {
+	for range 10 {
+		s, err := relay.NewServer(relay.Config{ExposedAddress: "a:1", AuthValidator: auth.NewValidator(secret)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		listen := func() (addr string, served chan error) {
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			served = make(chan error, 1)
+			go func() { served <- s.Listen(relay.ListenerConfig{Listener: ln}) }()
+			return ln.Addr().String(), served
+		}
+		var all sync.WaitGroup
+		var serving []chan error
+		for i := range 3 {
+			addr, served := listen()
+			serving = append(serving, served)
+			first := make(chan struct{})
+			all.Go(func() { // connections in every state, until there is no listener
+				for j := 0; ; j++ {
+					conn, err := net.Dial("tcp", addr)
+					if err != nil {
+						return
+					}
+					c := hostileConn{conn}
+					if j%3 != 0 {
+						c.say([]byte(upgradeRequest))
+					}
+					if j%3 == 2 {
+						msg, err := messages.AppendAuth(nil, messages.HashID(fmt.Sprint(i, j%5)), auth.Issue(secret, time.Now().Add(time.Hour)))
+						if err != nil {
+							t.Error(err)
+						}
+						c.say(maskedFrame(msg))
+					}
+					if j == 10 {
+						close(first)
+					}
+					if j%7 == 0 {
+						defer func() { _ = conn.Close() }()
+					} else {
+						_ = conn.Close()
+					}
+				}
+			})
+			<-first
+		}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		all.Go(func() { _ = s.Shutdown(ended) })
+		all.Go(func() { _ = s.Shutdown(t.Context()) })
+		all.Go(func() { _ = s.Close() })
+		all.Wait()
+		_, late := listen()
+		for _, served := range append(serving, late) {
+			if err := <-served; err != nil {
+				t.Errorf("Listen: %v", err)
+			}
+		}
+		if n := s.Store().Len(); n != 0 {
+			t.Errorf("%d peers are left", n)
+		}
+	}
 }
