@@ -8,6 +8,9 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/crosspod/crosspod/metrics"
+	"github.com/crosspod/crosspod/relay/listener"
 )
 
 const root = ".."
@@ -50,6 +53,35 @@ func TestFollowOneMessage(t *testing.T) {
 		inInterface := regexp.MustCompile(`(?s)type ` + typeName + ` interface \{.*\n\t` + name + `\(`)
 		if !asMethod.MatchString(src) && !inInterface.MatchString(src) {
 			t.Errorf("%s has no %s of %s", file, name, typeName)
+		}
+	}
+}
+
+var metricName = regexp.MustCompile(`\brelay_\w+[a-z]\b`)
+
+// The operators' page lists every metric and every value of the two labels that
+// say what went wrong.
+func TestMetrics(t *testing.T) {
+	page := read(t, "operations.md")
+	want := metricName.FindAllString(read(t, filepath.Join(root, "metrics", "metrics.go")), -1)
+	if len(want) < 15 {
+		t.Fatalf("found %d names of metrics, want all", len(want))
+	}
+	for _, name := range want {
+		if !strings.Contains(page, "`"+name) {
+			t.Errorf("operations.md does not list %s", name)
+		}
+	}
+	values := make([]string, 0, 16)
+	for _, o := range listener.Outcomes() {
+		values = append(values, string(o))
+	}
+	for r := metrics.DropReason(0); !strings.HasPrefix(r.String(), "DropReason("); r++ {
+		values = append(values, r.String())
+	}
+	for _, v := range values {
+		if !strings.Contains(page, "| `"+v+"` |") {
+			t.Errorf("operations.md does not explain %s", v)
 		}
 	}
 }

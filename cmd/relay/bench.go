@@ -21,13 +21,13 @@ import (
 )
 
 // ownServer returns what makes the command of the server that bench measures:
-// this program, all on loopback but /metrics, without a log line per peer, and
-// with nothing from the environment that would change it.
+// this program, all on loopback, without a log line per peer, and with nothing
+// from the environment that would change it.
 func ownServer(self string) func(bench.ServerConfig) (*exec.Cmd, error) {
 	command := bench.CommandTemplate(self, "start",
 		"--listen-address", "{addr}", "--exposed-address", "{url}", "--auth-secret", "{secret}",
 		"--tls-cert-file", "{cert}", "--tls-key-file", "{key}", "--log-level", "warn",
-		"--metrics-port", "0", "--health-listen-address", "{free}", "--ops-listen-address", "{free}")
+		"--metrics-listen-address", "127.0.0.1:0", "--health-listen-address", "127.0.0.1:0", "--ops-listen-address", "127.0.0.1:0")
 	return func(config bench.ServerConfig) (*exec.Cmd, error) {
 		cmd, err := command(config)
 		if err != nil {
