@@ -240,12 +240,7 @@ func (q *outQueue) next(again bool) (w work, ok bool) {
 	w = work{health: q.health, notices: q.notices || again, done: q.done}
 	q.health, q.notices = false, false
 	if q.head != nil {
-		w.data = q.unlinkLocked()
-		q.flight = w.data.load()
-		if w.data.big() {
-			q.big.since = now()
-			q.budget.note(q, q.big)
-		}
+		w.data = q.takeLocked()
 		return w, true
 	}
 	if !w.health && !w.notices {
@@ -256,6 +251,43 @@ func (q *outQueue) next(again bool) (w work, ok bool) {
 		w.close = true
 	}
 	return w, true
+}
+
+// nextAlone returns the writer's next work if that is one chunk of data and
+// nothing else, else nil.
+func (q *outQueue) nextAlone() *chunk {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed || q.controlLocked() || q.head == nil || q.head.next != nil {
+		return nil
+	}
+	return q.takeLocked()
+}
+
+// endIfIdle ends the writer if there is no work for it and reports whether it
+// did.
+func (q *outQueue) endIfIdle() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.closed && (q.controlLocked() || q.head != nil) {
+		return false
+	}
+	q.endLocked()
+	return true
+}
+
+// controlLocked reports whether a control message is due.
+func (q *outQueue) controlLocked() bool { return q.health || q.notices || q.closing }
+
+// takeLocked hands the oldest chunk to the writer.
+func (q *outQueue) takeLocked() *chunk {
+	c := q.unlinkLocked()
+	q.flight = c.load()
+	if c.big() {
+		q.big.since = now()
+		q.budget.note(q, q.big)
+	}
+	return c
 }
 
 func (q *outQueue) endLocked() {

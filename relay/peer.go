@@ -39,6 +39,7 @@ type Peer struct {
 	// Set by NewPeer, never changed.
 	id       messages.PeerID
 	conn     listener.Conn
+	try      listener.TryWriter // conn, if it is one
 	env      *environment
 	store    *store.Store
 	notifier *store.PeerNotifier
@@ -58,6 +59,7 @@ type Peer struct {
 
 	// Owned by the writer, of which there is at most one.
 	writes uint
+	rest   unwritten // what writeAtOnce has left
 
 	// Owned by readLoop.
 	last     *Peer   // the last destination found in the store
@@ -118,6 +120,7 @@ func newPeer(env *environment, id messages.PeerID, conn listener.Conn, st *store
 		done:     make(chan struct{}),
 	}
 	p.write = p.writeLoop
+	p.try, _ = conn.(listener.TryWriter)
 	p.out.limit = load{env.limits.QueueMessages, env.limits.QueueBytes}
 	p.out.budget, p.out.metrics, p.out.conn = env.budget, env.metrics, conn
 	p.answered.Store(now())
@@ -307,10 +310,14 @@ func (p *Peer) lookup(dst messages.PeerID) *Peer {
 	return to
 }
 
-// flush starts the writers this reader owes and counts the batch.
+// flush starts the writers this reader owes and counts the batch. A message
+// that came alone is tried at once: waking a writer would take longer.
 func (p *Peer) flush() {
+	alone := p.received.messages == 1
 	for i, to := range p.touched {
-		go to.write()
+		if !alone || !to.writeAtOnce() {
+			go to.write()
+		}
 		p.touched[i] = nil
 	}
 	p.touched = p.touched[:0]

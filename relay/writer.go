@@ -30,6 +30,10 @@ var controls = sync.Pool{New: func() any {
 // writeLoop writes what is queued and ends when nothing is. Only whoever
 // claimed the writer's place starts it, so there is at most one.
 func (p *Peer) writeLoop() {
+	if rest := p.rest; rest.data != nil {
+		p.rest = unwritten{}
+		p.wrote(p.writeData(rest, nil))
+	}
 	again := false
 	for {
 		w, ok := p.out.next(again)
@@ -42,32 +46,74 @@ func (p *Peer) writeLoop() {
 			again, err = p.writeControl(w)
 		}
 		if w.data != nil {
-			if failed := p.writeData(w.data, err != nil); err == nil {
-				err = failed
-			}
+			p.sampleDelay(w.data)
+			err = p.writeData(unwritten{data: w.data}, err)
 		}
-		if err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				p.env.metrics.WriteStalled()
-			}
-			p.cut(err)
-		}
+		p.wrote(err)
 	}
 }
 
-// writeData writes one chunk and counts what became of each message of it. skip
-// means that the connection has failed already.
-func (p *Peer) writeData(c *chunk, skip bool) (err error) {
+// wrote ends the connection when a write has failed.
+func (p *Peer) wrote(err error) {
+	if err == nil {
+		return
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		p.env.metrics.WriteStalled()
+	}
+	p.cut(err)
+}
+
+// unwritten is a chunk of which n bytes have been written.
+type unwritten struct {
+	data *chunk
+	n    int
+}
+
+// writeData writes what is left of a chunk, unless the connection has failed
+// already, and counts what became of each message of it.
+func (p *Peer) writeData(u unwritten, failed error) error {
+	if failed == nil {
+		var n int
+		n, failed = p.conn.WriteBatch(u.data.frames()[u.n:])
+		u.n += n
+	}
+	p.settle(u)
+	return failed
+}
+
+// settle gives a chunk back and counts what became of each message of it.
+func (p *Peer) settle(u unwritten) {
+	delivered := p.out.wrote(u.data, u.n)
+	p.env.metrics.Delivered(delivered.messages, delivered.bytes)
+}
+
+func (p *Peer) sampleDelay(c *chunk) {
 	if p.writes++; p.writes%queueDelaySample == 1 {
 		p.env.metrics.QueueDelay(time.Duration(now() - c.since))
 	}
-	n := 0
-	if !skip {
-		n, err = p.conn.WriteBatch(c.frames())
+}
+
+// writeAtOnce does the work of the writer whose place the caller has claimed, as
+// far as that takes no waiting, and reports whether nothing is left. Otherwise
+// the caller starts the writer.
+func (p *Peer) writeAtOnce() bool {
+	if p.try == nil {
+		return false
 	}
-	delivered := p.out.wrote(c, n)
-	p.env.metrics.Delivered(delivered.messages, delivered.bytes)
-	return err
+	c := p.out.nextAlone()
+	if c == nil {
+		return false
+	}
+	p.sampleDelay(c)
+	n, err := p.try.TryWriteBatch(c.frames())
+	if err == nil && n < len(c.frames()) {
+		p.rest = unwritten{c, n}
+		return false
+	}
+	p.settle(unwritten{c, n})
+	p.wrote(err)
+	return p.out.endIfIdle()
 }
 
 // writeControl writes the control messages of w and reports whether there are

@@ -43,3 +43,13 @@ type Conn interface {
 	// are lifted. It may be called more than once.
 	Established()
 }
+
+// TryWriter is a [Conn] that can write without waiting.
+type TryWriter interface {
+	// TryWriteBatch is WriteBatch without waiting: it writes as much of b as
+	// the other side takes at once, which may be nothing, and returns how much
+	// that was. When it is not all, and there is no error, the next call must
+	// be WriteBatch with the rest. The rules for concurrent calls are those of
+	// WriteBatch.
+	TryWriteBatch(b []byte) (int, error)
+}

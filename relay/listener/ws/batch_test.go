@@ -374,6 +374,74 @@ func TestReaderDoesNotWaitForWriter(t *testing.T) {
 	})
 }
 
+// TestTryWriteBatch: it writes what the socket takes, never waits, and nothing
+// comes between its part of a frame and the rest.
+func TestTryWriteBatch(t *testing.T) {
+	both(t, func(t *testing.T, secure bool) {
+		server, client := tcpPair(t)
+		c, far := overTLSPair(t, server, client, secure, time.Minute)
+		defer c.Close()
+		const size = 8000
+		sent := 0
+		message := func() []byte {
+			sent++
+			return c.AppendMessage(nil, binary.BigEndian.AppendUint32(nil, uint32(sent-1)), make([]byte, size-4))
+		}
+		var rest []byte
+		for whole := 0; ; whole++ {
+			b := message()
+			n, err := c.TryWriteBatch(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n < len(b) {
+				rest = b[n:]
+				if secure && (n != 0 || whole != 0) {
+					t.Errorf("TLS wrote %d bytes behind %d messages, it has to go whole", n, whole)
+				}
+				break
+			}
+		}
+		// A ping finds no room, also not between the parts of a frame.
+		if _, err := far.Write(frames(frame(fin|ping, "p"), frame(fin|binary_, "x"))); err != nil {
+			t.Fatal(err)
+		}
+		if msg, _, err := c.NextMessage(); err != nil || string(msg) != "x" {
+			t.Fatalf("NextMessage = %q, %v", msg, err)
+		}
+		next, pongs, done := 0, 0, make(chan error, 1)
+		go func() {
+			done <- readFrames(far, func(op byte, body []byte) {
+				switch {
+				case op == pong && string(body) == "p":
+					pongs++
+				case op != binary_ || len(body) != size || binary.BigEndian.Uint32(body) != uint32(next):
+					t.Errorf("message %d: opcode %d, %d bytes", next, op, len(body))
+				default:
+					next++
+				}
+			})
+		}()
+		if _, err := c.WriteBatch(rest); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.WriteBatch(message()); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		<-done // the end, or a reset over what the test has not read
+		if next != sent || pongs != 1 {
+			t.Errorf("%d of %d messages arrived, and %d pongs, want 1", next, sent, pongs)
+		}
+		if n, err := c.TryWriteBatch(message()); err != nil || n != 0 {
+			t.Errorf("TryWriteBatch wrote %d bytes after Close, %v; WriteBatch is to tell", n, err)
+		}
+		if n, err := c.WriteBatch(message()); err == nil || n != 0 {
+			t.Errorf("WriteBatch wrote %d bytes after Close, %v", n, err)
+		}
+	})
+}
+
 // TestStall: a client that takes nothing ends the write, and nothing follows a
 // torn frame.
 func TestStall(t *testing.T) {
@@ -399,7 +467,7 @@ func TestProgressIsNoStall(t *testing.T) {
 		server, client := tcpPair(t)
 		// The client reads a part whenever the server has begun to wait anew,
 		// then nothing for the rest of that wait.
-		const stall = 200 * time.Millisecond
+		const stall = 500 * time.Millisecond
 		var waits atomic.Int32
 		step := make(chan struct{}, 1)
 		count := &counting{Conn: server}
@@ -418,18 +486,17 @@ func TestProgressIsNoStall(t *testing.T) {
 		}
 		got := make(chan []byte, 1)
 		go func() {
-			var b []byte
-			buf := make([]byte, 2<<20)
+			b, at := make([]byte, len(batch)), 0
 			for range 3 {
 				<-step
-				n, err := io.ReadFull(far, buf)
-				b = append(b, buf[:n]...)
+				n, err := io.ReadFull(far, b[at:at+2<<20])
+				at += n
 				if err != nil {
 					t.Error(err)
 				}
 			}
-			rest, _ := io.ReadAll(io.LimitReader(far, int64(len(batch)-len(b))))
-			got <- append(b, rest...)
+			_, _ = io.ReadFull(far, b[at:]) // what is missing is seen below
+			got <- b
 		}()
 		if n, err := c.WriteBatch(batch); n != len(batch) || err != nil {
 			t.Fatalf("WriteBatch = %d, %v after %d waits", n, err, waits.Load())
@@ -456,7 +523,14 @@ func TestFramesDoNotMix(t *testing.T) {
 				for range 3 {
 					batch = c.AppendMessage(batch, binary.BigEndian.AppendUint32(nil, uint32(i)), make([]byte, i))
 				}
-				if _, err := c.WriteBatch(batch); err != nil {
+				n, err := 0, error(nil)
+				if i%2 == 0 {
+					n, err = c.TryWriteBatch(batch)
+				}
+				if err == nil && n < len(batch) {
+					_, err = c.WriteBatch(batch[n:])
+				}
+				if err != nil {
 					t.Error(err)
 					return
 				}

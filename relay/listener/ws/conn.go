@@ -40,15 +40,21 @@ type Conn struct {
 	// mix. It is a channel because waiting for a mutex stops the clock of a
 	// test bubble.
 	writing chan struct{}
-	out     wire  // guarded by writing
-	silent  bool  // guarded by writing: a close frame was sent, or the connection is closed
-	lost    error // guarded by writing: why a pong was not written, until WriteBatch has said so
+
+	// Guarded by writing.
+	out      wire
+	silent   bool  // a close frame was sent, or the connection is closed
+	midFrame bool  // TryWriteBatch has left off inside a frame: WriteBatch comes next
+	lost     error // why a pong was not written, until WriteBatch has said so
 
 	pong   atomic.Pointer[[]byte] // the frame that answers the newest ping, until written
 	closed atomic.Bool
 }
 
-var _ listener.Conn = (*Conn)(nil)
+var (
+	_ listener.Conn      = (*Conn)(nil)
+	_ listener.TryWriter = (*Conn)(nil)
+)
 
 // newConn makes a Conn of an upgraded socket, over which tlsConn runs unless it
 // is nil. early are bytes that came with the request and are not kept.
@@ -281,9 +287,40 @@ func (c *Conn) WriteBatch(b []byte) (int, error) {
 	if c.silent {
 		return 0, net.ErrClosed
 	}
+	c.midFrame = false
 	n, err := c.send(b)
 	if err != nil {
 		c.silent = true // part of a frame may be out: nothing may follow it
+	}
+	return n, err
+}
+
+// TryWriteBatch implements [listener.TryWriter]. Over TLS and on the plain path
+// it writes nothing: there what is encrypted, or handed to Write, must all go.
+func (c *Conn) TryWriteBatch(b []byte) (n int, err error) {
+	if c.raw == nil || c.tls != nil {
+		return 0, nil
+	}
+	select {
+	case c.writing <- struct{}{}:
+	default:
+		return 0, nil
+	}
+	if !c.silent && c.lost == nil { // else WriteBatch tells
+		n, err = c.out.try(b)
+		c.silent = err != nil
+		c.midFrame = err == nil && n > 0 && n < len(b)
+	}
+	held := c.midFrame
+	<-c.writing
+	if held || !c.due() {
+		return n, err // behind part of a frame WriteBatch comes next
+	}
+	// The reader found c.writing taken. It may have to be waited for.
+	select {
+	case c.writing <- struct{}{}:
+		go c.doneWriting() // ended and waited for as the one of startDue
+	default:
 	}
 	return n, err
 }

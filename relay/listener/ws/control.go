@@ -165,7 +165,7 @@ func (c *Conn) sayClose(body []byte) {
 			return
 		}
 	}
-	if !c.silent {
+	if !c.silent && !c.midFrame {
 		c.silent = true
 		var b []byte
 		if pong := c.pong.Swap(nil); pong != nil {
@@ -236,6 +236,9 @@ func (c *Conn) startDue() {
 // tryDue writes what is due as far as the socket takes it and returns what is
 // left, a part of lent when that is not nil. The caller holds c.writing.
 func (c *Conn) tryDue() (rest, lent []byte) {
+	if c.midFrame {
+		return nil, nil
+	}
 	frame := c.pong.Swap(nil)
 	if c.silent {
 		return nil, nil
@@ -293,9 +296,9 @@ func (c *Conn) doneWriting() {
 		}
 		select {
 		case c.writing <- struct{}{}:
-			if c.silent {
+			if c.silent || c.midFrame {
 				<-c.writing
-				return // it stays due for ever
+				return // it stays due, for ever or until WriteBatch has been called
 			}
 		default:
 			return

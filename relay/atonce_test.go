@@ -1,0 +1,145 @@
+package relay
+
+import (
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/crosspod/crosspod/messages"
+	"github.com/crosspod/crosspod/store"
+)
+
+// tryConn is a conn whose socket takes room bytes at once; WriteBatch waits for
+// more room.
+type tryConn struct {
+	plainConn
+	mu      sync.Mutex
+	room    int
+	taken   []byte
+	batches int           // calls of WriteBatch
+	more    chan struct{} // receives when there is room for everything
+	closed  chan struct{}
+	once    sync.Once
+}
+
+func newTryConn(room int) *tryConn {
+	return &tryConn{room: room, more: make(chan struct{}), closed: make(chan struct{})}
+}
+
+func (c *tryConn) TryWriteBatch(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := min(c.room, len(b))
+	c.room -= n
+	c.taken = append(c.taken, b[:n]...)
+	return n, nil
+}
+
+func (c *tryConn) WriteBatch(b []byte) (int, error) {
+	select {
+	case <-c.more:
+	case <-c.closed:
+		return 0, net.ErrClosed
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.batches++
+	c.taken = append(c.taken, b...)
+	return len(b), nil
+}
+
+func (c *tryConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return nil
+}
+
+func (c *tryConn) RemoteAddr() net.Addr { return &net.TCPAddr{} }
+
+// newPair returns a peer that routes and one behind conn that it routes to.
+func newPair(t *testing.T, conn *tryConn) (from, to *Peer) {
+	st, notifier := store.New(), store.NewPeerNotifier()
+	from = NewPeer(nil, messages.HashID("from"), newTryConn(0), st, notifier, nil)
+	to = NewPeer(nil, messages.HashID("to"), conn, st, notifier, nil)
+	st.Add(to)
+	t.Cleanup(func() { to.cut(errCut) })
+	return from, to
+}
+
+func (p *Peer) read(t *testing.T, to *Peer, ns ...uint32) {
+	t.Helper()
+	for _, n := range ns {
+		msg := messages.AppendTransport(nil, to.id, numbered(n, 100))
+		if err := p.handle(msg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.flush()
+}
+
+func TestMessageThatComesAloneIsWrittenAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn := newTryConn(1 << 20)
+		from, to := newPair(t, conn)
+		from.read(t, to, 1)
+		// Without waiting for any other goroutine.
+		if len(conn.taken) != plainHeader+messages.TransportHeaderSize+100 || to.out.writing {
+			t.Errorf("%d bytes were written, a writer is left: %v", len(conn.taken), to.out.writing)
+		}
+		from.read(t, to, 2, 3) // a batch has a writer
+		synctest.Wait()
+		if conn.batches != 0 || !to.out.writing {
+			t.Error("a batch was written by the reader")
+		}
+		conn.more <- struct{}{}
+		synctest.Wait()
+		if conn.batches != 1 || to.out.writing || to.out.load() != (load{}) {
+			t.Errorf("%d batches, writing %v, %+v left", conn.batches, to.out.writing, to.out.load())
+		}
+	})
+}
+
+func TestWhatIsNotTakenAtOnceIsLeftToAWriter(t *testing.T) {
+	for _, room := range []int{0, 1, 50, 139} {
+		synctest.Test(t, func(t *testing.T) {
+			conn := newTryConn(room)
+			from, to := newPair(t, conn)
+			from.read(t, to, 1)
+			from.read(t, to, 2) // while the writer waits
+			to.out.mark(markHealth)
+			synctest.Wait()
+			if !to.out.writing || len(conn.taken) != room {
+				t.Fatalf("room %d: %d bytes taken, writing %v", room, len(conn.taken), to.out.writing)
+			}
+			for range 3 { // the rest, the health check, the second message
+				conn.more <- struct{}{}
+				synctest.Wait()
+			}
+			want := lengthFramed(nil, messages.AppendTransport(nil, from.id, numbered(1, 100)))
+			want = lengthFramed(want, messages.AppendHealthCheck(nil))
+			want = lengthFramed(want, messages.AppendTransport(nil, from.id, numbered(2, 100)))
+			if string(conn.taken) != string(want) {
+				t.Errorf("room %d: wrote\n%x, want\n%x", room, conn.taken, want)
+			}
+			if to.out.writing || to.out.load() != (load{}) {
+				t.Errorf("room %d: writing %v, %+v left", room, to.out.writing, to.out.load())
+			}
+		})
+	}
+}
+
+func lengthFramed(dst, msg []byte) []byte { return (&plainConn{}).AppendMessage(dst, msg, nil) }
+
+func TestCutWhileSomethingIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn := newTryConn(60)
+		from, to := newPair(t, conn)
+		from.read(t, to, 1)
+		synctest.Wait()
+		to.cut(errCut)
+		synctest.Wait()
+		if to.out.writing || to.out.load() != (load{}) {
+			t.Errorf("writing %v, %+v left", to.out.writing, to.out.load())
+		}
+	})
+}
