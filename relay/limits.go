@@ -51,7 +51,8 @@ type Limits struct {
 	// spent, the fullest queues drop their oldest data; where peers whose sockets
 	// hardly take anything hold more than half of it, those are closed. Default: one
 	// budget that all relays of the process share, a quarter of GOMEMLIMIT, of
-	// the cgroup's limit or of the machine's memory, whichever is set first.
+	// the cgroup's limit or of the machine's memory, whichever is set first;
+	// the least is 1 MiB. See ADR-0009.
 	TotalQueueBytes int64
 	// StallTimeout is how long a peer's socket may take no byte before the
 	// peer is closed. Default 10 s.
@@ -71,6 +72,10 @@ type Limits struct {
 
 // leastHealthCheckInterval is what the wheel can keep.
 const leastHealthCheckInterval = wheelSlots * time.Millisecond
+
+// minTotalQueueBytes is 16 chunks, so that what is kept for small ones and what
+// may be pinned by writes leaves some for all others (ADR-0009).
+const minTotalQueueBytes = 1 << 20
 
 // maxMessageQueued is the least a queue must be able to hold.
 const maxMessageQueued = 8820
@@ -111,8 +116,8 @@ func (l Limits) validate() error {
 	if l.QueueBytes != 0 && l.QueueBytes < maxMessageQueued {
 		return fmt.Errorf("relay: limit QueueBytes is %d, at least %d are needed for one message", l.QueueBytes, maxMessageQueued)
 	}
-	if l.TotalQueueBytes != 0 && l.TotalQueueBytes < 2*bigChunkBytes {
-		return fmt.Errorf("relay: limit TotalQueueBytes is %d, at least %d are needed", l.TotalQueueBytes, 2*bigChunkBytes)
+	if l.TotalQueueBytes != 0 && l.TotalQueueBytes < minTotalQueueBytes {
+		return fmt.Errorf("relay: limit TotalQueueBytes is %d, at least %d are needed", l.TotalQueueBytes, minTotalQueueBytes)
 	}
 	if l.MessagesPerSecond < 0 || l.BytesPerSecond < 0 {
 		return errors.New("relay: limits MessagesPerSecond and BytesPerSecond must not be negative; 0 means none")
