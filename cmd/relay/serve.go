@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"runtime"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -205,7 +206,7 @@ func (p *pod) serve(ctx, cut context.Context) error {
 	defer cancel()
 	_ = p.operators.Shutdown(closing) // a scrape that does not end was cut
 	err := g.Wait()
-	p.log.Info("relay has stopped")
+	p.log.Info("relay has stopped", "goroutines", runtime.NumGoroutine())
 	return err
 }
 

@@ -1,0 +1,89 @@
+package relay
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/crosspod/crosspod/messages"
+	"github.com/crosspod/crosspod/store"
+)
+
+// newRouted returns a peer that routes, and those it routes to.
+func newRouted(destinations int) (from *Peer, to []*Peer) {
+	st, notifier := store.New(), store.NewPeerNotifier()
+	from = NewPeer(nil, messages.HashID("from"), &plainConn{}, st, notifier, nil)
+	for i := range destinations {
+		p := NewPeer(nil, messages.HashID(fmt.Sprint(i)), &plainConn{}, st, notifier, nil)
+		// A writer is under way for as long as the test looks at the reader.
+		p.out.writing = true
+		st.Add(p)
+		to = append(to, p)
+	}
+	return from, to
+}
+
+// take empties the queue as a writer does.
+func (p *Peer) take() {
+	for {
+		w, ok := p.out.next(false)
+		if !ok {
+			p.out.writing = true
+			return
+		}
+		p.out.wrote(w.data, len(w.data.frames()))
+	}
+}
+
+func TestRouteAllocatesNothing(t *testing.T) {
+	if RaceEnabled {
+		t.Skip("the race detector makes pools forget at random")
+	}
+	for _, destinations := range []int{1, 8} {
+		t.Run(fmt.Sprint("destinations=", destinations), func(t *testing.T) {
+			from, to := newRouted(destinations)
+			template := messages.AppendTransport(nil, messages.PeerID{}, make([]byte, 1200))
+			msg := make([]byte, len(template))
+			allocs := testing.AllocsPerRun(1000, func() {
+				for range 4 {
+					for _, p := range to {
+						copy(msg, template) // what a reader finds in its buffer
+						messages.SetTransportID(msg, p.id)
+						if err := from.handle(msg); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				from.flush()
+				for _, p := range to {
+					p.take()
+				}
+			})
+			if allocs != 0 {
+				t.Errorf("%v allocations for %d messages", allocs, 4*destinations)
+			}
+		})
+	}
+}
+
+func BenchmarkRoute(b *testing.B) {
+	for _, size := range []int{64, 1400, messages.MaxPayloadSize} {
+		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
+			from, to := newRouted(1)
+			template := messages.AppendTransport(nil, to[0].id, make([]byte, size))
+			msg := append([]byte(nil), template...)
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			n := 0
+			for b.Loop() {
+				copy(msg, template[:messages.TransportHeaderSize])
+				if err := from.handle(msg); err != nil {
+					b.Fatal(err)
+				}
+				if n++; n%17 == 0 {
+					from.flush()
+					to[0].take()
+				}
+			}
+		})
+	}
+}
