@@ -17,6 +17,7 @@ import (
 	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/relay"
+	"github.com/crosspod/crosspod/relay/listener"
 )
 
 // counters reads the metrics of a relay under test.
@@ -513,4 +514,55 @@ func TestConfigErrors(t *testing.T) {
 			}
 		})
 	}
+}
+
+// listenerConn is a conn of a listener: late says that the listener has given it
+// up before it was established.
+type listenerConn struct {
+	*msgConn
+	late bool
+}
+
+var _ listener.Conn = (*listenerConn)(nil)
+
+func (c *listenerConn) NextMessage() ([]byte, bool, error) {
+	buf := make([]byte, 64<<10)
+	n, err := c.Read(buf)
+	return buf[:n], false, err
+}
+
+func (c *listenerConn) AppendMessage(dst, head, body []byte) []byte {
+	return append(append(dst, head...), body...)
+}
+
+func (c *listenerConn) WriteBatch(b []byte) (int, error) { return c.Write(b) }
+func (c *listenerConn) Established() bool                { return !c.late }
+func (c *listenerConn) Failed(listener.Outcome)          { _ = c.Close() }
+
+func TestConnGivenUpByItsListenerReplacesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRelay(t)
+		older, other := connect(t, r, "alice"), connect(t, r, "other")
+		client, server := msgPipe(pipeDepth)
+		go r.Accept(&listenerConn{server, true})
+		late := &peer{t, older.id, client}
+		late.auth(secret)
+		late.next() // its AuthResponse was out already
+		late.end()
+		other.send(older, "still you")
+		older.expect(from(other, "still you"))
+	})
+}
+
+func TestListenerThatKeepsNoLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRelay(t)
+		client, server := msgPipe(pipeDepth)
+		go r.Accept(&listenerConn{server, false})
+		p := &peer{t, messages.HashID("alice"), client}
+		p.auth(secret)
+		p.next()
+		p.write(messages.AppendTransport(nil, p.id, make([]byte, messages.MaxPayloadSize+1)))
+		p.end()
+	})
 }

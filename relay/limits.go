@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/crosspod/crosspod/messages"
 )
 
 // Limits bounds what peers may use. A zero field means its default; fields that
@@ -77,9 +79,6 @@ const leastHealthCheckInterval = wheelSlots * time.Millisecond
 // may be pinned by writes leaves some for all others (ADR-0009).
 const minTotalQueueBytes = 1 << 20
 
-// maxMessageQueued is the least a queue must be able to hold.
-const maxMessageQueued = 8820
-
 func (l Limits) validate() error {
 	for _, d := range []struct {
 		name  string
@@ -113,8 +112,8 @@ func (l Limits) validate() error {
 			return fmt.Errorf("relay: limit %s is %d, it must not be negative", n.name, n.value)
 		}
 	}
-	if l.QueueBytes != 0 && l.QueueBytes < maxMessageQueued {
-		return fmt.Errorf("relay: limit QueueBytes is %d, at least %d are needed for one message", l.QueueBytes, maxMessageQueued)
+	if l.QueueBytes != 0 && l.QueueBytes < messages.MaxSize {
+		return fmt.Errorf("relay: limit QueueBytes is %d, at least %d are needed for one message", l.QueueBytes, messages.MaxSize)
 	}
 	if l.TotalQueueBytes != 0 && l.TotalQueueBytes < minTotalQueueBytes {
 		return fmt.Errorf("relay: limit TotalQueueBytes is %d, at least %d are needed", l.TotalQueueBytes, minTotalQueueBytes)
@@ -161,7 +160,7 @@ func newLimiter(l Limits) *limiter {
 	if l.MessagesPerSecond == 0 && l.BytesPerSecond == 0 {
 		return nil
 	}
-	return &limiter{messages: newRate(l.MessagesPerSecond, 1), bytes: newRate(l.BytesPerSecond, maxMessageQueued)}
+	return &limiter{messages: newRate(l.MessagesPerSecond, 1), bytes: newRate(l.BytesPerSecond, messages.MaxSize)}
 }
 
 // newRate allows bursts of a second, and what one read may bring at most, so

@@ -251,6 +251,9 @@ func (p *Peer) handle(msg []byte) error {
 	if err != nil {
 		return err
 	}
+	if len(msg) > messages.MaxSize { // our listeners refuse it from its header
+		return fmt.Errorf("message of %d bytes: %w", len(msg), messages.ErrTooLong)
+	}
 	switch t {
 	case messages.TypeTransport:
 		p.received.add(load{1, len(msg)})

@@ -63,5 +63,5 @@ func (c *plainConn) WriteBatch(b []byte) (n int, err error) {
 	return n, nil
 }
 
-// Established does nothing: there is no listener that would have to know.
-func (c *plainConn) Established() {}
+// Established implements [listener.Conn]: no listener takes this one back.
+func (c *plainConn) Established() bool { return true }

@@ -196,7 +196,10 @@ func (r *Relay) handshake(ctx context.Context, c listener.Conn, started time.Tim
 		r.unadmit()
 		return &handshakeError{listener.OutcomeClosed, fmt.Errorf("write AuthResponse: %w", err)}
 	}
-	c.Established()
+	if !c.Established() {
+		r.unadmit() // and replaces nobody: the connection is being closed
+		return &handshakeError{listener.OutcomeTimeout, errors.New("the listener has given the handshake up")}
+	}
 	if !bounded {
 		if err := c.SetReadDeadline(time.Time{}); err != nil {
 			r.unadmit()

@@ -40,8 +40,9 @@ type Conn interface {
 
 	// Established tells the listener that the peer has proved itself: its
 	// place among the half-open connections and the deadline of the handshake
-	// are lifted. It may be called more than once.
-	Established()
+	// are lifted. It is called once and reports false when it comes too late:
+	// the listener has taken the place back and closes the connection.
+	Established() bool
 }
 
 // TryWriter is a [Conn] that can write without waiting.

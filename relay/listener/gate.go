@@ -352,8 +352,9 @@ func (h *HalfOpen) Forwarded(realIP, realPort string) bool {
 }
 
 // Established gives the place up because the peer has proved itself, and lifts
-// the deadline. It does nothing when the connection has ended before.
-func (h *HalfOpen) Established() { h.End(OutcomeOK) }
+// the deadline. It reports whether it was the first end of the place: when it
+// was not, the gate has closed the connection, or will in a moment.
+func (h *HalfOpen) Established() bool { return h.End(OutcomeOK) }
 
 // End gives the place up with an outcome, which is told and, where it is a
 // failure, counted against the source. It does not close the connection. Only

@@ -360,7 +360,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 }
 
 // Established implements [listener.Conn].
-func (c *Conn) Established() { c.socket.half.Established() }
+func (c *Conn) Established() bool { return c.socket.half.Established() }
 
 // Failed ends a handshake that did not succeed and closes the connection.
 // [listener.OutcomeBadAuth] counts against the source of the connection. It does
