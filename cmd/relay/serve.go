@@ -69,7 +69,7 @@ func newPod(cfg *setting.Relay, log *logging.Log) (*pod, error) {
 		p.opsToken = tokens[0]
 	}
 	if p.relay, err = relay.NewServer(relay.Config{
-		Meter:          sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)).Meter("github.com/crosspod/crosspod/relay"),
+		Meter:          sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)).Meter(""),
 		ExposedAddress: cfg.ExposedAddress,
 		TLSSupport:     cfg.TLS(),
 		AuthValidator:  p.validator,
