@@ -23,7 +23,7 @@ import (
 )
 
 func TestImports(t *testing.T) {
-	deptest.OnlyOurs(t, "github.com/crosspod/crosspod/messages")
+	deptest.OnlyOurs(t, "github.com/crosspod/crosspod/messages", "github.com/crosspod/crosspod/internal")
 }
 
 var (

@@ -7,12 +7,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/fsnotify/fsnotify"
+	"github.com/crosspod/crosspod/internal/filewatch"
 )
 
 // ErrNoSecret means that a secret file holds no secret.
@@ -69,18 +67,6 @@ func readSecrets(path string) ([]string, error) {
 	return secrets, nil
 }
 
-// How a change is noticed.
-const (
-	// watchQuiet is how long the folder must be quiet before the file is read,
-	// so that a file is not read while it is being written.
-	watchQuiet = 100 * time.Millisecond
-	// watchLimit bounds that wait in a folder that never is.
-	watchLimit = time.Second
-	// watchPoll is how often the file is read anyway: not every file system
-	// reports what another machine changes, and a link may lead out of the folder.
-	watchPoll = time.Minute
-)
-
 // WatchSecretFile calls onChange with the secrets of the file, as
 // [ReadSecretFile] returns them, at first and whenever they have changed, until
 // ctx ends; then it returns nil. It calls onChange from its own goroutine, one
@@ -92,86 +78,29 @@ const (
 // watched, because Kubernetes changes a mounted Secret by swapping a symlink
 // beside the file. The error says that the folder cannot be watched.
 func WatchSecretFile(ctx context.Context, path string, logger *slog.Logger, onChange func([]string)) error {
-	folder := filepath.Dir(path)
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch secret file %s: %w", path, err)
-	}
-	defer watcher.Close()
-	if err := watcher.Add(folder); err != nil {
-		return fmt.Errorf("watch secret file %s: %w", path, err)
-	}
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	w := &secretWatch{
-		log:      logger.With("file", path),
-		read:     func() ([]string, error) { return readSecrets(path) },
-		rewatch:  func() { _ = watcher.Add(folder) }, // the next look tries again
-		onChange: onChange,
+	w := &secretWatch{path: path, log: logger.With("file", path), onChange: onChange}
+	if err := filewatch.Watch(ctx, w.look, path); err != nil {
+		return fmt.Errorf("watch secret file: %w", err)
 	}
-	w.run(ctx, watcher.Events, watcher.Errors)
 	return nil
 }
 
-// secretWatch decides when to read the file and what to make of it.
+// secretWatch decides what to make of the file.
 type secretWatch struct {
+	path     string
 	log      *slog.Logger
-	read     func() ([]string, error)
-	rewatch  func() // watches the folder again, in case it was made anew
 	onChange func([]string)
 
 	last   []string // handed out last
 	broken string   // the error last warned of, "" when the file was good
 }
 
-// run works until ctx ends or the channels are closed.
-func (w *secretWatch) run(ctx context.Context, events <-chan fsnotify.Event, errs <-chan error) {
-	w.look()
-	poll := time.NewTicker(watchPoll)
-	defer poll.Stop()
-	settled := time.NewTimer(0)
-	settled.Stop()
-	defer settled.Stop()
-	var since time.Time // of the first event not looked at yet, zero: none
-	for {
-		var ok bool
-		select {
-		case <-ctx.Done():
-			return
-		case <-poll.C:
-			w.rewatch()
-			w.look()
-			continue
-		case <-settled.C:
-			since = time.Time{}
-			w.look()
-			continue
-		case _, ok = <-events:
-		case _, ok = <-errs: // events were lost, so look as well
-		}
-		if !ok {
-			return
-		}
-		// Whatever happened in the folder may have changed the file: a swap of
-		// Kubernetes' symlink names neither.
-		if since.IsZero() {
-			since = time.Now()
-		}
-		wait := min(watchQuiet, watchLimit-time.Since(since))
-		if wait <= 0 {
-			settled.Stop()
-			since = time.Time{}
-			w.look()
-			continue
-		}
-		settled.Reset(wait)
-	}
-}
-
 // look reads the file and hands out what is new.
 func (w *secretWatch) look() {
-	secrets, err := w.read()
+	secrets, err := readSecrets(w.path)
 	if err != nil {
 		if w.broken != err.Error() {
 			w.log.Warn("secret file not usable, secrets stay as they are", "err", err)

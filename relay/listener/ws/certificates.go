@@ -7,23 +7,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync/atomic"
-	"time"
 
-	"github.com/fsnotify/fsnotify"
-)
-
-// How a changed certificate is noticed.
-const (
-	// certQuiet is how long the folders must be quiet before the files are
-	// read: the two are seldom written in the same instant.
-	certQuiet = 100 * time.Millisecond
-	// certLimit bounds that wait in a folder that never is.
-	certLimit = time.Second
-	// certPoll is how often the files are read anyway: not every file system
-	// reports what another machine changes.
-	certPoll = time.Minute
+	"github.com/crosspod/crosspod/internal/filewatch"
 )
 
 // Certificates is a TLS certificate from two files that is loaded anew when
@@ -66,59 +52,10 @@ func (c *Certificates) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, e
 // because Kubernetes changes a mounted Secret by swapping a symlink beside the
 // files. The error says that a folder cannot be watched.
 func (c *Certificates) Watch(ctx context.Context) error {
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch certificate %s: %w", c.certFile, err)
+	if err := filewatch.Watch(ctx, c.look, c.certFile, c.keyFile); err != nil {
+		return fmt.Errorf("watch certificate: %w", err)
 	}
-	defer watcher.Close()
-	folders := []string{filepath.Dir(c.certFile), filepath.Dir(c.keyFile)} // adding one twice does nothing
-	for _, f := range folders {
-		if err := watcher.Add(f); err != nil {
-			return fmt.Errorf("watch certificate %s: %w", c.certFile, err)
-		}
-	}
-	rewatch := func() {
-		for _, f := range folders {
-			_ = watcher.Add(f) // the next look tries again
-		}
-	}
-	c.watch(ctx, watcher.Events, watcher.Errors, rewatch)
 	return nil
-}
-
-// watch works until ctx ends or the channels are closed.
-func (c *Certificates) watch(ctx context.Context, events <-chan fsnotify.Event, errs <-chan error, rewatch func()) {
-	c.look() // what changed since it was loaded
-	poll := time.NewTicker(certPoll)
-	defer poll.Stop()
-	quiet := time.NewTimer(0)
-	quiet.Stop()
-	defer quiet.Stop()
-	var since time.Time // of the first event not looked at yet; zero: none
-	for {
-		var ok bool
-		select {
-		case <-ctx.Done():
-			return
-		case <-poll.C:
-			rewatch() // in case a folder was made anew
-			c.look()
-			continue
-		case <-quiet.C:
-			since = time.Time{}
-			c.look()
-			continue
-		case _, ok = <-events:
-		case _, ok = <-errs: // events were lost, so look as well
-		}
-		if !ok {
-			return
-		}
-		if since.IsZero() {
-			since = time.Now()
-		}
-		quiet.Reset(max(0, min(certQuiet, certLimit-time.Since(since))))
-	}
 }
 
 // look loads the files and says what came of it.

@@ -1,0 +1,96 @@
+// Package filewatch tells when files may have changed that somebody mounts,
+// swaps or writes: secrets and certificates.
+//
+// It is their folders that are watched, because Kubernetes changes a mounted
+// Secret by swapping a symlink beside the files, which no watch on a file sees.
+package filewatch
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+const (
+	// quiet is how long the folders must be quiet before a look, so that a file
+	// is not read while it is being written, nor one of a pair before the other.
+	quiet = 100 * time.Millisecond
+	// limit bounds that wait in a folder that never is.
+	limit = time.Second
+	// poll is how often there is a look anyway: not every file system reports
+	// what another machine changes, and a link may lead out of the folder.
+	poll = time.Minute
+)
+
+// Watch calls look, once at first and then whenever one of files may have
+// changed, until ctx ends; then it returns nil. Calls come one at a time, from
+// the goroutine of Watch. A change is usually seen within 0.1 s, at most within
+// 1 s, and within a minute where the file system does not report it. The error
+// says that a folder cannot be watched.
+func Watch(ctx context.Context, look func(), files ...string) error {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch %v: %w", files, err)
+	}
+	defer w.Close()
+	for _, f := range files {
+		if err := w.Add(filepath.Dir(f)); err != nil { // adding a folder twice does nothing
+			return fmt.Errorf("watch %s: %w", f, err)
+		}
+	}
+	rewatch := func() {
+		for _, f := range files {
+			_ = w.Add(filepath.Dir(f)) // the next poll tries again
+		}
+	}
+	run(ctx, w.Events, w.Errors, rewatch, look)
+	return nil
+}
+
+// run works until ctx ends or the channels are closed. rewatch watches the
+// folders again, in case they were made anew.
+func run(ctx context.Context, events <-chan fsnotify.Event, errs <-chan error, rewatch, look func()) {
+	look()
+	polls := time.NewTicker(poll)
+	defer polls.Stop()
+	settled := time.NewTimer(0)
+	settled.Stop()
+	defer settled.Stop()
+	var since time.Time // of the first event not looked at yet; zero: none
+	for {
+		var ok bool
+		select {
+		case <-ctx.Done():
+			return
+		case <-polls.C:
+			rewatch()
+			look()
+			continue
+		case <-settled.C:
+			since = time.Time{}
+			look()
+			continue
+		case _, ok = <-events:
+		case _, ok = <-errs: // events were lost, so look as well
+		}
+		if !ok {
+			return
+		}
+		// Whatever happened in a folder may have changed the files: a swap of
+		// Kubernetes' symlink names none of them.
+		if since.IsZero() {
+			since = time.Now()
+		}
+		wait := min(quiet, limit-time.Since(since))
+		if wait > 0 {
+			settled.Reset(wait)
+			continue
+		}
+		settled.Stop()
+		since = time.Time{}
+		look()
+	}
+}
