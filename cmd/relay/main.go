@@ -138,8 +138,8 @@ func usage(command string) cli.OnUsageErrorFunc {
 
 // noArguments refuses arguments that are no flags: cli passes them on.
 func noArguments(c *cli.Context, command string) error {
-	if arg := c.Args().First(); arg != "" {
-		return usageError{fmt.Errorf("%q is neither a command nor an option", arg), command}
+	if c.Args().Present() { // the first may be empty
+		return usageError{fmt.Errorf("%q is neither a command nor an option", c.Args().First()), command}
 	}
 	return nil
 }

@@ -48,6 +48,7 @@ func TestUsage(t *testing.T) {
 		{name: "wrong value", args: []string{"--metrics-port", "http"}, want: "want a whole number from 0 to 65535"},
 		{name: "option without its value", args: []string{"--log-level"}, want: "needs an argument"},
 		{name: "one argument too many", args: []string{"-e", "r:443", "-s", "x", "extra"}, want: `"extra" is neither a command nor an option`},
+		{name: "an empty argument", args: []string{"-e", "r:443", "-s", "x", "", "extra"}, want: `"" is neither a command nor an option`},
 		{name: "wrong variable", env: map[string]string{"NB_METRICS_PORT": "http"}, want: `NB_METRICS_PORT is "http": want a whole number`},
 		{name: "Route 53", args: []string{"-e", "r:443", "-s", "x", "--letsencrypt-aws-route53"}, want: "not supported"},
 		{name: "scheme that is none", args: []string{"-e", "https://r:443", "-s", "x"}, want: "it must be rel:// or rels://"},
