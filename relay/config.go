@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"go.opentelemetry.io/otel/metric"
@@ -109,6 +110,17 @@ func instanceURL(exposed string, tlsSupport bool) (string, error) {
 	}
 	if u.Hostname() == "" {
 		return "", fmt.Errorf("relay: exposed address %q has no host", exposed)
+	}
+	if u.User != nil {
+		return "", errors.New("relay: exposed address has a user name, which no peer can use") // nor a log
+	}
+	if strings.Contains(u.Hostname(), ":") && !strings.HasPrefix(u.Host, "[") {
+		return "", fmt.Errorf("relay: exposed address %q has an IPv6 address without brackets", exposed)
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return "", fmt.Errorf("relay: exposed address %q has port %s, it must be from 1 to 65535", exposed, port)
+		}
 	}
 	if len(exposed) > messages.MaxAuthResponseSize-messages.HeaderSize {
 		return "", fmt.Errorf("relay: exposed address has %d bytes, at most %d fit", len(exposed), messages.MaxAuthResponseSize-messages.HeaderSize)
