@@ -36,7 +36,8 @@ type Config struct {
 	// Format is text or json. Empty means text.
 	Format string
 	// MaxSizeMB is the size in megabytes at which a file is put aside; 0
-	// means 15. Ten are kept, compressed, for 30 days.
+	// means 15. Ten are kept, compressed, for 30 days. What is no regular file,
+	// such as /dev/stdout, stays.
 	MaxSizeMB int
 	// DisableRotation leaves a file as it is.
 	DisableRotation bool
@@ -107,6 +108,10 @@ func openFile(c Config) (io.WriteCloser, error) {
 	f, err := os.OpenFile(c.File, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil || c.DisableRotation {
 		return f, err
+	}
+	// To put /dev/stdout aside would rename it, for every program there is.
+	if info, err := f.Stat(); err == nil && !info.Mode().IsRegular() {
+		return f, nil
 	}
 	if err := f.Close(); err != nil {
 		return nil, err

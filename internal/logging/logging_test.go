@@ -153,6 +153,29 @@ func TestFileIsPutAside(t *testing.T) {
 	}
 }
 
+func TestDeviceIsNotPutAside(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "stdout")
+	if err := os.Symlink(os.DevNull, path); err != nil {
+		t.Skip("no symlinks here:", err)
+	}
+	l, err := Open(Config{File: path, MaxSizeMB: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := strings.Repeat("x", 64<<10)
+	for range 20 {
+		l.Info(line)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 1 || left[0].Type() != os.ModeSymlink {
+		t.Errorf("the folder holds %v, %v; want the device alone", left, err)
+	}
+}
+
 func TestFileThatCannotBeWritten(t *testing.T) {
 	if l, err := Open(Config{File: filepath.Join(t.TempDir(), "missing", "relay.log")}); err == nil {
 		t.Errorf("Open in a missing folder = %v, want an error at once", l)
