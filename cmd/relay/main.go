@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -70,7 +71,8 @@ func (p *program) run(args []string) int {
 	if err == nil {
 		return exitOK
 	}
-	fmt.Fprintln(p.stderr, "relay:", err)
+	// Errors of package relay begin like those of the program.
+	fmt.Fprintln(p.stderr, "relay:", strings.TrimPrefix(err.Error(), "relay: "))
 	code := exitError
 	if exit, ok := errors.AsType[cli.ExitCoder](err); ok {
 		code = exit.ExitCode()

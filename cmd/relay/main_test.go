@@ -51,10 +51,10 @@ func TestUsage(t *testing.T) {
 		{name: "an empty argument", args: []string{"-e", "r:443", "-s", "x", "", "extra"}, want: `"" is neither a command nor an option`},
 		{name: "wrong variable", env: map[string]string{"NB_METRICS_PORT": "http"}, want: `NB_METRICS_PORT is "http": want a whole number`},
 		{name: "Route 53", args: []string{"-e", "r:443", "-s", "x", "--letsencrypt-aws-route53"}, want: "not supported"},
-		{name: "scheme that is none", args: []string{"-e", "https://r:443", "-s", "x"}, want: "it must be rel:// or rels://"},
+		{name: "scheme that is none", args: []string{"-e", "https://r:443", "-s", "x"}, want: "relay: exposed address \"https://r:443\" has scheme"},
 		{name: "secret file that is missing", args: []string{"-e", "r:443", "--auth-secret-file", "missing"}, want: "--auth-secret-file: read secret file missing"},
 		{name: "certificate that is missing", args: []string{"-e", "r:443", "-s", "x", "-c", "missing", "-k", "missing"}, want: "missing"},
-		{name: "log file that cannot be written", args: []string{"-e", "r:443", "-s", "x", "--log-file", filepath.Join("missing", "relay.log")}, want: "open log file"},
+		{name: "log file that cannot be written", args: []string{"-e", "r:443", "-s", "x", "--log-file", filepath.Join("missing", "relay.log")}, want: "--log-file is \"" + filepath.Join("missing", "relay.log") + "\": open log file"},
 	}
 	for _, tt := range tests {
 		for _, command := range [][]string{nil, {"start"}} {
@@ -62,6 +62,9 @@ func TestUsage(t *testing.T) {
 				got := run(t, tt.env, append(command, tt.args...)...)
 				if got.code != exitUsage || !strings.Contains(got.stderr, tt.want) || got.stdout != "" {
 					t.Errorf("code %d, stdout %q, stderr %q; want code 2 and %q", got.code, got.stdout, got.stderr, tt.want)
+				}
+				if strings.HasPrefix(got.stderr, "relay: relay:") {
+					t.Errorf("stderr %q stutters", got.stderr)
 				}
 				if !strings.Contains(got.stderr, "see: relay start --help") {
 					t.Errorf("stderr %q does not say where help is", got.stderr)

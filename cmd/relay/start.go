@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -49,7 +50,7 @@ func (p *program) start(c *cli.Context, cfg *setting.Relay, settings *setting.Se
 		Console:         p.stderr,
 	})
 	if err != nil {
-		return usageError{err, "relay start"}
+		return usageError{fmt.Errorf("--log-file is %q: %w", cfg.LogFile, err), "relay start"}
 	}
 	// Nothing is left to log the end of the log to.
 	defer func() { _ = log.Close() }()
