@@ -71,18 +71,19 @@ func readSecrets(path string) ([]string, error) {
 // [ReadSecretFile] returns them, at first and whenever they have changed, until
 // ctx ends; then it returns nil. It calls onChange from its own goroutine, one
 // call at a time. A change is usually seen within 0.1 s, at most within 1 s, and
-// within a minute where the file system does not report it.
+// within a minute where the file system does not report it or the system has no
+// watch left.
 //
 // A file that cannot be read or holds no secret is a warning to logger (nil:
 // none), and the secrets last handed out stay. It is the folder that is
 // watched, because Kubernetes changes a mounted Secret by swapping a symlink
-// beside the file. The error says that the folder cannot be watched.
+// beside the file. The error says that the folder is not there.
 func WatchSecretFile(ctx context.Context, path string, logger *slog.Logger, onChange func([]string)) error {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
 	w := &secretWatch{path: path, log: logger.With("file", path), onChange: onChange}
-	if err := filewatch.Watch(ctx, w.look, path); err != nil {
+	if err := filewatch.Watch(ctx, w.log, w.look, path); err != nil {
 		return fmt.Errorf("watch secret file: %w", err)
 	}
 	return nil

@@ -7,7 +7,10 @@ package filewatch
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"path/filepath"
 	"time"
 
@@ -28,19 +31,22 @@ const (
 // Watch calls look, once at first and then whenever one of files may have
 // changed, until ctx ends; then it returns nil. Calls come one at a time, from
 // the goroutine of Watch. A change is usually seen within 0.1 s, at most within
-// 1 s, and within a minute where the file system does not report it. The error
-// says that a folder cannot be watched.
-func Watch(ctx context.Context, look func(), files ...string) error {
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
+// 1 s, and within a minute where the file system does not report it or the
+// system has no watch left. That is a warning to log, whose attributes should
+// name the files. The error says that a folder is not there.
+func Watch(ctx context.Context, log *slog.Logger, look func(), files ...string) error {
+	w, err := watch(files)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("watch %v: %w", files, err)
+	case err != nil:
+		// Watches are few: on many machines 128 for all containers together.
+		// Whoever needs the files has them, so this is no reason to end.
+		log.Warn("files cannot be watched, changes are seen within a minute", "err", err)
+		run(ctx, nil, nil, func() {}, look)
+		return nil
 	}
 	defer w.Close()
-	for _, f := range files {
-		if err := w.Add(filepath.Dir(f)); err != nil { // adding a folder twice does nothing
-			return fmt.Errorf("watch %s: %w", f, err)
-		}
-	}
 	rewatch := func() {
 		for _, f := range files {
 			_ = w.Add(filepath.Dir(f)) // the next poll tries again
@@ -48,6 +54,21 @@ func Watch(ctx context.Context, look func(), files ...string) error {
 	}
 	run(ctx, w.Events, w.Errors, rewatch, look)
 	return nil
+}
+
+// watch returns a watcher of the folders of files.
+func watch(files []string) (*fsnotify.Watcher, error) {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		if err := w.Add(filepath.Dir(f)); err != nil { // adding a folder twice does nothing
+			_ = w.Close() // nothing is watched
+			return nil, err
+		}
+	}
+	return w, nil
 }
 
 // run works until ctx ends or the channels are closed. rewatch watches the

@@ -1,10 +1,13 @@
 package filewatch
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,7 +132,7 @@ func TestSwappedLink(t *testing.T) {
 	seen := make(chan string)
 	done := make(chan error, 1)
 	go func() {
-		done <- Watch(ctx, func() {
+		done <- Watch(ctx, slog.New(slog.DiscardHandler), func() {
 			text, err := os.ReadFile(filepath.Join(dir, "file"))
 			if err != nil {
 				return
@@ -162,7 +165,24 @@ func TestSwappedLink(t *testing.T) {
 }
 
 func TestFolderThatIsNotThere(t *testing.T) {
-	if err := Watch(t.Context(), func() {}, filepath.Join(t.TempDir(), "no", "file")); err == nil {
+	if err := Watch(t.Context(), slog.New(slog.DiscardHandler), func() {}, filepath.Join(t.TempDir(), "no", "file")); err == nil {
 		t.Error("no error")
 	}
+}
+
+func TestFilesThatCannotBeWatchedArePolled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*poll+time.Second)
+		defer cancel()
+		var log bytes.Buffer
+		looks := 0
+		// A name no file system takes stands for a system without watches left.
+		file := filepath.Join(t.TempDir(), strings.Repeat("x", 5000), "file")
+		if err := Watch(ctx, slog.New(slog.NewTextHandler(&log, nil)), func() { looks++ }, file); err != nil {
+			t.Fatal(err)
+		}
+		if looks != 3 || strings.Count(log.String(), "level=WARN") != 1 {
+			t.Errorf("%d looks, want one at first and one a minute; log %.200q, want a warning", looks, log.String())
+		}
+	})
 }

@@ -47,12 +47,12 @@ func (c *Certificates) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, e
 // Watch loads the pair anew whenever the files change, until ctx ends; then it
 // returns nil. Only one call may run at a time. A change is usually seen within
 // 0.1 s, at most within 1 s, and within a minute where the file system does not
-// report it. A pair that cannot be used is a warning, and the old one stays:
-// often the other half is just about to come. It is the folders that are watched,
-// because Kubernetes changes a mounted Secret by swapping a symlink beside the
-// files. The error says that a folder cannot be watched.
+// report it or the system has no watch left. A pair that cannot be used is a
+// warning, and the old one stays: often the other half is just about to come. It
+// is the folders that are watched, because Kubernetes changes a mounted Secret by
+// swapping a symlink beside the files. The error says that a folder is not there.
 func (c *Certificates) Watch(ctx context.Context) error {
-	if err := filewatch.Watch(ctx, c.look, c.certFile, c.keyFile); err != nil {
+	if err := filewatch.Watch(ctx, c.log, c.look, c.certFile, c.keyFile); err != nil {
 		return fmt.Errorf("watch certificate: %w", err)
 	}
 	return nil
