@@ -3,10 +3,12 @@ package admin
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -35,9 +37,11 @@ func onMemnet(t *testing.T, probe Probe, f func(t *testing.T, host *memnet.Host)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if e.ln, err = host.Listen("tcp", ":"+port); err != nil {
+			ln, err := host.Listen("tcp", ":"+port)
+			if err != nil {
 				t.Fatal(err)
 			}
+			e.ln = &crowd{Listener: ln, limit: maxConns}
 		}
 		server.listening = true
 		done := make(chan error, 1)
@@ -138,6 +142,32 @@ func TestSilentClientsAreClosed(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Those who connect and say nothing keep no probe out.
+func TestSilentCrowdKeepsNobodyOut(t *testing.T) {
+	onMemnet(t, hang, func(t *testing.T, host *memnet.Host) {
+		var silent []net.Conn
+		for range 2 * maxConns {
+			silent = append(silent, dial(t, host, "9000"))
+			synctest.Wait() // accepted, since memnet keeps fewer waiting
+		}
+		if status, _, took := get(t, dial(t, host, "9000"), "/livez"); status != http.StatusOK || took != 0 {
+			t.Errorf("/livez = %d after %v, want 200 at once", status, took)
+		}
+		closed := 0
+		for _, conn := range silent {
+			if err := conn.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+				closed++
+			}
+		}
+		if want := maxConns + 1; closed != want {
+			t.Errorf("%d are closed, want the oldest %d", closed, want)
+		}
+	})
 }
 
 // Close ends a probe that is under way, and waits for it.

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -22,7 +21,7 @@ const (
 	writeTimeout   = 10 * time.Second // a profile takes as long as it was asked to
 	idleTimeout    = 15 * time.Second
 	maxHeaderBytes = 16 << 10
-	maxConns       = 256 // further ones wait to be accepted
+	maxConns       = 256 // one more closes the oldest
 )
 
 // Config says what a [Server] serves. A listener without an address is left out.
@@ -141,7 +140,7 @@ func (s *Server) Listen(ctx context.Context) error {
 			s.closeListenersLocked()
 			return fmt.Errorf("listen for %s: %w", e.name, err)
 		}
-		e.ln = netutil.LimitListener(ln, maxConns)
+		e.ln = &crowd{Listener: ln, limit: maxConns}
 		s.log.Info("listening", "for", e.name, "address", ln.Addr())
 	}
 	s.listening = true
