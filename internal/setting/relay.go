@@ -64,6 +64,11 @@ type Relay struct {
 	STUN         bool
 	STUNPorts    []int
 	STUNLogLevel string
+
+	ClusterHeadless   string
+	ClusterPort       int
+	PodIP             string
+	ClusterAuthSecret string
 }
 
 // Secrets returns the secrets given as text: the first signs, all are accepted.
@@ -168,6 +173,10 @@ func NewRelay() (*Relay, *Set) {
 	s.Bool(&r.STUN, "enable-stun", "this relay has no STUN server yet")
 	s.List("stun-ports", "3478", "this relay has no STUN server yet", portAdder(&r.STUNPorts))
 	s.levels(&r.STUNLogLevel, "stun-log-level", "this relay has no STUN server yet")
+	s.String(&r.ClusterHeadless, "cluster-headless", "", "this relay does not join pods yet").called("NAME")
+	s.Int(&r.ClusterPort, "cluster-port", 0, 0, 65535, "this relay does not join pods yet")
+	s.String(&r.PodIP, "pod-ip", "", "this relay does not join pods yet").called("ADDRESS")
+	s.String(&r.ClusterAuthSecret, "cluster-auth-secret", "", "this relay does not join pods yet").called("SECRET").Secret()
 	return r, s
 }
 
@@ -297,6 +306,9 @@ func (r *Relay) Warnings() []string {
 	var all []string
 	if r.STUN {
 		all = append(all, "--enable-stun has no effect yet: this relay answers no STUN requests; its peers need another STUN server")
+	}
+	if r.ClusterHeadless != "" {
+		all = append(all, "--cluster-headless has no effect yet: this relay does not join pods, and a peer reaches only those on its own; run one pod")
 	}
 	if r.LetsEncrypt() && r.TLSCertFile != "" {
 		all = append(all, "--tls-cert-file has no effect beside --letsencrypt-domains")
