@@ -102,6 +102,69 @@ func TestShutdownDoesNotWaitForAValidator(t *testing.T) {
 	})
 }
 
+func TestServerShutdownDoesNotWaitForAValidator(t *testing.T) {
+	asked := make(chan struct{})
+	s, addr := startServer(t, func(c *relay.Config) {
+		c.AuthValidator = signallingValidator{asked: asked}
+		c.Limits.HandshakeTimeout = time.Hour
+	})
+	c := upgrade(t, addr)
+	msg, err := messages.AppendAuth(nil, messages.HashID("a"), auth.Issue(secret, time.Now().Add(time.Hour)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.say(maskedFrame(msg))
+	<-asked
+	ctx, cancel := contextWithTimeout(5 * time.Second) // the peers' time to leave
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+}
+
+// signallingValidator says that it was asked, and waits.
+type signallingValidator struct {
+	waitingValidator
+	asked chan struct{}
+}
+
+func (v signallingValidator) ValidatePeer(ctx context.Context, id messages.PeerID, token []byte) error {
+	close(v.asked)
+	return v.waitingValidator.ValidatePeer(ctx, id, token)
+}
+
+func TestShutdownThatCutsNobodySucceeds(t *testing.T) {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 20 { // or it is chance
+		s, err := relay.NewServer(relay.Config{ExposedAddress: "a:1", AuthValidator: auth.NewValidator(secret)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		served := make(chan error, 1)
+		go func() { served <- s.Listen(relay.ListenerConfig{Listener: ln}) }()
+		silent := upgrade(t, ln.Addr().String())
+		if err := s.Shutdown(ended); err != nil {
+			t.Errorf("Shutdown without a peer: %v", err)
+		}
+		silent.ended(t)
+		if err := <-served; err != nil {
+			t.Errorf("Listen: %v", err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r := newRelay(t)
+		connect(t, r, "a")
+		if err := r.Shutdown(ended); !errors.Is(err, context.Canceled) {
+			t.Errorf("Shutdown that cut a peer: %v, want %v", err, context.Canceled)
+		}
+	})
+}
+
 func TestShutdownSpreadEndsWithTheLastPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRelay(t, func(c *relay.Config) { c.Limits.ShutdownSpread = time.Minute })

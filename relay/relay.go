@@ -354,7 +354,9 @@ func (r *Relay) Shutdown(ctx context.Context) error {
 			err = ctx.Err()
 		}
 	}
-	r.cutAll()
+	if r.cutAll() == 0 {
+		err = nil // all had left, or were about to
+	}
 	<-gone
 	return err
 }
@@ -390,13 +392,15 @@ func (r *Relay) dismiss(ctx context.Context, peers []*Peer, gone <-chan struct{}
 	return nil
 }
 
-func (r *Relay) cutAll() {
+// cutAll cuts the peers that are left and returns how many there were.
+func (r *Relay) cutAll() int {
 	r.mu.Lock()
 	peers := slices.Collect(maps.Keys(r.peers))
 	r.mu.Unlock()
 	for _, p := range peers {
 		p.cut(errShutdown)
 	}
+	return len(peers)
 }
 
 // activity returns how many peers sent a Transport message of late, and how

@@ -127,13 +127,18 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		listeners = append(listeners, l)
 	}
 	s.mu.Unlock()
-	// Listeners first: whoever is turned away now finds another pod.
-	var errs []error
+	// Listeners first: whoever is turned away now finds another pod. Handshakes
+	// under way end only with the relay's shutdown, so none is waited for here.
+	stopped, cancel := context.WithCancel(ctx)
+	cancel()
 	for _, l := range listeners {
-		errs = append(errs, l.Shutdown(ctx))
+		_ = l.Shutdown(stopped)
 	}
-	errs = append(errs, s.relay.Shutdown(ctx))
-	return errors.Join(errs...)
+	err := s.relay.Shutdown(ctx)
+	for _, l := range listeners {
+		_ = l.Close() // all that is left returns soon
+	}
+	return err
 }
 
 // Close cuts every connection without a Close message and returns when no
