@@ -41,7 +41,8 @@ const requestTimeout = 30 * time.Second
 
 // TLSConfig returns a server's configuration that gets each certificate at the
 // first handshake that asks for its domain, and later renews it by itself. The
-// use of it means that the directory's terms of service are agreed to.
+// use of it means that the directory's terms of service are agreed to. It fails
+// when the data folder cannot be written.
 //
 // The goroutines that renew are autocert's: they end with the process only.
 func TLSConfig(c Config) (*tls.Config, error) {
@@ -71,9 +72,13 @@ func TLSConfig(c Config) (*tls.Config, error) {
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
 		client.Transport = transport
 	}
+	dir := filepath.Join(c.DataDir, "letsencrypt")
+	if err := tryToKeep(dir); err != nil {
+		return nil, fmt.Errorf("letsencrypt: keep certificates: %w", err)
+	}
 	manager := &autocert.Manager{
 		Prompt:     autocert.AcceptTOS,
-		Cache:      autocert.DirCache(filepath.Join(c.DataDir, "letsencrypt")),
+		Cache:      autocert.DirCache(dir),
 		HostPolicy: autocert.HostWhitelist(c.Domains...),
 		Email:      c.Email,
 		Client:     &acme.Client{DirectoryURL: c.DirectoryURL, HTTPClient: client},
@@ -94,4 +99,17 @@ func TLSConfig(c Config) (*tls.Config, error) {
 			return cert, err
 		},
 	}, nil
+}
+
+// tryToKeep makes the folder and a file in it, so that one that cannot be
+// written ends the start and not each handshake.
+func tryToKeep(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, "start-*.tmp")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }

@@ -18,18 +18,20 @@ func TestTLSConfig(t *testing.T) {
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	d := filepath.Join(t.TempDir(), "d")
 	tests := []struct {
 		name string
 		c    Config
 		err  string
 	}{
-		{name: "good", c: Config{DataDir: "d", Domains: []string{"relay.example.com"}}},
+		{name: "good", c: Config{DataDir: d, Domains: []string{"relay.example.com"}}},
 		{name: "no folder", c: Config{Domains: []string{"relay.example.com"}}, err: "want a data folder"},
-		{name: "no domain", c: Config{DataDir: "d"}, err: "at least one domain"},
-		{name: "address", c: Config{DataDir: "d", Domains: []string{"relay.example.com:443"}}, err: "without scheme, port or wildcard"},
-		{name: "wildcard", c: Config{DataDir: "d", Domains: []string{"*.example.com"}}, err: "without scheme, port or wildcard"},
-		{name: "missing file", c: Config{DataDir: "d", Domains: []string{"relay.example.com"}, CAFile: empty + "x"}, err: "read the directory's certificates"},
-		{name: "empty file", c: Config{DataDir: "d", Domains: []string{"relay.example.com"}, CAFile: empty}, err: "no certificate in"},
+		{name: "no domain", c: Config{DataDir: d}, err: "at least one domain"},
+		{name: "folder that is a file", c: Config{DataDir: empty, Domains: []string{"relay.example.com"}}, err: "keep certificates"},
+		{name: "address", c: Config{DataDir: d, Domains: []string{"relay.example.com:443"}}, err: "without scheme, port or wildcard"},
+		{name: "wildcard", c: Config{DataDir: d, Domains: []string{"*.example.com"}}, err: "without scheme, port or wildcard"},
+		{name: "missing file", c: Config{DataDir: d, Domains: []string{"relay.example.com"}, CAFile: empty + "x"}, err: "read the directory's certificates"},
+		{name: "empty file", c: Config{DataDir: d, Domains: []string{"relay.example.com"}, CAFile: empty}, err: "no certificate in"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -45,6 +47,10 @@ func TestTLSConfig(t *testing.T) {
 			}
 			if want := []string{"http/1.1", "acme-tls/1"}; !slices.Equal(cfg.NextProtos, want) {
 				t.Errorf("ALPN %q, want %q", cfg.NextProtos, want)
+			}
+			kept, err := os.ReadDir(filepath.Join(d, "letsencrypt"))
+			if err != nil || len(kept) != 0 {
+				t.Errorf("the folder holds %v, %v; want it made and empty", kept, err)
 			}
 		})
 	}
