@@ -128,6 +128,43 @@ func TestWhatIsNotTakenAtOnceIsLeftToAWriter(t *testing.T) {
 	}
 }
 
+// sleepySink is the sink of a peer whose Wake is still to come.
+type sleepySink struct{ *sink }
+
+func (sleepySink) Wake() {}
+
+func TestNoticesGoAheadOfDataBeforeWakeToo(t *testing.T) {
+	for _, batch := range [][]uint32{{1}, {1, 2}} { // alone and not
+		for _, room := range []int{0, 1 << 20} {
+			synctest.Test(t, func(t *testing.T) {
+				conn := newTryConn(room)
+				from, to := newPair(t, conn)
+				to.store.Add(from)
+				s := to.notifier.NewSubscriber(to.store, sleepySink{(*sink)(to)})
+				to.subscriber.Store(s)
+				ids, err := messages.ParsePeerList(messages.AppendPeerList(nil, messages.TypeSubscribePeerState, []messages.PeerID{from.id}), messages.TypeSubscribePeerState)
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.Subscribe(ids)
+				close(conn.more) // room for everything, to whoever waits for it
+				from.read(t, to, batch...)
+				synctest.Wait()
+				want := lengthFramed(nil, messages.AppendPeerList(nil, messages.TypePeersOnline, []messages.PeerID{from.id}))
+				for _, n := range batch {
+					want = lengthFramed(want, messages.AppendTransport(nil, from.id, numbered(n, 100)))
+				}
+				if string(conn.taken) != string(want) {
+					t.Errorf("%d messages, room %d: wrote\n%x, want\n%x", len(batch), room, conn.taken, want)
+				}
+				if to.out.writing || to.out.load() != (load{}) {
+					t.Errorf("writing %v, %+v left", to.out.writing, to.out.load())
+				}
+			})
+		}
+	}
+}
+
 func lengthFramed(dst, msg []byte) []byte { return (&plainConn{}).AppendMessage(dst, msg, nil) }
 
 func TestCutWhileSomethingIsLeft(t *testing.T) {

@@ -30,16 +30,23 @@ var controls = sync.Pool{New: func() any {
 // writeLoop writes what is queued and ends when nothing is. Only whoever
 // claimed the writer's place starts it, so there is at most one.
 func (p *Peer) writeLoop() {
+	again := false
 	if rest := p.rest; rest.data != nil {
 		p.rest = unwritten{}
-		p.wrote(p.writeData(rest, nil))
+		var err error
+		if rest.n == 0 && p.untold() {
+			again, err = p.writeControl(work{notices: true})
+		}
+		p.wrote(p.writeData(rest, err))
 	}
-	again := false
 	for {
 		w, ok := p.out.next(again)
 		if !ok {
 			return
 		}
+		// A message may be here before the call of Wake that says that its
+		// sender is online.
+		w.notices = w.notices || p.untold()
 		var err error
 		again = false
 		if w.health || w.notices || w.close {
@@ -51,6 +58,12 @@ func (p *Peer) writeLoop() {
 		}
 		p.wrote(err)
 	}
+}
+
+// untold reports whether notices wait for the peer.
+func (p *Peer) untold() bool {
+	s := p.subscriber.Load()
+	return s != nil && s.Pending()
 }
 
 // wrote ends the connection when a write has failed.
@@ -103,6 +116,10 @@ func (p *Peer) writeAtOnce() bool {
 	}
 	c := p.out.nextAlone()
 	if c == nil {
+		return false
+	}
+	if p.untold() { // which goes ahead
+		p.rest = unwritten{data: c}
 		return false
 	}
 	p.sampleDelay(c)
