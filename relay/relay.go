@@ -40,7 +40,7 @@ type Relay struct {
 	forward  CrossPodForwarder
 	peers    map[*Peer]struct{}       // every peer at work, replaced ones included
 	admitted int                      // peers at work and handshakes that were promised a place
-	halfOpen map[listener.Conn]func() // in Accept, with what cancels each
+	halfOpen map[listener.Conn]func() // in Accept and not yet authenticated, with what cancels each
 	closing  bool
 }
 
@@ -189,7 +189,7 @@ func (r *Relay) handshake(ctx context.Context, c listener.Conn, started time.Tim
 	if err != nil {
 		return err
 	}
-	if !r.admit(id) {
+	if !r.admit(id, c) {
 		return &handshakeError{listener.OutcomeLimit, fmt.Errorf("limit of %d peers reached", r.env.limits.MaxPeers)}
 	}
 	if _, err := c.WriteBatch(c.AppendMessage(nil, r.response, nil)); err != nil {
@@ -246,9 +246,12 @@ func (r *Relay) authenticate(ctx context.Context, c listener.Conn) (messages.Pee
 
 // admit promises a place among the peers. A peer that is here already may come
 // again when all are taken: it replaces itself.
-func (r *Relay) admit(id messages.PeerID) bool {
+func (r *Relay) admit(id messages.PeerID, c listener.Conn) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	// From here on a Shutdown finds a peer, or start finds the Shutdown: one
+	// that has been answered is told Close.
+	delete(r.halfOpen, c)
 	if limit := r.env.limits.MaxPeers; limit > 0 && r.admitted >= limit {
 		if _, here := r.store.Peer(id); !here {
 			return false

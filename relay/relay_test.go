@@ -202,3 +202,29 @@ func TestShutdownSaysCloseLast(t *testing.T) {
 		late.end()
 	})
 }
+
+func TestShutdownTellsOneThatIsBeingAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRelay(t)
+		client, server := msgPipe(0) // takes the AuthResponse only as it is read
+		go r.Accept(server)
+		p := &peer{t, messages.HashID("alice"), client}
+		p.auth(secret)
+		synctest.Wait()
+		done := make(chan error)
+		go func() {
+			ctx, cancel := contextWithTimeout(30 * time.Second)
+			defer cancel()
+			done <- r.Shutdown(ctx)
+		}()
+		synctest.Wait()
+		if _, err := messages.ParseAuthResponse(p.next()); err != nil {
+			t.Error(err)
+		}
+		p.expect(messages.AppendClose(nil))
+		p.end()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
