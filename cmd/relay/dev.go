@@ -94,14 +94,24 @@ func (p *program) dev(ctx context.Context, o *devOptions) (err error) {
 	}
 	secret := cluster.Secret()
 	out.text("\nMore peers, each in a terminal of its own:\n")
-	out.text("  %s nc carol --to dave --url %s --secret %s\n", os.Args[0], cluster.URL(), secret)
-	out.text("  %s nc dave --to carol --url %s --secret %s\n", os.Args[0], cluster.URL(), secret)
+	out.text("  %s nc carol --to dave --url %s --secret %s\n", self(), cluster.URL(), secret)
+	out.text("  %s nc dave --to carol --url %s --secret %s\n", self(), cluster.URL(), secret)
 	out.text("\nCtrl-C ends it.\n")
 	if out.err != nil {
 		return out.err
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// self returns how to call this program from anywhere: another terminal may not
+// have it on its PATH.
+func self() string {
+	path, err := os.Executable()
+	if err != nil {
+		return os.Args[0]
+	}
+	return path
 }
 
 // isSet reports whether a variable is set to something.

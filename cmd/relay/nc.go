@@ -222,12 +222,19 @@ func (n *netcat) listen(ctx context.Context) error {
 		}
 		n.say("a peer is here: %s", conn.RemoteAddr())
 		n.answer(conn)
-		g.Go(func() error { return unlessDone(ctx, n.receive(ctx, conn)) })
+		g.Go(func() error {
+			err := n.receive(ctx, conn)
+			if err == nil {
+				n.say("a peer has gone: %s", conn.RemoteAddr())
+			}
+			return unlessDone(ctx, err)
+		})
 	}
 }
 
 // receive prints what a peer sends until it goes, and then returns nil.
 func (n *netcat) receive(ctx context.Context, conn net.Conn) error {
+	defer n.left(conn)
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
@@ -262,6 +269,33 @@ func (n *netcat) answer(conn net.Conn) {
 	n.conn = conn
 }
 
+// left notes that conn has ended. With o.to the next lines wait for the peer to
+// come again.
+func (n *netcat) left(conn net.Conn) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.conn == conn && n.o.to != "" {
+		n.conn, n.talking = nil, make(chan struct{})
+	}
+}
+
+// partner waits until there is somebody to send to; nil when ctx has ended.
+func (n *netcat) partner(ctx context.Context) net.Conn {
+	for {
+		n.mu.Lock()
+		conn, talking := n.conn, n.talking
+		n.mu.Unlock()
+		if conn != nil {
+			return conn
+		}
+		select {
+		case <-talking:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
 // send sends each line to whoever is there, and waits for the first one.
 func (n *netcat) send(ctx context.Context, in <-chan line) error {
 	for {
@@ -273,12 +307,7 @@ func (n *netcat) send(ctx context.Context, in <-chan line) error {
 			if l.err != nil {
 				return l.err
 			}
-			select {
-			case <-n.talking:
-			case <-ctx.Done():
-				return nil
-			}
-			if err := n.sendLine(l.text); err != nil {
+			if err := n.sendLine(ctx, l.text); err != nil {
 				return unlessDone(ctx, err)
 			}
 		case <-ctx.Done():
@@ -287,16 +316,22 @@ func (n *netcat) send(ctx context.Context, in <-chan line) error {
 	}
 }
 
-func (n *netcat) sendLine(text []byte) error {
-	n.mu.Lock()
-	conn := n.conn
-	n.mu.Unlock()
-	_, err := conn.Write(text)
-	if errors.Is(err, client.ErrPeerOffline) {
-		n.say("nobody is there: a line was not sent")
-		return nil
+func (n *netcat) sendLine(ctx context.Context, text []byte) error {
+	for {
+		conn := n.partner(ctx)
+		if conn == nil {
+			return nil
+		}
+		_, err := conn.Write(text)
+		if !errors.Is(err, client.ErrPeerOffline) && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		if n.o.to == "" { // the next one to come may be somebody else
+			n.say("nobody is there: a line was not sent")
+			return nil
+		}
+		n.left(conn)
 	}
-	return err
 }
 
 // say tells the user something that is no message.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/crosspod/crosspod/internal/devcluster"
 )
@@ -77,6 +78,10 @@ func (t *text) end() {
 // has waits until the text has part, and returns the line it is in.
 func (t *text) has(tb testing.TB, part string) string {
 	tb.Helper()
+	const patience = time.Minute
+	overdue := time.Now().Add(patience)
+	look := time.AfterFunc(patience, t.more.Broadcast)
+	defer look.Stop()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for {
@@ -85,8 +90,8 @@ func (t *text) has(tb testing.TB, part string) string {
 				return line
 			}
 		}
-		if t.ended {
-			tb.Fatalf("ended without %q:\n%s", part, &t.b)
+		if t.ended || !time.Now().Before(overdue) {
+			tb.Fatalf("ended, or a minute passed, without %q:\n%s", part, &t.b)
 		}
 		t.more.Wait()
 	}
@@ -165,10 +170,10 @@ func TestNetcat(t *testing.T) {
 	bob.signals <- syscall.SIGTERM
 	bob.ends(t, exitOK)
 	alice.stderr.has(t, "bob has gone")
+	alice.types(t, "are you there?") // waits too
 	again := runLive(t, env, "nc", "bob")
-	again.stderr.has(t, "connected")
-	alice.stderr.has(t, "bob is here")
-	alice.types(t, "once more")
+	again.stdout.has(t, "are you there?")
+	alice.types(t, "once more") // waits for bob
 	again.stdout.has(t, "once more")
 	_ = again.stdin.Close() // has nothing more to say, and listens on
 	alice.types(t, "the end")
