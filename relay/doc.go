@@ -1,5 +1,13 @@
 // Package relay accepts peers and carries messages between them.
 //
+//	server, err := relay.NewServer(relay.Config{
+//		ExposedAddress: "relay.example.com:80", // what peers are told
+//		AuthValidator:  auth.NewValidator(secret),
+//	})
+//	go func() { served <- server.Listen(relay.ListenerConfig{Address: ":80"}) }()
+//	...
+//	err = server.Shutdown(ctx)
+//
 // A [Server] listens; a [Relay] is the part of it that takes connections from
 // anywhere. Each connection becomes a [Peer], with one goroutine that reads and,
 // while there is something to write, one that writes:

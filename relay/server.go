@@ -42,9 +42,10 @@ func (s *Server) Store() *store.Store { return s.relay.Store() }
 // that are not here. Call it before Listen. A typed nil counts as none.
 func (s *Server) SetCrossPodForwarder(f CrossPodForwarder) { s.relay.SetCrossPodForwarder(f) }
 
-// Listen serves peers on one address until Shutdown, then returns nil. Any
-// error is a failure to listen or to serve. It may be called for several
-// addresses at the same time.
+// Listen serves peers on one address. It blocks until Shutdown and then returns
+// nil, so run it in a goroutine; any error is a failure to listen or to serve. To
+// know the port of ":0" beforehand give it a Listener. It may be called for
+// several addresses at the same time.
 func (s *Server) Listen(cfg ListenerConfig) error {
 	ln := cfg.Listener
 	if ln == nil {
@@ -103,7 +104,8 @@ func (s *Server) remove(l *ws.Listener) {
 	s.mu.Unlock()
 }
 
-// Addrs returns the addresses that are being listened on.
+// Addrs returns the addresses that are being listened on, none before Listen has
+// bound them.
 func (s *Server) Addrs() []net.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()

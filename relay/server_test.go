@@ -233,6 +233,9 @@ func TestPeersOutliveTheHandshakeTimeout(t *testing.T) {
 	if got := c.value(t, "relay_handshakes_total", "outcome", "ok"); got != 1 {
 		t.Errorf("%v handshakes ended well, want 1", got)
 	}
+	if got := c.value(t, "relay_peers", "transport", "ws"); got != 1 {
+		t.Errorf("%v peers over WebSocket, want 1", got)
+	}
 }
 
 func TestServerShutdownLeavesNothing(t *testing.T) {

@@ -396,6 +396,9 @@ func (c *Conn) Close() error {
 	return err
 }
 
+// Transport returns "ws", the name of the carrier in metrics.
+func (c *Conn) Transport() string { return "ws" }
+
 // LocalAddr implements [net.Conn].
 func (c *Conn) LocalAddr() net.Addr { return c.socket.Conn.LocalAddr() }
 
