@@ -147,7 +147,7 @@ func NewRelay() (*Relay, *Set) {
 	s.Int(&r.MaxSubscriptions, "max-subscriptions", 10_000, 1, math.MaxInt, "peers one peer may ask to be told about")
 	s.Int(&r.MaxTotalSubscriptions, "max-total-subscriptions", 4_000_000, 1, math.MaxInt, "the same for all peers together")
 	s.Rate(&r.MaxMessagesPerSecond, "max-peer-messages", 0, "messages per second from one peer, which is read more slowly above it, 0 for no limit")
-	s.Rate(&r.MaxBytesPerSecond, "max-peer-bytes", 0, "bytes per second from one peer, which is read more slowly above it, 0 for no limit")
+	s.Rate(&r.MaxBytesPerSecond, "max-peer-bytes", 0, "bytes per second from one peer as a plain number, which is read more slowly above it, 0 for no limit")
 	s.Duration(&r.StallTimeout, "stall-timeout", 10*time.Second, "a peer whose socket takes nothing for so long is closed")
 	s.Int(&r.HealthCheckMisses, "health-check-misses", 1, 1, 1000, "periods of 45 s in a row without an answer to a health check, then a peer is closed").AlsoEnv("RELAY_HC_ATTEMPT_THRESHOLD", "HC_ATTEMPT_THRESHOLD")
 
