@@ -303,14 +303,14 @@ func TestCommandTemplate(t *testing.T) {
 		"-c", "{cert}", "--key={key}", "--metrics", "{free}", "--port", "{freeport}")
 	plain := bench.ServerConfig{Address: "127.0.0.1:5", Secret: "s s"}
 	withTLS := plain
-	withTLS.CertFile, withTLS.KeyFile = "/tmp/c", "/tmp/k"
+	withTLS.CertFile, withTLS.KeyFile = "cert.pem", "key.pem"
 	for _, test := range []struct {
 		name   string
 		config bench.ServerConfig
 		want   []string
 	}{
 		{"plain", plain, []string{"/bin/a relay", "-l", "127.0.0.1:5", "--url=rel://127.0.0.1:5", "--secret", "s s", "--metrics"}},
-		{"TLS", withTLS, []string{"/bin/a relay", "-l", "127.0.0.1:5", "--url=rels://127.0.0.1:5", "--secret", "s s", "-c", "/tmp/c", "--key=/tmp/k", "--metrics"}},
+		{"TLS", withTLS, []string{"/bin/a relay", "-l", "127.0.0.1:5", "--url=rels://127.0.0.1:5", "--secret", "s s", "-c", "cert.pem", "--key=key.pem", "--metrics"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cmd, err := command(test.config)

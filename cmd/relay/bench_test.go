@@ -20,7 +20,7 @@ func TestBenchServerCommand(t *testing.T) {
 		config bench.ServerConfig
 	}{
 		{"plain", bench.ServerConfig{Address: "127.0.0.1:5", Secret: "s,1"}},
-		{"TLS", bench.ServerConfig{Address: "127.0.0.1:5", Secret: "s,1", CertFile: "/tmp/c", KeyFile: "/tmp/k"}},
+		{"TLS", bench.ServerConfig{Address: "127.0.0.1:5", Secret: "s,1", CertFile: "cert.pem", KeyFile: "key.pem"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cmd, err := ownServer("/bin/relay")(test.config)
