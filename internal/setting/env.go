@@ -52,7 +52,7 @@ func (s *Setting) EnvNames() []string {
 			names = append(names, prefix+name)
 		}
 	}
-	return names
+	return append(names, s.whole...)
 }
 
 func (s *Setting) invalid(where, value string, err error) error {

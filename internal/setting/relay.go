@@ -65,10 +65,7 @@ type Relay struct {
 	STUNPorts    []int
 	STUNLogLevel string
 
-	ClusterHeadless   string
-	ClusterPort       int
-	PodIP             string
-	ClusterAuthSecret string
+	Cluster Cluster
 }
 
 // Secrets returns the secrets given as text: the first signs, all are accepted.
@@ -128,11 +125,13 @@ func NewRelay() (*Relay, *Set) {
 	s.String(&r.LetsEncryptDirectory, "letsencrypt-directory", "", "URL of another ACME directory than Let's Encrypt's").called("URL")
 	s.String(&r.LetsEncryptCACertFile, "letsencrypt-ca-file", "", "file with the certificates that vouch for that directory, PEM").called("FILE")
 
+	s.cluster(&r.Cluster)
+
 	s.Group("Operators")
 	s.Int(&r.MetricsPort, "metrics-port", 9090, 0, 65535, "port for /metrics, 0 for any free one")
 	s.String(&r.MetricsListenAddress, "metrics-listen-address", "", "where /metrics is, in place of --metrics-port on every address").called("ADDRESS")
 	s.String(&r.HealthListenAddress, "health-listen-address", ":9000", "where /health, /livez and /readyz are").called("ADDRESS").Short("H")
-	s.String(&r.OpsListenAddress, "ops-listen-address", "127.0.0.1:9091", "where the log level and profiles are; other than loopback only with --ops-token-file").called("ADDRESS")
+	s.String(&r.OpsListenAddress, "ops-listen-address", "127.0.0.1:9091", "where the cluster status, the log level and profiles are; other than loopback only with --ops-token-file").called("ADDRESS")
 	s.String(&r.OpsTokenFile, "ops-token-file", "", "file with the bearer token that --ops-listen-address asks for").called("FILE")
 	s.Bool(&r.Pprof, "pprof", "serve profiles there, at /debug/pprof/")
 
@@ -173,10 +172,6 @@ func NewRelay() (*Relay, *Set) {
 	s.Bool(&r.STUN, "enable-stun", "this relay has no STUN server yet")
 	s.List("stun-ports", "3478", "this relay has no STUN server yet", portAdder(&r.STUNPorts))
 	s.levels(&r.STUNLogLevel, "stun-log-level", "this relay has no STUN server yet")
-	s.String(&r.ClusterHeadless, "cluster-headless", "", "this relay does not join pods yet").called("NAME")
-	s.Int(&r.ClusterPort, "cluster-port", 0, 0, 65535, "this relay does not join pods yet")
-	s.String(&r.PodIP, "pod-ip", "", "this relay does not join pods yet").called("ADDRESS")
-	s.String(&r.ClusterAuthSecret, "cluster-auth-secret", "", "this relay does not join pods yet").called("SECRET").Secret()
 	return r, s
 }
 
@@ -263,6 +258,7 @@ func (r *Relay) Validate() error {
 		bad("--ops-listen-address is %q: want a loopback address, or --ops-token-file beside it", r.OpsListenAddress)
 	}
 
+	r.Cluster.validate(bad)
 	if (r.TLSCertFile == "") != (r.TLSKeyFile == "") {
 		bad("--tls-cert-file and --tls-key-file go together: want both or neither")
 	}
@@ -307,13 +303,10 @@ func (r *Relay) Warnings() []string {
 	if r.STUN {
 		all = append(all, "--enable-stun has no effect yet: this relay answers no STUN requests; its peers need another STUN server")
 	}
-	if r.ClusterHeadless != "" {
-		all = append(all, "--cluster-headless has no effect yet: this relay does not join pods, and a peer reaches only those on its own; run one pod")
-	}
 	if r.LetsEncrypt() && r.TLSCertFile != "" {
 		all = append(all, "--tls-cert-file has no effect beside --letsencrypt-domains")
 	}
-	return all
+	return append(all, r.Cluster.warnings()...)
 }
 
 func checkListen(address string) error {

@@ -32,6 +32,7 @@ type Setting struct {
 	isList bool
 	secret bool
 	env    []string // further names of its variable, without prefix
+	whole  []string // further variables, by their whole name
 	given  bool     // by a flag
 }
 
@@ -67,6 +68,12 @@ func (s *Setting) Secret() *Setting {
 // AlsoEnv gives its variable a further name, without prefix.
 func (s *Setting) AlsoEnv(names ...string) *Setting {
 	s.env = append(s.env, names...)
+	return s
+}
+
+// alsoVariable gives it a further variable, which has no prefix.
+func (s *Setting) alsoVariable(name string) *Setting {
+	s.whole = append(s.whole, name)
 	return s
 }
 

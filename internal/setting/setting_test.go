@@ -287,7 +287,9 @@ func TestWarnings(t *testing.T) {
 	}{
 		{name: "none"},
 		{name: "STUN, once", args: []string{"--enable-stun", "--stun-ports=1,2", "--stun-log-level=debug"}, want: 1},
-		{name: "pods, once", args: []string{"--cluster-headless=relay", "--cluster-port=7090", "--pod-ip=10.0.0.1", "--cluster-auth-secret=s"}, want: 1},
+		{name: "pods", args: []string{"--cluster-headless=relay", "--cluster-port=7090", "--pod-ip=10.0.0.1", "--cluster-auth-secret=s"}},
+		{name: "a pod that knows where it is", args: []string{"--cluster-port=7090", "--pod-ip=10.0.0.1"}},
+		{name: "secret for no pod", args: []string{"--cluster-auth-secret=s"}, want: 1},
 		{name: "two certificates", args: []string{"-c", "c", "-k", "k", "-d", "d", "-a", "a"}, want: 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,0 +1,206 @@
+package setting
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// MinClusterSecret is the least length of a secret that pods share, in
+// characters: whoever can listen between two pods may try secrets against what
+// they exchange for as long as he likes.
+const MinClusterSecret = 32
+
+const (
+	defaultClusterPort = 7090
+	// minClusterInterval keeps a fleet of pods from flooding the name server.
+	minClusterInterval = time.Second
+)
+
+// Cluster is what a pod is told of the other pods of its relay.
+type Cluster struct {
+	Headless       string       // name that resolves to every pod
+	Peers          []string     // host, host:port or [v6]:port
+	Port           int          // 0: the default; see ClusterPort
+	PodIPs         []netip.Addr // own addresses, at most one of each family; the first is announced
+	ListenAddress  string       // "": the pod's own address
+	Secret         string
+	PreviousSecret string
+	SecretFile     string
+	Interval       time.Duration
+	DNS            netip.AddrPort // name server to ask; zero: the system's
+}
+
+// Wanted reports whether there may be other pods.
+func (c *Cluster) Wanted() bool { return c.Headless != "" || len(c.Peers) > 0 }
+
+// ClusterPort returns the port of the links between pods.
+func (c *Cluster) ClusterPort() int {
+	if c.Port == 0 { // so it is in existing deployments
+		return defaultClusterPort
+	}
+	return c.Port
+}
+
+// Addresses returns the given peers, each as host:port.
+func (c *Cluster) Addresses() []string {
+	var all []string
+	for _, peer := range c.Peers {
+		host, port, _ := splitPeer(peer) // was right when it was set
+		if port == "" {
+			port = strconv.Itoa(c.ClusterPort())
+		}
+		all = append(all, net.JoinHostPort(host, port))
+	}
+	return all
+}
+
+// Secrets returns the secrets given as text, the one to prove with first. It is
+// empty when they come from a file, or there are none.
+func (c *Cluster) Secrets() []string {
+	var all []string
+	for _, secret := range []string{c.Secret, c.PreviousSecret} {
+		if secret != "" {
+			all = append(all, secret)
+		}
+	}
+	return all
+}
+
+// CheckClusterSecrets says which of the secrets that pods share is too short,
+// by its place and never by its text.
+func CheckClusterSecrets(secrets []string) error {
+	for i, secret := range secrets {
+		if n := utf8.RuneCountInString(secret); n < MinClusterSecret {
+			return fmt.Errorf("secret %d of %d has %d characters: want at least %d; relay token --new-secret makes one", i+1, len(secrets), n, MinClusterSecret)
+		}
+	}
+	return nil
+}
+
+func (s *Set) cluster(c *Cluster) {
+	s.Group("Other pods")
+	s.String(&c.Headless, "cluster-headless", "", "name that resolves to every pod, such as that of a headless Service; the pods become one relay").called("NAME")
+	s.List("cluster-peers", "", "the pods in place of a name: host, host:port or [v6]:port; this pod may be among them", func(v string) error {
+		_, _, err := splitPeer(v)
+		if err == nil {
+			c.Peers = append(c.Peers, v)
+		}
+		return err
+	})
+	s.Int(&c.Port, "cluster-port", defaultClusterPort, 0, 65535, "port of the links between pods, the same on all of them unless --cluster-peers says otherwise").called("PORT")
+	s.podIPs(&c.PodIPs)
+	s.String(&c.ListenAddress, "cluster-listen-address", "", "where to listen for other pods, in place of --pod-ip and --cluster-port").called("ADDRESS")
+	s.String(&c.Secret, "cluster-auth-secret", "", "what pods prove themselves to each other with, at least 32 characters; without one they link unproved").called("SECRET").Secret()
+	s.String(&c.PreviousSecret, "cluster-auth-secret-previous", "", "a secret that is good too, while not every pod has the new one").called("SECRET").Secret()
+	s.String(&c.SecretFile, "cluster-auth-secret-file", "", "file with such secrets, one a line, the preferred first; read again when it changes").called("FILE")
+	s.Duration(&c.Interval, "cluster-interval", 10*time.Second, "how often the name is looked up and missing links are tried")
+	s.Func("cluster-dns", "", "name server to ask for the pods in place of the system's, an address with or without port", func(v string) (err error) {
+		c.DNS, err = parseNameServer(v)
+		return err
+	}).called("ADDRESS")
+}
+
+// splitPeer splits host, host:port or [v6]:port; port is empty when there is
+// none.
+func splitPeer(peer string) (host, port string, err error) {
+	wrong := errors.New("want hosts with or without a port, such as 10.0.0.1,relay-1.example.com:7090,[fd00::1]:7090")
+	if addr, err := netip.ParseAddr(strings.Trim(peer, "[]")); err == nil {
+		return addr.String(), "", nil
+	}
+	host = peer
+	if strings.Contains(peer, ":") {
+		if host, port, err = net.SplitHostPort(peer); err != nil {
+			return "", "", wrong
+		}
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return "", "", wrong
+		}
+	}
+	if host == "" || strings.ContainsAny(host, " /@[]") {
+		return "", "", wrong
+	}
+	return host, port, nil
+}
+
+func (s *Set) podIPs(p *[]netip.Addr) {
+	s.Func("pod-ip", "", "this pod's own address, where the others reach it; for dual stack both, with a comma", func(v string) error {
+		wrong := errors.New("want this pod's own address, or one IPv4 and one IPv6 address with a comma between")
+		var all []netip.Addr
+		for item := range strings.SplitSeq(v, ",") {
+			addr, err := netip.ParseAddr(strings.TrimSpace(item))
+			if err != nil || addr.IsUnspecified() || addr.IsMulticast() {
+				return wrong
+			}
+			all = append(all, addr.Unmap())
+		}
+		if len(all) > 2 || len(all) == 2 && all[0].Is4() == all[1].Is4() {
+			return wrong
+		}
+		*p = all
+		return nil
+	}).called("ADDRESS").alsoVariable("POD_IP")
+}
+
+func parseNameServer(v string) (netip.AddrPort, error) {
+	const dnsPort = 53
+	if addr, err := netip.ParseAddr(v); err == nil {
+		return netip.AddrPortFrom(addr, dnsPort), nil
+	}
+	server, err := netip.ParseAddrPort(v)
+	if err != nil || server.Port() == 0 {
+		return netip.AddrPort{}, errors.New("want the address of a name server, such as 10.96.0.10 or 127.0.0.1:5353")
+	}
+	return server, nil
+}
+
+// validate hands what is missing or does not go together to bad.
+func (c *Cluster) validate(bad func(format string, args ...any)) {
+	if c.ListenAddress != "" {
+		if err := checkListen(c.ListenAddress); err != nil {
+			bad("--cluster-listen-address is %q: %w", c.ListenAddress, err)
+		}
+	}
+	if c.Headless != "" && len(c.Peers) > 0 {
+		bad("--cluster-headless and --cluster-peers are both given: want one of them, a name that resolves to every pod or the pods themselves")
+	}
+	if c.Wanted() && len(c.PodIPs) == 0 {
+		bad("--pod-ip (RELAY_POD_IP or POD_IP) is missing: want this pod's own address, where the other pods reach it; in Kubernetes it is status.podIPs")
+	}
+	if c.Interval < minClusterInterval {
+		bad("--cluster-interval is %v: want at least %v", c.Interval, minClusterInterval)
+	}
+	switch {
+	case c.SecretFile != "" && c.Secret != "":
+		bad("--cluster-auth-secret and --cluster-auth-secret-file are both given: want one of them; the file may hold several secrets, one a line")
+	case c.SecretFile != "" && c.PreviousSecret != "":
+		bad("--cluster-auth-secret-previous does not go with --cluster-auth-secret-file: want the previous secret as the file's second line")
+	case c.PreviousSecret != "" && c.Secret == "":
+		bad("--cluster-auth-secret-previous stands alone: want the secret that all pods share as --cluster-auth-secret")
+	}
+	if !c.Wanted() {
+		return // nobody will use them
+	}
+	for _, s := range []struct{ flag, value string }{
+		{"cluster-auth-secret", c.Secret},
+		{"cluster-auth-secret-previous", c.PreviousSecret},
+	} {
+		if n := utf8.RuneCountInString(s.value); s.value != "" && n < MinClusterSecret {
+			bad("--%s has %d characters: want at least %d; relay token --new-secret makes one", s.flag, n, MinClusterSecret)
+		}
+	}
+}
+
+// warnings says what is accepted and has no effect. A pod may be told its
+// address and the port without having others.
+func (c *Cluster) warnings() []string {
+	if !c.Wanted() && (c.Secret != "" || c.SecretFile != "" || c.ListenAddress != "") {
+		return []string{"--cluster-auth-secret, --cluster-auth-secret-file and --cluster-listen-address have no effect without --cluster-headless or --cluster-peers: this pod links to no other"}
+	}
+	return nil
+}
