@@ -5,7 +5,8 @@
 //
 //	metrics     GET /metrics, and nothing else
 //	health      GET /health, /livez, /readyz: no names and no addresses
-//	operations  GET and PUT /v1/log-level, and /debug/pprof/ when asked for
+//	operations  GET /v1/cluster, GET and PUT /v1/log-level, and /debug/pprof/
+//	            when asked for
 //
 // Operations are for loopback. Bound elsewhere they need a bearer token, and
 // [New] insists.

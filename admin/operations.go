@@ -3,6 +3,7 @@ package admin
 import (
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -54,6 +55,9 @@ func newOperations(cfg Config) (http.Handler, error) {
 		log.Info("log level set", "level", levelName(level), "was", levelName(was))
 		answer(w, http.StatusOK, levelName(level)+"\n")
 	})
+	mux.HandleFunc("GET /v1/cluster", func(w http.ResponseWriter, _ *http.Request) {
+		serveCluster(w, cfg.Cluster)
+	})
 	if cfg.Pprof {
 		// All but cmdline, since a secret may be on the command line.
 		mux.HandleFunc("GET /debug/pprof/", bounded(pprof.Index)) // and profiles by name
@@ -67,6 +71,25 @@ func newOperations(cfg Config) (http.Handler, error) {
 		return onlyLoopbackHost(handler), nil
 	}
 	return bearer(cfg.OpsToken, handler), nil
+}
+
+// serveCluster answers what this pod knows of the others.
+func serveCluster(w http.ResponseWriter, status func() any) {
+	var known any
+	if status != nil {
+		known = status()
+	}
+	if known == nil {
+		http.Error(w, "this pod links to no others", http.StatusNotFound)
+		return
+	}
+	body, err := json.MarshalIndent(known, "", "  ")
+	if err != nil {
+		http.Error(w, "no answer: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	answer(w, http.StatusOK, string(body)+"\n")
 }
 
 // readLevel takes the name of a level from the body: "debug", with or without a

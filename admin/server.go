@@ -43,6 +43,10 @@ type Config struct {
 	OpsToken string
 	// LogLevel is read and set there; required with OpsAddress.
 	LogLevel LogLevel
+	// Cluster returns what is known of the other pods, which is served there as
+	// JSON. It, or what it returns, is nil when the pod links to no others. It
+	// is called by several goroutines at the same time.
+	Cluster func() any
 	// Pprof adds /debug/pprof/ to operations.
 	Pprof bool
 

@@ -230,6 +230,34 @@ func TestLogLevel(t *testing.T) {
 	s.wantStatus(http.StatusNotFound, http.MethodGet, "operations", "/metrics", "")
 }
 
+func TestCluster(t *testing.T) {
+	cfg := everything()
+	var known any
+	cfg.Cluster = func() any { return known }
+	s := serve(t, cfg)
+	s.wantStatus(http.StatusNotFound, http.MethodGet, "operations", "/v1/cluster", "")
+	known = map[string]int{"pods": 3}
+	h, text := s.wantStatus(http.StatusOK, http.MethodGet, "operations", "/v1/cluster", "")
+	if h.Get("Content-Type") != "application/json" || text != "{\n  \"pods\": 3\n}\n" {
+		t.Errorf("%s %q", h.Get("Content-Type"), text)
+	}
+	s.wantStatus(http.StatusMethodNotAllowed, http.MethodPut, "operations", "/v1/cluster", "")
+	s.wantStatus(http.StatusForbidden, http.MethodGet, "operations", "/v1/cluster", "", header{"Host", "rebound.example"})
+	known = make(chan int) // no JSON
+	s.wantStatus(http.StatusInternalServerError, http.MethodGet, "operations", "/v1/cluster", "")
+	for _, listener := range []string{"metrics", "health"} {
+		s.wantStatus(http.StatusNotFound, http.MethodGet, listener, "/v1/cluster", "")
+	}
+
+	cfg.OpsToken = "open sesame"
+	s = serve(t, cfg)
+	s.wantStatus(http.StatusUnauthorized, http.MethodGet, "operations", "/v1/cluster", "")
+
+	cfg = everything()
+	cfg.Cluster = nil // a pod without others
+	serve(t, cfg).wantStatus(http.StatusNotFound, http.MethodGet, "operations", "/v1/cluster", "")
+}
+
 func TestOperationsAreNotForWebPages(t *testing.T) {
 	s := serve(t, everything())
 	put := func(status int, headers ...header) {
