@@ -1,0 +1,2 @@
+// Package cluster makes one relay of many pods.
+package cluster

@@ -1,0 +1,90 @@
+package cluster
+
+import "time"
+
+// PodState says how a pod stands with another one.
+type PodState string
+
+// The states of a pod in a [Status].
+const (
+	PodSelf        PodState = "self"        // the pod that reports
+	PodUp          PodState = "up"          // there is a link
+	PodSuspect     PodState = "suspect"     // the link was lost, and the grace is not over
+	PodDialing     PodState = "dialing"     // an address that is being dialed and never answered yet
+	PodRefused     PodState = "refused"     // one of the two refused the other; see Error
+	PodUnreachable PodState = "unreachable" // no link, and the last dial failed; see Error
+)
+
+// Status is what one pod sees of its cluster, for people and for cluster
+// doctor. It holds no secret.
+type Status struct {
+	Self      PodStatus       `json:"self"`
+	Pods      []PodStatus     `json:"pods"` // the others, by address
+	Discovery DiscoveryStatus `json:"discovery"`
+	Directory DirectoryStatus `json:"directory"`
+	Ready     bool            `json:"ready"`              // see [Cluster.WaitReady]
+	Signed    bool            `json:"signed"`             // links are proved with a secret
+	Warnings  []string        `json:"warnings,omitempty"` // of this pod, in words
+}
+
+// PodStatus is what is known of one pod.
+type PodStatus struct {
+	Address     string   `json:"address"`               // announced, or the one dialed when it never answered
+	ID          string   `json:"id,omitempty"`          // identity of its process, 16 hex digits
+	Incarnation string   `json:"incarnation,omitempty"` // 16 hex digits, another one after each start
+	State       PodState `json:"state"`
+
+	Since       time.Time `json:"since"`                   // when State was entered
+	RoundTripMS float64   `json:"round_trip_ms,omitempty"` // of the last PING; 0: not measured yet
+	Version     string    `json:"version,omitempty"`       // of its build
+	Protocol    int       `json:"protocol,omitempty"`      // version of the pod wire in use
+
+	// Peers connected to it, as its last PING said. For the pod that reports:
+	// now.
+	Peers int `json:"peers"`
+
+	// ClockOffsetMS is how far its cluster clock was ahead of the reporting
+	// pod's when it said HELLO; both run on together afterwards.
+	ClockOffsetMS float64 `json:"clock_offset_ms,omitempty"`
+
+	// InstanceDiffers and TokensDiffer say that it announces another instance
+	// address, or accepts other peer tokens, than the pod that reports.
+	InstanceDiffers bool `json:"instance_differs,omitempty"`
+	TokensDiffer    bool `json:"tokens_differ,omitempty"`
+
+	QueuedMessages int `json:"queued_messages,omitempty"` // that wait for its link
+	QueuedBytes    int `json:"queued_bytes,omitempty"`
+
+	// Error is why there is no link, or why the last one ended. Reason is the
+	// same as one of a small set of words, such as no_common_key; see
+	// docs/operations.md.
+	Error  string `json:"error,omitempty"`
+	Reason string `json:"reason,omitempty"`
+
+	// Complaints are the pods it cannot reach, as it says itself.
+	Complaints []Complaint `json:"complaints,omitempty"`
+}
+
+// Complaint is an address that a pod has resolved and has no link to.
+type Complaint struct {
+	Address string `json:"address"`
+	Reason  string `json:"reason"`
+}
+
+// DiscoveryStatus is how the pods are found.
+type DiscoveryStatus struct {
+	Name      string    `json:"name"`            // the headless name, or "static"
+	Addresses []string  `json:"addresses"`       // of the last answer that was not an error
+	Answered  time.Time `json:"answered"`        // when that was; zero: never
+	Error     string    `json:"error,omitempty"` // of the last resolution, if it failed
+	Failed    time.Time `json:"failed,omitzero"` // when that was
+}
+
+// DirectoryStatus is the size of this pod's part of the directory.
+type DirectoryStatus struct {
+	Local         int  `json:"local"`         // peers of this pod
+	Claims        int  `json:"claims"`        // claims kept as a home
+	Subscriptions int  `json:"subscriptions"` // of other pods and this one, kept as a home
+	Interests     int  `json:"interests"`     // names that peers of this pod asked about
+	Settled       bool `json:"settled"`       // all pods have the same view
+}
