@@ -37,6 +37,9 @@ const exitPatience = 90 * time.Second
 // relayBinary is the relay under test, set by TestMain.
 var relayBinary string
 
+// podCount is how many pods each relay under test has.
+var podCount = flag.Int("pods", 1, "`NUMBER` of pods of each relay; consecutive connections land on different ones")
+
 func TestMain(m *testing.M) {
 	os.Exit(testMain(m))
 }
@@ -87,13 +90,24 @@ func buildRelay(path string) error {
 	return nil
 }
 
-// relay is one process of the binary under test.
+// relay is the relay under test: one process of the binary or, with -pods, several
+// behind one address.
 type relay struct {
-	port, metricsPort, healthPort, opsPort int
-
-	url    string // where it is reached, and its instance address unless extra says otherwise
+	port   int    // where it is reached
+	url    string // the same, and its instance address unless extra says otherwise
 	secret string
 	extra  []string // further flags
+
+	pods     []*pod
+	balancer *balancer // nil with one pod, which listens on port itself
+	output   outputs   // of all pods
+}
+
+// pod is one process of the binary under test.
+type pod struct {
+	port, metricsPort, healthPort, opsPort, clusterPort int
+
+	args []string
 
 	exited chan struct{} // closed when the process has ended
 	err    error         // of cmd.Wait; set before exited is closed
@@ -146,23 +160,22 @@ func newRelay(t *testing.T, extra ...string) *relay {
 	return r
 }
 
-// startRelay starts a relay on free ports and waits until it is ready.
-func startRelay(extra ...string) (*relay, error) {
+// startRelay starts a relay on free ports, of -pods pods, and waits until it is
+// ready.
+func startRelay(extra ...string) (*relay, error) { return startPods(*podCount, extra...) }
+
+// startPods starts a relay of n pods.
+func startPods(n int, extra ...string) (*relay, error) {
 	for attempt := 1; ; attempt++ {
-		ports, err := freePorts(4)
+		r, err := preparePods(n, extra)
 		if err != nil {
 			return nil, err
-		}
-		r := &relay{
-			port: ports[0], metricsPort: ports[1], healthPort: ports[2], opsPort: ports[3],
-			url:    fmt.Sprintf("rel://127.0.0.1:%d", ports[0]),
-			secret: "interop, with a comma " + rand.Text(),
-			extra:  extra,
 		}
 		err = r.start()
 		if err == nil {
 			return r, nil
 		}
+		_ = r.stop() // those that came up
 		// Somebody may take a port between our look and the relay's bind.
 		if attempt == 3 || !strings.Contains(err.Error(), "address already in use") {
 			return nil, err
@@ -170,33 +183,107 @@ func startRelay(extra ...string) (*relay, error) {
 	}
 }
 
-// start starts the process and waits until it is ready. It may be called again
+// preparePods finds ports for n pods and writes down how they are started.
+func preparePods(n int, extra []string) (*relay, error) {
+	const portsOfPod = 5
+	ports, err := freePorts(1 + portsOfPod*n)
+	if err != nil {
+		return nil, err
+	}
+	r := &relay{
+		port:   ports[0],
+		url:    "rel://" + loopback(ports[0]),
+		secret: "interop, with a comma " + rand.Text(),
+		extra:  extra,
+	}
+	var peers []string
+	for own := range slices.Chunk(ports[1:], portsOfPod) {
+		p := &pod{port: own[0], metricsPort: own[1], healthPort: own[2], opsPort: own[3], clusterPort: own[4]}
+		if n == 1 {
+			p.port = r.port
+		}
+		p.output = new(tail)
+		r.output = append(r.output, p.output)
+		r.pods = append(r.pods, p)
+		peers = append(peers, loopback(p.clusterPort))
+	}
+	clusterSecret := rand.Text() + rand.Text()
+	for _, p := range r.pods {
+		p.args = []string{
+			"start",
+			"--listen-address", loopback(p.port),
+			"--auth-secret", r.secret,
+			"--metrics-port", strconv.Itoa(p.metricsPort),
+			"--health-listen-address", loopback(p.healthPort),
+			"--ops-listen-address", loopback(p.opsPort),
+		}
+		if !slices.Contains(extra, "--exposed-address") {
+			p.args = append(p.args, "--exposed-address", r.url)
+		}
+		if n > 1 {
+			p.args = append(p.args, "--pod-ip", "127.0.0.1", "--cluster-port", strconv.Itoa(p.clusterPort),
+				"--cluster-peers", strings.Join(peers, ","), "--cluster-auth-secret", clusterSecret)
+		}
+		p.args = append(p.args, extra...)
+	}
+	return r, nil
+}
+
+// start starts all pods and waits until they are ready. It may be called again
 // after stop, and uses the same ports.
 func (r *relay) start() error {
-	args := []string{
-		"start",
-		"--listen-address", loopback(r.port),
-		"--auth-secret", r.secret,
-		"--metrics-port", strconv.Itoa(r.metricsPort),
-		"--health-listen-address", loopback(r.healthPort),
-		"--ops-listen-address", loopback(r.opsPort),
+	for _, p := range r.pods {
+		if err := p.start(); err != nil {
+			return err
+		}
 	}
-	if !slices.Contains(r.extra, "--exposed-address") {
-		args = append(args, "--exposed-address", r.url)
+	for _, p := range r.pods {
+		if err := p.waitReady(); err != nil {
+			_ = p.cmd.Process.Kill() // it may have ended by itself, which err says
+			<-p.exited
+			return fmt.Errorf("%w\n%s", err, p.output)
+		}
 	}
-	r.cmd = exec.Command(relayBinary, append(args, r.extra...)...)
+	if len(r.pods) > 1 {
+		var err error
+		r.balancer, err = balance(r.port, r.pods)
+		return err
+	}
+	return nil
+}
+
+// stop asks all pods to end and says whether they did so cleanly. After the
+// first call it does nothing.
+func (r *relay) stop() error {
+	errs := make([]error, len(r.pods))
+	var stopping sync.WaitGroup
+	for i, p := range r.pods {
+		stopping.Go(func() { errs[i] = p.stop() })
+	}
+	stopping.Wait()
+	if r.balancer != nil {
+		r.balancer.close()
+		r.balancer = nil
+	}
+	return errors.Join(errs...)
+}
+
+// start starts the process.
+func (r *pod) start() error {
+	r.err = nil
+	r.cmd = exec.Command(relayBinary, r.args...)
 	r.cmd.Env = environ()
-	r.output = new(tail)
 	r.cmd.Stdout, r.cmd.Stderr = r.output, r.output
 	dieWithParent(r.cmd)
 
-	r.exited = make(chan struct{})
+	exited := make(chan struct{})
+	r.exited = exited
 	started := make(chan error)
 	go func() {
 		// The thread must live as long as the process, see dieWithParent.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		defer close(r.exited)
+		defer close(exited)
 		err := r.cmd.Start()
 		started <- err
 		if err == nil {
@@ -206,15 +293,10 @@ func (r *relay) start() error {
 	if err := <-started; err != nil {
 		return fmt.Errorf("start the relay: %w", err)
 	}
-	if err := r.waitReady(); err != nil {
-		_ = r.cmd.Process.Kill() // it may have ended by itself, which err says
-		<-r.exited
-		return fmt.Errorf("%w\n%s", err, r.output)
-	}
 	return nil
 }
 
-func (r *relay) waitReady() error {
+func (r *pod) waitReady() error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for {
@@ -236,8 +318,12 @@ func (r *relay) waitReady() error {
 }
 
 // stop asks the process to end with SIGTERM and says whether it did so cleanly:
-// in time and with exit status 0. After the first call it does nothing.
-func (r *relay) stop() error {
+// in time and with exit status 0. After the first call, and before start, it
+// does nothing.
+func (r *pod) stop() error {
+	if r.exited == nil {
+		return nil
+	}
 	select {
 	case <-r.exited:
 		if r.err != nil {
@@ -262,9 +348,18 @@ func (r *relay) stop() error {
 	return nil
 }
 
-// metric returns the sum of a metric over all its label sets that contain all
-// of labels, each written as on the metrics page: reason="no_peer".
-func (r *relay) metric(t *testing.T, name string, labels ...string) float64 {
+// metric returns the sum of a metric over all pods and all its label sets that
+// contain all of labels, each written as on the metrics page: reason="no_peer".
+func (r *relay) metric(t *testing.T, name string, labels ...string) (sum float64) {
+	t.Helper()
+	for _, p := range r.pods {
+		sum += p.metric(t, name, labels...)
+	}
+	return sum
+}
+
+// metric is the same for one pod.
+func (r *pod) metric(t *testing.T, name string, labels ...string) float64 {
 	t.Helper()
 	status, page, err := get(t.Context(), r.metricsPort, "/metrics")
 	if err != nil || status != http.StatusOK {
@@ -315,6 +410,9 @@ func (r *relay) waitAccounted(t *testing.T) {
 		delivered := r.metric(t, "relay_messages_delivered_total")
 		dropped := r.metric(t, "relay_messages_dropped_total")
 		queued := r.metric(t, "relay_messages_queued")
+		if len(r.pods) > 1 {
+			queued += r.metric(t, "relay_cluster_messages_queued")
+		}
 		if received == 0 || received != delivered+dropped+queued {
 			return fmt.Errorf("%v messages received, but %v delivered, %v dropped and %v queued",
 				received, delivered, dropped, queued)
@@ -399,6 +497,17 @@ func (t *tail) Write(p []byte) (int, error) {
 		t.buf = slices.Delete(t.buf, 0, over)
 	}
 	return len(p), nil
+}
+
+// outputs is what several pods printed.
+type outputs []*tail
+
+func (o outputs) String() string {
+	var all []string
+	for _, t := range o {
+		all = append(all, t.String())
+	}
+	return strings.Join(all, "\n")
 }
 
 func (t *tail) String() string {
