@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/crosspod/crosspod/internal/netbatch"
 	"github.com/crosspod/crosspod/relay/listener/ws"
 )
 
@@ -716,7 +717,7 @@ func TestAnswersOfTLS(t *testing.T) {
 	for i := 0; err == nil && i < 10000; i++ {
 		err = c.AnswerInTLS([]byte("answer"))
 	}
-	if !errors.Is(err, ws.ErrGatherFull) {
+	if !errors.Is(err, netbatch.ErrGatherFull) {
 		t.Errorf("ten thousand answers that nobody takes: %v", err)
 	}
 }

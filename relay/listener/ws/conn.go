@@ -8,9 +8,9 @@ import (
 	"net"
 	"os"
 	"sync/atomic"
-	"syscall"
 	"time"
 
+	"github.com/crosspod/crosspod/internal/netbatch"
 	"github.com/crosspod/crosspod/relay/listener"
 )
 
@@ -20,21 +20,14 @@ import (
 type Conn struct {
 	// Set by newConn, never changed.
 	socket *socket
-	raw    syscall.RawConn // nil on the plain path
-	tls    *records        // nil without TLS
-	limit  int             // largest message in bytes
+	tls    *netbatch.Records // nil without TLS
+	limit  int               // largest message in bytes
 
-	// Owned by the reader. buf[off:end] is what was read and not yet parsed.
-	// On a raw socket buf is nil while there is nothing, readSize bytes long
-	// while data flows, and just large enough for the rest of a frame while
-	// waiting for more of it.
-	buf       []byte
-	off, end  int
+	// Owned by the reader.
+	in        netbatch.Reader
 	fragments []byte // of the message being reassembled
 	assembles bool
-	readErr   error                 // what NextMessage returns from now on
-	readReady func(fd uintptr) bool // stored once: a closure per read would be an allocation
-	sysErr    error                 // of the last read in readReady
+	readErr   error // what NextMessage returns from now on
 
 	// writing is held by whoever writes to the socket, so that frames never
 	// mix. It is a channel because waiting for a mutex stops the clock of a
@@ -42,7 +35,7 @@ type Conn struct {
 	writing chan struct{}
 
 	// Guarded by writing.
-	out      wire
+	out      netbatch.Writer
 	silent   bool  // a close frame was sent, or the connection is closed
 	midFrame bool  // TryWriteBatch has left off inside a frame: WriteBatch comes next
 	lost     error // why a pong was not written, until WriteBatch has said so
@@ -59,18 +52,14 @@ var (
 // newConn makes a Conn of an upgraded socket, over which tlsConn runs unless it
 // is nil. early are bytes that came with the request and are not kept.
 func newConn(s *socket, tlsConn *tls.Conn, early []byte, limit int, stall time.Duration) *Conn {
-	c := &Conn{socket: s, raw: s.raw, limit: limit, writing: make(chan struct{}, 1)}
-	c.readReady = c.readSocket
-	c.out.init(s.Conn, s.raw, stall)
+	c := &Conn{socket: s, limit: limit, writing: make(chan struct{}, 1)}
 	if tlsConn != nil {
-		c.tls = &records{socket: s, conn: tlsConn}
+		c.tls = netbatch.NewRecords(s.Conn, s.raw, tlsConn)
 		s.records = c.tls
-		c.readReady = c.readRecords
 	}
-	if len(early) > 0 {
-		c.buf = borrow(len(early))
-		c.end = copy(c.buf, early)
-	}
+	c.in.Init(s.Conn, s.raw, c.tls)
+	c.in.Preload(early)
+	c.out.Init(s.Conn, s.raw, stall)
 	return c
 }
 
@@ -79,11 +68,11 @@ func newConn(s *socket, tlsConn *tls.Conn, early []byte, limit int, stall time.D
 func (c *Conn) NextMessage() (msg []byte, more bool, err error) {
 	for {
 		if !c.assembles {
-			b := c.buf[c.off:c.end]
+			b := c.in.Bytes()
 			if start, end := dataFrame(b, c.limit); end != 0 {
 				msg = b[start:end:end]
 				unmask(msg, binary.LittleEndian.Uint32(b[start-4:]))
-				c.off += end
+				c.in.Skip(end)
 				_, next := dataFrame(b[end:], c.limit)
 				return msg, next != 0, nil
 			}
@@ -93,143 +82,20 @@ func (c *Conn) NextMessage() (msg []byte, more bool, err error) {
 			return nil, false, err
 		}
 		if msg != nil {
-			_, next := dataFrame(c.buf[c.off:c.end], c.limit)
+			_, next := dataFrame(c.in.Bytes(), c.limit)
 			return msg, next != 0, nil
 		}
 	}
 }
 
-// fill waits for more bytes and appends them to buf. Whatever of buf was parsed
-// is gone afterwards.
+// fill waits for more bytes. Whatever was parsed is gone afterwards.
 func (c *Conn) fill() error {
-	var err error
-	switch {
-	case c.raw == nil:
-		err = c.fillPlain()
-	case c.tls == nil:
-		err = c.fillRaw()
-	default:
-		err = c.fillTLS()
-	}
-	if c.tls != nil && c.tls.pending() {
+	err := c.in.Fill()
+	if c.tls != nil && c.tls.Pending() {
 		c.startDue() // TLS has answered a key update
 	}
-	if errors.Is(err, io.EOF) && (c.off < c.end || c.assembles) {
+	if errors.Is(err, io.EOF) && (len(c.in.Bytes()) > 0 || c.assembles) {
 		err = io.ErrUnexpectedEOF
-	}
-	return err
-}
-
-func (c *Conn) fillRaw() error {
-	c.compact()
-	if err := c.raw.Read(c.readReady); err != nil {
-		return err
-	}
-	return c.sysErr
-}
-
-// readSocket reads once when the socket may have bytes, and reports false to
-// wait until it has. It holds a buffer of readSize only while there are some.
-func (c *Conn) readSocket(fd uintptr) bool {
-	c.grow()
-	n, again, err := readNow(fd, c.buf[c.end:])
-	if again {
-		c.shrink()
-		return false
-	}
-	c.end += n
-	c.sysErr = err
-	return true
-}
-
-// fillTLS is fill where TLS runs over a raw socket: one read of the socket, and
-// all that it decrypts to.
-func (c *Conn) fillTLS() error {
-	for {
-		if !c.tls.drained {
-			c.grow()
-			c.compact()
-			n, err := c.tls.decrypt(c.buf[c.end:])
-			c.end += n
-			if n > 0 || !errors.Is(err, errNotReady) {
-				return err
-			}
-		}
-		if err := c.raw.Read(c.readReady); err != nil {
-			return err
-		}
-	}
-}
-
-// readRecords is readSocket with TLS.
-func (c *Conn) readRecords(fd uintptr) bool {
-	if again := c.tls.receive(fd); again {
-		c.shrink()
-		return false
-	}
-	return true
-}
-
-// grow makes buf the large buffer.
-func (c *Conn) grow() {
-	if len(c.buf) != readSize {
-		c.moveTo(borrow(readSize))
-	}
-}
-
-// compact moves what was not parsed to the start of buf.
-func (c *Conn) compact() {
-	if c.off > 0 {
-		c.end = copy(c.buf, c.buf[c.off:c.end])
-		c.off = 0
-	}
-}
-
-// shrink gives back the large buffer, keeping what was not parsed in one of the
-// right size.
-func (c *Conn) shrink() {
-	if c.off == c.end {
-		c.release()
-	} else {
-		c.moveTo(borrow(c.end - c.off))
-	}
-}
-
-// moveTo moves what was not parsed to the start of b and makes b the buffer.
-func (c *Conn) moveTo(b []byte) {
-	n := copy(b, c.buf[c.off:c.end])
-	giveBack(c.buf)
-	c.buf, c.off, c.end = b, 0, n
-}
-
-// release gives the buffer back with all that is in it.
-func (c *Conn) release() {
-	giveBack(c.buf)
-	c.buf, c.off, c.end = nil, 0, 0
-}
-
-// fillPlain is fill for connections that can only be read by waiting in Read,
-// which needs a buffer. It starts small and grows to the largest frame at most.
-func (c *Conn) fillPlain() error {
-	switch {
-	case c.buf == nil:
-		c.moveTo(borrow(restMiddle))
-	case c.end == len(c.buf) && c.off == 0:
-		c.moveTo(borrow(len(c.buf) + 1))
-	default:
-		c.compact()
-	}
-	var in net.Conn = c.socket.Conn
-	if c.tls != nil {
-		in = c.tls.conn
-	}
-	n, err := in.Read(c.buf[c.end:])
-	c.end += n
-	if n > 0 {
-		return nil // an error beside bytes comes again
-	}
-	if err == nil {
-		err = io.ErrNoProgress
 	}
 	return err
 }
@@ -241,10 +107,7 @@ func (c *Conn) fail(err error) error {
 	}
 	c.readErr = err
 	c.fragments, c.assembles = nil, false
-	c.release()
-	if c.tls != nil {
-		c.tls.release()
-	}
+	c.in.Release()
 	return err
 }
 
@@ -298,7 +161,7 @@ func (c *Conn) WriteBatch(b []byte) (int, error) {
 // TryWriteBatch implements [listener.TryWriter]. Over TLS and on the plain path
 // it writes nothing: there what is encrypted, or handed to Write, must all go.
 func (c *Conn) TryWriteBatch(b []byte) (n int, err error) {
-	if c.raw == nil || c.tls != nil {
+	if c.socket.raw == nil || c.tls != nil {
 		return 0, nil
 	}
 	select {
@@ -307,7 +170,7 @@ func (c *Conn) TryWriteBatch(b []byte) (n int, err error) {
 		return 0, nil
 	}
 	if !c.silent && c.lost == nil { // else WriteBatch tells
-		n, err = c.out.try(b)
+		n, err = c.out.Try(b)
 		c.silent = err != nil
 		c.midFrame = err == nil && n > 0 && n < len(b)
 	}
@@ -329,16 +192,16 @@ func (c *Conn) TryWriteBatch(b []byte) (n int, err error) {
 // it does so in parts that fit the gathering buffer.
 func (c *Conn) send(b []byte) (n int, err error) {
 	if c.tls == nil {
-		return c.out.write(b)
+		return c.out.Write(b)
 	}
 	for n < len(b) {
-		part := b[n:min(n+readSize, len(b))]
-		if _, err := c.tls.conn.Write(part); err != nil {
+		part := b[n:min(n+netbatch.ReadSize, len(b))]
+		if err := c.tls.Encrypt(part); err != nil {
 			return n, err
 		}
-		gathered, lent := c.tls.take()
-		_, err := c.out.write(gathered)
-		giveBack(lent)
+		gathered, lent := c.tls.Take()
+		_, err := c.out.Write(gathered)
+		netbatch.GiveBack(lent)
 		if err != nil {
 			return n, err
 		}
@@ -349,10 +212,10 @@ func (c *Conn) send(b []byte) (n int, err error) {
 
 // Write implements [net.Conn]: p is one whole message, of at least 1 byte.
 func (c *Conn) Write(p []byte) (int, error) {
-	b := borrow(min(len(p)+maxHeader, readSize))
+	b := netbatch.Borrow(min(len(p)+maxHeader, netbatch.ReadSize))
 	frame := c.AppendMessage(b[:0], p, nil)
 	_, err := c.WriteBatch(frame)
-	giveBack(b)
+	netbatch.GiveBack(b)
 	if err != nil {
 		return 0, err
 	}
@@ -389,8 +252,8 @@ func (c *Conn) Close() error {
 	c.writing <- struct{}{}
 	c.silent = true
 	if c.tls != nil {
-		_, lent := c.tls.take()
-		giveBack(lent)
+		_, lent := c.tls.Take()
+		netbatch.GiveBack(lent)
 	}
 	<-c.writing
 	return err
@@ -416,4 +279,4 @@ func (c *Conn) SetReadDeadline(t time.Time) error { return c.socket.Conn.SetRead
 
 // SetWriteDeadline implements [net.Conn]. It comes on top of the stall timeout,
 // which always holds.
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.out.setDeadline(t) }
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.out.SetDeadline(t) }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/crosspod/crosspod/internal/netbatch"
 	"github.com/crosspod/crosspod/relay/listener"
 )
 
@@ -23,19 +24,19 @@ func (c *Conn) advance() (msg []byte, err error) {
 	if c.readErr != nil {
 		return nil, c.readErr
 	}
-	h, code, why := c.parseHeader(c.buf[c.off:c.end])
+	h, code, why := c.parseHeader(c.in.Bytes())
 	if code != 0 {
 		return nil, c.refuse(code, why)
 	}
-	if h.size == 0 || c.end-c.off < h.size+h.n {
+	if h.size == 0 || len(c.in.Bytes()) < h.size+h.n {
 		if err := c.fill(); err != nil {
 			return nil, c.fail(err)
 		}
 		return nil, nil
 	}
-	payload := c.buf[c.off+h.size : c.off+h.size+h.n]
+	payload := c.in.Bytes()[h.size : h.size+h.n]
 	unmask(payload, h.key)
-	c.off += h.size + h.n
+	c.in.Skip(h.size + h.n)
 
 	switch h.op {
 	case opPing:
@@ -179,7 +180,7 @@ func (c *Conn) sayClose(body []byte) {
 // sayGoodbye ends TLS properly where that takes no waiting. The caller holds
 // c.writing.
 func (c *Conn) sayGoodbye() {
-	if c.tls != nil && c.raw != nil && !c.silent {
+	if c.tls != nil && c.socket.raw != nil && !c.silent {
 		c.sendLast(nil)
 	}
 }
@@ -189,17 +190,17 @@ func (c *Conn) sayGoodbye() {
 func (c *Conn) sendLast(b []byte) {
 	if c.tls != nil {
 		if len(b) > 0 {
-			_, _ = c.tls.conn.Write(b)
+			_ = c.tls.Encrypt(b)
 		}
-		_ = c.tls.conn.CloseWrite()
-		gathered, lent := c.tls.take()
-		defer giveBack(lent)
+		_ = c.tls.EndWriting()
+		gathered, lent := c.tls.Take()
+		defer netbatch.GiveBack(lent)
 		b = gathered
 	}
-	if c.raw != nil {
-		_, _ = c.out.try(b)
+	if c.socket.raw != nil {
+		_, _ = c.out.Try(b)
 	} else {
-		_, _ = c.out.finish(b, closeTimeout)
+		_, _ = c.out.Finish(b, closeTimeout)
 	}
 }
 
@@ -221,7 +222,7 @@ func (c *Conn) startDue() {
 	}
 	rest, lent := c.tryDue()
 	if len(rest) == 0 {
-		giveBack(lent)
+		netbatch.GiveBack(lent)
 		<-c.writing // only the reader makes something due, so nothing is missed
 		return
 	}
@@ -248,17 +249,17 @@ func (c *Conn) tryDue() (rest, lent []byte) {
 	}
 	if c.tls != nil {
 		if len(rest) > 0 {
-			if _, err := c.tls.conn.Write(rest); err != nil {
+			if err := c.tls.Encrypt(rest); err != nil {
 				c.silent, c.lost = true, err
 				return nil, nil
 			}
 		}
-		rest, lent = c.tls.take()
+		rest, lent = c.tls.Take()
 	}
 	if len(rest) == 0 {
 		return nil, lent
 	}
-	n, err := c.out.try(rest)
+	n, err := c.out.Try(rest)
 	if err != nil {
 		c.silent, c.lost = true, err
 		return nil, lent
@@ -269,16 +270,16 @@ func (c *Conn) tryDue() (rest, lent []byte) {
 // finishDue writes what tryDue has left. It may wait for the other side.
 func (c *Conn) finishDue(rest, lent []byte) {
 	if len(rest) > 0 {
-		if _, err := c.out.write(rest); err != nil {
+		if _, err := c.out.Write(rest); err != nil {
 			c.silent, c.lost = true, err
 		}
 	}
-	giveBack(lent)
+	netbatch.GiveBack(lent)
 }
 
 // due reports whether there is something for tryDue.
 func (c *Conn) due() bool {
-	return c.pong.Load() != nil || c.tls != nil && c.tls.pending()
+	return c.pong.Load() != nil || c.tls != nil && c.tls.Pending()
 }
 
 // doneWriting gives c.writing back after writing what has become due meanwhile.

@@ -8,9 +8,11 @@
 //
 // Conn does its own framing (frame.go, conn.go) because the message path pays
 // for system calls before anything else, and only who sees the frames can tell
-// where a batch of messages ends; see ADR-0008. One non-blocking read takes up to
-// 64 kB into a buffer that is lent for as long as there are bytes in hand, so
-// that an idle peer holds none. The hot path accepts what existing clients send:
+// where a batch of messages ends; see ADR-0008. It reads and writes through
+// package netbatch: one non-blocking read takes up to 64 kB into a buffer that is
+// lent for as long as there are bytes in hand, so that an idle peer holds none;
+// with TLS, tls.Conn works in memory between the parser and the socket, so that a
+// batch is still one call of the system. The hot path accepts what existing clients send:
 // final, binary, masked, no reserved bits. Everything else goes to one cold
 // function (control.go) that holds the rules of RFC 6455:
 //
@@ -26,7 +28,5 @@
 //	bytes, stray or missing continuation, bad close body   1002
 //
 // Where the socket has no SyscallConn, in memory and outside Unix, the same
-// parser reads through net.Conn.Read into a small buffer of its own (the plain
-// path). With TLS, tls.Conn works in memory between the parser and the socket
-// (tls.go), so that a batch is still one read or write of the system.
+// parser reads through net.Conn.Read into a small buffer (the plain path).
 package ws

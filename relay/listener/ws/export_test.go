@@ -23,20 +23,12 @@ var Unmask = unmask
 
 // Held reports how many bytes of buffers c holds. Only the reader may call it.
 func (c *Conn) Held() int {
-	n := len(c.buf) + cap(c.fragments)
-	if c.tls != nil {
-		n += len(c.tls.buf)
-	}
-	return n
+	return c.in.Held() + cap(c.fragments)
 }
 
 // AnswerInTLS does to c what TLS does when it answers a key update: it writes
 // from within a read, with nobody to flush it. crypto/tls has no client that asks
 // for one.
 func (c *Conn) AnswerInTLS(b []byte) error {
-	_, err := c.tls.conn.Write(b)
-	return err
+	return c.tls.Encrypt(b)
 }
-
-// ErrGatherFull is errGatherFull.
-var ErrGatherFull = errGatherFull

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/crosspod/crosspod/internal/netbatch"
 	"github.com/crosspod/crosspod/relay/listener"
 )
 
@@ -18,7 +19,7 @@ type socket struct {
 	net.Conn                 // as accepted
 	raw      syscall.RawConn // nil on the plain path
 	half     *listener.HalfOpen
-	records  *records // set by the upgrade, with TLS
+	records  *netbatch.Records // set by the upgrade, with TLS
 
 	gone    atomic.Bool                      // the other side has closed
 	verdict atomic.Pointer[listener.Outcome] // set by the handler that refuses
@@ -26,13 +27,13 @@ type socket struct {
 
 func newSocket(half *listener.HalfOpen) *socket {
 	conn := half.Conn()
-	return &socket{Conn: conn, raw: rawConn(conn), half: half}
+	return &socket{Conn: conn, raw: netbatch.Raw(conn), half: half}
 }
 
 // Read implements [net.Conn].
 func (s *socket) Read(p []byte) (int, error) {
 	if s.records != nil {
-		return s.records.read(p)
+		return s.records.Read(p)
 	}
 	n, err := s.Conn.Read(p)
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -44,7 +45,7 @@ func (s *socket) Read(p []byte) (int, error) {
 // Write implements [net.Conn].
 func (s *socket) Write(p []byte) (int, error) {
 	if s.records != nil {
-		return s.records.write(p)
+		return s.records.Write(p)
 	}
 	return s.Conn.Write(p)
 }

@@ -1,4 +1,4 @@
-package ws
+package netbatch
 
 import (
 	"bytes"
@@ -26,7 +26,7 @@ func (c *switchConn) Read(p []byte) (int, error) {
 		return c.Conn.Read(p)
 	}
 	if len(c.in) == 0 {
-		return 0, errNotReady
+		return 0, ErrNotReady
 	}
 	n := copy(p, c.in)
 	c.in = c.in[n:]
@@ -41,7 +41,7 @@ func (c *switchConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestNotReadyDoesNotStick holds what records rests on: an error that says it is
+// TestNotReadyDoesNotStick holds what Records rests on: an error that says it is
 // temporary does not spoil a tls.Conn, wherever in its records it comes.
 func TestNotReadyDoesNotStick(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
@@ -63,7 +63,7 @@ func TestNotReadyDoesNotStick(t *testing.T) {
 						var buf [64]byte
 						n, err := server.Read(buf[:])
 						got = append(got, buf[:n]...)
-						if errors.Is(err, errNotReady) {
+						if errors.Is(err, ErrNotReady) {
 							break
 						}
 						if err != nil {

@@ -1,6 +1,6 @@
 //go:build !unix
 
-package ws
+package netbatch
 
 import (
 	"errors"
@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// rawConn returns nil: outside Unix a descriptor cannot be read like this, and
+// Raw returns nil: outside Unix a descriptor cannot be read like this, and
 // the plain path serves all connections.
-func rawConn(net.Conn) syscall.RawConn { return nil }
+func Raw(net.Conn) syscall.RawConn { return nil }
 
 func readNow(uintptr, []byte) (int, bool, error) { return 0, false, errors.ErrUnsupported }
 

@@ -1,6 +1,6 @@
 //go:build unix
 
-package ws
+package netbatch
 
 import (
 	"io"
@@ -9,9 +9,9 @@ import (
 	"syscall"
 )
 
-// rawConn returns the way to the file descriptor of c, or nil where c has none
+// Raw returns the way to the file descriptor of c, or nil where c has none
 // and the plain path serves it.
-func rawConn(c net.Conn) syscall.RawConn {
+func Raw(c net.Conn) syscall.RawConn {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
 		return nil

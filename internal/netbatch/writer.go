@@ -1,4 +1,4 @@
-package ws
+package netbatch
 
 import (
 	"errors"
@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// wire writes to a socket. One goroutine at a time may use it.
-type wire struct {
+// Writer writes to a connection. One goroutine at a time may use it;
+// [Writer.SetDeadline] may be called by any.
+type Writer struct {
 	conn  net.Conn
 	raw   syscall.RawConn // nil on the plain path
 	stall time.Duration
@@ -25,19 +26,21 @@ type wire struct {
 	err     error
 }
 
-func (w *wire) init(conn net.Conn, raw syscall.RawConn, stall time.Duration) {
+// Init makes w the writer of conn, with raw its way to the descriptor as from
+// [Raw]. stall is how long the other side may take no byte.
+func (w *Writer) Init(conn net.Conn, raw syscall.RawConn, stall time.Duration) {
 	w.conn, w.raw, w.stall = conn, raw, stall
 	w.attempt = w.writeReady
 }
 
-func (w *wire) writeReady(fd uintptr) bool {
+func (w *Writer) writeReady(fd uintptr) bool {
 	w.n, w.err = writeNow(fd, w.b)
 	return true // also when the socket is full: this is an attempt, not a wait
 }
 
-// try writes what the socket takes at once. On the plain path that is nothing,
+// Try writes what the socket takes at once. On the plain path that is nothing,
 // since there is no such call.
-func (w *wire) try(b []byte) (int, error) {
+func (w *Writer) Try(b []byte) (int, error) {
 	if w.raw == nil {
 		return 0, nil
 	}
@@ -51,19 +54,19 @@ func (w *wire) try(b []byte) (int, error) {
 	return n, err
 }
 
-// write writes all of b. A deadline is set only when the socket is full, which
+// Write writes all of b. A deadline is set only when the socket is full, which
 // is seldom; it moves as long as the other side takes bytes at all.
-func (w *wire) write(b []byte) (int, error) {
-	n, err := w.try(b)
+func (w *Writer) Write(b []byte) (int, error) {
+	n, err := w.Try(b)
 	if err != nil || n == len(b) {
 		return n, err
 	}
-	m, err := w.finish(b[n:], w.stall)
+	m, err := w.Finish(b[n:], w.stall)
 	return n + m, err
 }
 
-// finish writes b, waiting up to stall for each further byte.
-func (w *wire) finish(b []byte, stall time.Duration) (n int, err error) {
+// Finish writes b, waiting up to stall for each further byte.
+func (w *Writer) Finish(b []byte, stall time.Duration) (n int, err error) {
 	defer w.restoreDeadline()
 	for {
 		deadline := time.Now().Add(stall)
@@ -83,7 +86,7 @@ func (w *wire) finish(b []byte, stall time.Duration) (n int, err error) {
 	}
 }
 
-func (w *wire) restoreDeadline() {
+func (w *Writer) restoreDeadline() {
 	var t time.Time
 	if until := w.until.Load(); until != nil {
 		t = *until
@@ -91,8 +94,9 @@ func (w *wire) restoreDeadline() {
 	_ = w.conn.SetWriteDeadline(t) // fails only when closed, which the next write finds
 }
 
-// setDeadline bounds the writes from outside. The zero time lifts the bound.
-func (w *wire) setDeadline(t time.Time) error {
+// SetDeadline bounds the writes from outside, on top of the stall timeout. The
+// zero time lifts the bound.
+func (w *Writer) SetDeadline(t time.Time) error {
 	if t.IsZero() {
 		w.until.Store(nil)
 	} else {

@@ -1,0 +1,55 @@
+package netbatch
+
+import (
+	"crypto/tls"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// Below is a connection for TLS to run over. It is like the connection it was
+// made of until [Below.Gather] is called, after the handshake.
+type Below struct {
+	net.Conn
+	raw     syscall.RawConn // nil on the plain path
+	records atomic.Pointer[Records]
+}
+
+// NewBelow returns conn as a connection for TLS to run over.
+func NewBelow(conn net.Conn) *Below { return &Below{Conn: conn, raw: Raw(conn)} }
+
+// Gather puts [Records] between conn, which runs over b, and the connection b was
+// made of, and returns them with the way to its descriptor, nil on the plain
+// path. No other call of conn or b may be in progress. From then on conn is for
+// the records alone.
+func (b *Below) Gather(conn *tls.Conn) (*Records, syscall.RawConn) {
+	r := NewRecords(b.Conn, b.raw, conn)
+	b.records.Store(r)
+	return r, b.raw
+}
+
+// Read implements [net.Conn].
+func (b *Below) Read(p []byte) (int, error) {
+	if r := b.records.Load(); r != nil {
+		return r.Read(p)
+	}
+	return b.Conn.Read(p)
+}
+
+// Write implements [net.Conn].
+func (b *Below) Write(p []byte) (int, error) {
+	if r := b.records.Load(); r != nil {
+		return r.Write(p)
+	}
+	return b.Conn.Write(p)
+}
+
+// SetWriteDeadline implements [net.Conn]. tls.Conn, when it says goodbye, sets
+// deadlines that are not meant for gathered bytes.
+func (b *Below) SetWriteDeadline(t time.Time) error {
+	if b.records.Load() != nil {
+		return nil
+	}
+	return b.Conn.SetWriteDeadline(t)
+}
