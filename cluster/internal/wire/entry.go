@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 
@@ -22,7 +23,7 @@ type Space byte
 const (
 	// Peer is the space of PeerIDs. A PeerID has one member, itself.
 	Peer Space = 1
-	// Group is the space of groups, named by the SHA-256 of their text.
+	// Group is the space of groups, see [GroupName].
 	Group Space = 2
 )
 
@@ -40,16 +41,31 @@ func PeerName(id messages.PeerID) (n Name) {
 	return n
 }
 
+// GroupName returns the name of a group: four zero bytes and the SHA-256 of its
+// text.
+func GroupName(text string) (n Name) {
+	n[0] = byte(Group)
+	sum := sha256.Sum256([]byte(text))
+	copy(n[NameSize-len(sum):], sum[:])
+	return n
+}
+
 // Space returns what n is the name of.
 func (n Name) Space() Space { return Space(n[0]) }
 
 // ID returns the PeerID that n names; only for names in the space [Peer].
 func (n Name) ID() messages.PeerID { return messages.PeerID(n[1:]) }
 
-// Hash returns a 64-bit hash of n that is the same on every pod: the first
-// eight bytes after the constant prefix of PeerIDs, mixed. See [Mix].
+// Hash returns a 64-bit hash of n that is the same on every pod: homes are
+// chosen by it (docs/protocol.md, "Homes"). All bytes of n take part, since ids
+// of our own parts may differ in few of them. It is no defence against somebody
+// who looks for names with the same hash.
 func (n Name) Hash() uint64 {
-	return Mix(binary.BigEndian.Uint64(n[5:13]) ^ Mix(binary.BigEndian.Uint64(n[13:21])) ^ uint64(n[0])<<56)
+	h := uint64(n[0])<<32 | uint64(binary.BigEndian.Uint32(n[1:5]))
+	for i := 5; i < NameSize; i += 8 {
+		h = Mix(h ^ binary.BigEndian.Uint64(n[i:]))
+	}
+	return h
 }
 
 // Mix is the finalizer of SplitMix64, a bijection that spreads every bit of its
@@ -85,7 +101,8 @@ const (
 	Digest      Kind = 14 // no Name; Epoch: XOR, ID: count, of the claims placed at the receiver
 )
 
-// Entry is one directory entry. Fields that its kind does not carry are zero.
+// Entry is one directory entry. Fields that its kind does not carry are zero. The
+// Member of a peer's name is that peer; it is not written, see [AppendEntries].
 type Entry struct {
 	Kind   Kind
 	Flag   bool

@@ -1,0 +1,63 @@
+package wire
+
+import (
+	"encoding/binary"
+
+	"github.com/crosspod/crosspod/messages"
+)
+
+const (
+	// DataPrefix is what precedes the message in the payload of FWD and BOUNCE,
+	// in bytes: flags, destination, epoch.
+	DataPrefix = 1 + messages.PeerIDSize + 8
+	// DataHeaderSize is what precedes the message on the link, in bytes, with
+	// the header of the frame.
+	DataHeaderSize = HeaderSize + DataPrefix
+)
+
+// flagSecond marks a message that has been bounced once already.
+const flagSecond = 1
+
+// Data is a message on its way to the pod that has its destination, or back.
+type Data struct {
+	Second      bool            // it has been bounced once and is not sent a third time
+	Destination messages.PeerID // the Transport has the source in it
+	Epoch       uint64          // of the destination's connection, as the sender believes; 0: unknown
+	Message     []byte          // a whole Transport message
+}
+
+// AppendDataHeader appends to dst all that precedes a message of size bytes in a
+// frame of type t, [TypeForward] or [TypeBounce]: [DataHeaderSize] bytes. The
+// message itself is for the caller to put behind it; d.Message is not looked at.
+func AppendDataHeader(dst []byte, t Type, d *Data, size int) []byte {
+	dst = AppendHeader(dst, t, DataPrefix+size)
+	var flags byte
+	if d.Second {
+		flags |= flagSecond
+	}
+	dst = append(append(dst, flags), d.Destination[:]...)
+	return binary.BigEndian.AppendUint64(dst, d.Epoch)
+}
+
+// ParseData returns what is in the payload of a frame of type t, [TypeForward] or
+// [TypeBounce]. The message is a part of the payload, and surely a Transport of
+// 38 to 8820 bytes: nothing else can be delivered through another pod.
+func ParseData(t Type, payload []byte) (d Data, err error) {
+	switch {
+	case t != TypeForward && t != TypeBounce:
+		return d, malformed(t, "holds no message")
+	case len(payload) < DataPrefix:
+		return d, malformed(t, "cut short")
+	case payload[0]&^flagSecond != 0:
+		return d, malformed(t, "flags")
+	}
+	msg := payload[DataPrefix:len(payload):len(payload)]
+	if _, _, err := messages.ParseTransport(msg); err != nil {
+		return d, malformed(t, err.Error())
+	}
+	d.Second = payload[0]&flagSecond != 0
+	d.Destination = messages.PeerID(payload[1:])
+	d.Epoch = binary.BigEndian.Uint64(payload[1+messages.PeerIDSize:])
+	d.Message = msg
+	return d, nil
+}

@@ -1,0 +1,146 @@
+package wire
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/crosspod/crosspod/messages"
+)
+
+// Versions of the protocol between pods. Package handshake agrees on the highest
+// that both sides speak.
+const (
+	MinVersion = 1 // the oldest that this build speaks
+	Version    = 2 // the newest
+)
+
+// HeaderSize is the size of a frame's header in bytes: its type and the length
+// of the payload that follows.
+const HeaderSize = 4
+
+// Limits of payloads in bytes, for the type in their name, checked by
+// [ParseHeader] before anybody makes room for one.
+const (
+	MaxHello     = 1 << 10                        // our own need at most 460
+	MaxProof     = proofSize + macSize            // 48
+	MaxGoodbye   = 1 + maxText                    // 256
+	MaxComplaint = maxComplaints * (2 + 255 + 64) // 10,272
+	MaxEntries   = 16 << 10                       // entries of one kind
+	MaxData      = DataPrefix + messages.MaxSize  // FWD and BOUNCE: 8,865
+	MaxUnknown   = 64 << 10                       // of types that this version does not have
+)
+
+// Type is the kind of a frame, its first byte.
+type Type byte
+
+// The types of frames. Those of the directory are 0x20 and their [Kind], see
+// [EntryType].
+const (
+	TypeHello     Type = 0x01
+	TypeProof     Type = 0x02
+	TypeUse       Type = 0x03
+	TypeGoodbye   Type = 0x04
+	TypePing      Type = 0x10
+	TypePong      Type = 0x11
+	TypeTally     Type = 0x12 // from version 2 on, with [CapTally]
+	TypeComplaint Type = 0x13 // from version 2 on, with [CapComplaint]
+	TypeEntries   Type = 0x20 // and the kind
+	TypeForward   Type = 0x40
+	TypeBounce    Type = 0x41
+)
+
+var typeNames = map[Type]string{
+	TypeHello: "HELLO", TypeProof: "PROOF", TypeUse: "USE", TypeGoodbye: "GOODBYE",
+	TypePing: "PING", TypePong: "PONG", TypeTally: "TALLY", TypeComplaint: "COMPLAINT",
+	TypeForward: "FWD", TypeBounce: "BOUNCE",
+}
+
+// EntryType returns the type of the frames that hold entries of kind k.
+func EntryType(k Kind) Type { return TypeEntries + Type(k) }
+
+// Kind returns the kind of the entries in a frame of type t, or false when it
+// holds none, or of a kind that this version does not have.
+func (t Type) Kind() (Kind, bool) {
+	k := Kind(t - TypeEntries)
+	return k, t > TypeEntries && int(k) < len(layouts)
+}
+
+// Known reports whether this version has frames of type t. A frame of another
+// type is skipped, whole.
+func (t Type) Known() bool { return t.limit() != MaxUnknown }
+
+func (t Type) limit() int {
+	switch t {
+	case TypeHello:
+		return MaxHello
+	case TypeProof:
+		return MaxProof
+	case TypeUse:
+		return useSize
+	case TypeGoodbye:
+		return MaxGoodbye
+	case TypePing:
+		return pingSize
+	case TypePong:
+		return pongSize
+	case TypeTally:
+		return tallySize
+	case TypeComplaint:
+		return MaxComplaint
+	case TypeForward, TypeBounce:
+		return MaxData
+	}
+	if _, ok := t.Kind(); ok {
+		return MaxEntries
+	}
+	return MaxUnknown
+}
+
+// String returns the name of t, or its number when it has none.
+func (t Type) String() string {
+	if name, ok := typeNames[t]; ok {
+		return name
+	}
+	if k, ok := t.Kind(); ok {
+		return k.String()
+	}
+	return fmt.Sprintf("frame 0x%02x", byte(t))
+}
+
+// Errors of the parsers; the errors returned wrap one of them.
+var (
+	// ErrTooLong means that a frame is over the limit of its type.
+	ErrTooLong = errors.New("wire: frame too long")
+	// ErrMalformed means that a payload is not what its type has.
+	ErrMalformed = errors.New("wire: malformed frame")
+)
+
+func malformed(t Type, what string) error { return fmt.Errorf("%w: %v: %s", ErrMalformed, t, what) }
+
+// AppendHeader appends the header of a frame of type t whose payload has size
+// bytes, at most 1<<24-1, to dst and returns the result.
+func AppendHeader(dst []byte, t Type, size int) []byte {
+	return append(dst, byte(t), byte(size>>16), byte(size>>8), byte(size))
+}
+
+// ParseHeader returns the type of a frame and the size of its payload in bytes,
+// from the first [HeaderSize] bytes of b; with fewer it panics. A size over the
+// limit of the type is [ErrTooLong]: nothing after it on the link can be read.
+func ParseHeader(b []byte) (t Type, size int, err error) {
+	h := binary.BigEndian.Uint32(b[:HeaderSize])
+	t, size = Type(h>>24), int(h&0xffffff)
+	if limit := t.limit(); size > limit {
+		return t, size, fmt.Errorf("%w: %v of %d bytes, at most %d", ErrTooLong, t, size, limit)
+	}
+	return t, size, nil
+}
+
+// begin appends a header whose size end will know.
+func begin(dst []byte, t Type) []byte { return AppendHeader(dst, t, 0) }
+
+// end writes the size of the frame that begins at start into its header.
+func end(b []byte, start int) []byte {
+	AppendHeader(b[:start], Type(b[start]), len(b)-start-HeaderSize)
+	return b
+}

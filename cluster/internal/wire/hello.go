@@ -1,0 +1,188 @@
+package wire
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+)
+
+// Sizes of fields in bytes.
+const (
+	NonceSize       = 32
+	FingerprintSize = 8 // of keys and of what pods compare
+	MaxKeys         = 8 // keys in a HELLO, a count
+
+	macSize   = sha256.Size
+	proofSize = 8 + FingerprintSize // without the MAC
+
+	maxVersionText = 64
+	helloFixed     = len(helloMagic) + 2 + 4 + NonceSize + 8 + 8 + FingerprintSize // what precedes the keys: 66
+)
+
+// helloMagic begins the first frame on a link.
+const helloMagic = "xpod"
+
+// Capabilities are what a pod can do beyond its version, one bit each. Bits that
+// this version does not know say nothing.
+type Capabilities uint32
+
+// The capabilities; version 1 has none.
+const (
+	CapTally     Capabilities = 1 << 0 // reads TALLY
+	CapComplaint Capabilities = 1 << 1 // reads COMPLAINT
+
+	AllCapabilities = CapTally | CapComplaint
+)
+
+// Has reports whether all bits of other are set in c.
+func (c Capabilities) Has(other Capabilities) bool { return c&other == other }
+
+// Fingerprint is the first bytes of a hash of something that two pods compare.
+type Fingerprint [FingerprintSize]byte
+
+// Hello is the first frame of either side of a link. Nothing in it is to be
+// believed before the other side has proved itself.
+type Hello struct {
+	Min, Max     byte // versions that the sender speaks, 1 at least
+	Capabilities Capabilities
+	Nonce        [NonceSize]byte
+	Incarnation  uint64        // random number of this process
+	Clock        uint64        // cluster clock, µs
+	Instance     Fingerprint   // of the address that the sender tells its peers, see [InstanceFingerprint]
+	Keys         []Fingerprint // of the secrets that the sender holds, the one it prefers first; at most [MaxKeys]
+	Address      string        // announce address: printable ASCII without blanks, 1 to 255 bytes
+	Build        string        // version of the program, for people: printable ASCII, at most 64 bytes
+	Rest         []byte        // what a later version has put behind; nil from this one
+}
+
+// PodID returns the identity of the sender.
+func (h *Hello) PodID() PodID { return NewPodID(h.Address, h.Incarnation) }
+
+// NewPodID returns the identity of the process with this incarnation at an
+// announce address.
+func NewPodID(address string, incarnation uint64) PodID {
+	b := append([]byte("crosspod pod\x00"), address...)
+	b = binary.BigEndian.AppendUint64(append(b, 0), incarnation)
+	sum := sha256.Sum256(b)
+	return PodID(binary.BigEndian.Uint64(sum[:8]))
+}
+
+// InstanceFingerprint returns the fingerprint of an instance address, by which pods notice
+// that they send clients to different places. It is no secret.
+func InstanceFingerprint(address string) Fingerprint {
+	sum := sha256.Sum256([]byte("crosspod instance\x00" + address))
+	return Fingerprint(sum[:FingerprintSize])
+}
+
+// AppendHello appends a HELLO frame to dst and returns the result. A field that
+// cannot be written is an error and leaves dst as it was; Build is made to fit.
+func AppendHello(dst []byte, h *Hello) ([]byte, error) {
+	switch {
+	case h.Min == 0 || h.Max < h.Min:
+		return dst, fmt.Errorf("versions %d to %d: %w", h.Min, h.Max, ErrMalformed)
+	case !isAddress(h.Address):
+		return dst, fmt.Errorf("announce address %q: %w", h.Address, ErrMalformed)
+	case len(h.Keys) > MaxKeys:
+		return dst, fmt.Errorf("%d keys, at most %d fit: %w", len(h.Keys), MaxKeys, ErrTooLong)
+	}
+	start := len(dst)
+	b := append(begin(dst, TypeHello), helloMagic...)
+	b = append(b, h.Min, h.Max)
+	b = binary.BigEndian.AppendUint32(b, uint32(h.Capabilities))
+	b = append(b, h.Nonce[:]...)
+	b = binary.BigEndian.AppendUint64(b, h.Incarnation)
+	b = binary.BigEndian.AppendUint64(b, h.Clock)
+	b = append(b, h.Instance[:]...)
+	b = append(b, byte(len(h.Keys)))
+	for _, k := range h.Keys {
+		b = append(b, k[:]...)
+	}
+	b = appendText(b, h.Address)
+	b = appendText(b, printable(h.Build, maxVersionText))
+	if b = append(b, h.Rest...); len(b)-start > HeaderSize+MaxHello {
+		return dst, fmt.Errorf("HELLO of %d bytes: %w", len(b)-start-HeaderSize, ErrTooLong)
+	}
+	return end(b, start), nil
+}
+
+// ParseHello returns what the payload of a HELLO frame says. It keeps nothing of
+// the payload. Bytes behind the last field are allowed: they belong to a later
+// version, and the proofs cover them.
+func ParseHello(payload []byte) (*Hello, error) {
+	switch {
+	case len(payload) > MaxHello:
+		return nil, fmt.Errorf("%w: HELLO of %d bytes", ErrTooLong, len(payload))
+	case len(payload) < helloFixed+1:
+		return nil, malformed(TypeHello, "too short")
+	case string(payload[:len(helloMagic)]) != helloMagic:
+		return nil, malformed(TypeHello, "magic")
+	}
+	b := payload[len(helloMagic):]
+	h := &Hello{Min: b[0], Max: b[1]}
+	if h.Min == 0 || h.Max < h.Min {
+		return nil, malformed(TypeHello, "versions")
+	}
+	h.Capabilities = Capabilities(binary.BigEndian.Uint32(b[2:]))
+	b = b[6:]
+	b = b[copy(h.Nonce[:], b):]
+	h.Incarnation, h.Clock = binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])
+	b = b[16:]
+	b = b[copy(h.Instance[:], b):]
+	n := int(b[0])
+	if b = b[1:]; n > MaxKeys || len(b) < n*FingerprintSize {
+		return nil, malformed(TypeHello, "keys")
+	}
+	if n > 0 {
+		h.Keys = make([]Fingerprint, n)
+	}
+	for i := range h.Keys {
+		b = b[copy(h.Keys[i][:], b):]
+	}
+	var ok bool
+	if h.Address, b, ok = cutText(b); !ok || !isAddress(h.Address) {
+		return nil, malformed(TypeHello, "address")
+	}
+	if h.Build, b, ok = cutText(b); !ok || len(h.Build) > maxVersionText || !isPrintable(h.Build, ' ') {
+		return nil, malformed(TypeHello, "build")
+	}
+	if len(b) > 0 {
+		h.Rest = append([]byte(nil), b...)
+	}
+	return h, nil
+}
+
+// Proof is the second frame of either side, the dialer's first. Package
+// handshake makes and checks it.
+type Proof struct {
+	Have   uint64      // session that the sender has in use with the other pod, 0: none
+	Tokens Fingerprint // of the secrets of peer tokens, under a key of the cluster; zero: not told
+	MAC    []byte      // 32 bytes, or none between pods without a secret
+}
+
+// AppendProof appends a PROOF frame to dst and returns the result. A MAC of
+// another size than 0 and 32 panics.
+func AppendProof(dst []byte, p Proof) []byte {
+	if len(p.MAC) != 0 && len(p.MAC) != macSize {
+		panic(fmt.Sprintf("wire: MAC of %d bytes", len(p.MAC)))
+	}
+	dst = AppendHeader(dst, TypeProof, proofSize+len(p.MAC))
+	dst = binary.BigEndian.AppendUint64(dst, p.Have)
+	dst = append(dst, p.Tokens[:]...)
+	return append(dst, p.MAC...)
+}
+
+// ParseProof returns what the payload of a PROOF frame says. The MAC is a part
+// of the payload, nil when there is none.
+func ParseProof(payload []byte) (Proof, error) {
+	var p Proof
+	switch len(payload) {
+	case proofSize:
+	case proofSize + macSize:
+		p.MAC = payload[proofSize:]
+	default:
+		return p, malformed(TypeProof, "size")
+	}
+	p.Have = binary.BigEndian.Uint64(payload)
+	copy(p.Tokens[:], payload[8:])
+	return p, nil
+}
