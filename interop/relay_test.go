@@ -93,10 +93,11 @@ func buildRelay(path string) error {
 // relay is the relay under test: one process of the binary or, with -pods, several
 // behind one address.
 type relay struct {
-	port   int    // where it is reached
-	url    string // the same, and its instance address unless extra says otherwise
-	secret string
-	extra  []string // further flags
+	port     int    // where it is reached
+	url      string // the same
+	instance string // what it tells its peers, unless extra says otherwise: url
+	secret   string
+	extra    []string // further flags
 
 	pods     []*pod
 	balancer *balancer // nil with one pod, which listens on port itself
@@ -196,6 +197,7 @@ func preparePods(n int, extra []string) (*relay, error) {
 		secret: "interop, with a comma " + rand.Text(),
 		extra:  extra,
 	}
+	r.instance = r.url
 	var peers []string
 	for own := range slices.Chunk(ports[1:], portsOfPod) {
 		p := &pod{port: own[0], metricsPort: own[1], healthPort: own[2], opsPort: own[3], clusterPort: own[4]}

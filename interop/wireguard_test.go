@@ -38,13 +38,38 @@ func TestWireGuardDownload(t *testing.T) {
 	r := newRelay(t)
 	alice := newTunnel(t, r, "100.64.0.1")
 	bob := newTunnel(t, r, "100.64.0.2")
+	newDownload(t, r, alice, bob).run(t)
+	through := r.metric(t, "relay_transfer_received_bytes_total")
+	if through < downloadSize {
+		t.Errorf("the relay saw %.0f bytes of a download of %d", through, downloadSize)
+	}
+	alice.device.Close() // or keepalives would go on
+	bob.device.Close()
+	r.waitAccounted(t)
+	t.Logf("through the relay: %.0f bytes in, %.0f out", through, r.metric(t, "relay_transfer_sent_bytes_total"))
+}
+
+// download is a file that alice's tunnel gets from bob's over HTTP.
+type download struct {
+	r          *relay
+	alice, bob *tunnel
+	seed       [32]byte
+
+	stall time.Duration // the longest time without a byte; set by run
+
+	mu    sync.Mutex // guards what follows
+	got   int64
+	marks map[int64]chan struct{} // closed when so much has come, or the end
+	over  bool
+}
+
+// newDownload joins the two tunnels and has bob serve the file.
+func newDownload(t *testing.T, r *relay, alice, bob *tunnel) *download {
+	t.Helper()
+	d := &download{r: r, alice: alice, bob: bob, marks: make(map[int64]chan struct{})}
+	copy(d.seed[:], rand.Text()+rand.Text())
 	alice.meet(t, bob)
 	bob.meet(t, alice)
-
-	seed := [32]byte([]byte(rand.Text() + rand.Text())[:32])
-	content := func() io.Reader {
-		return io.LimitReader(mathrand.NewChaCha8(seed), downloadSize)
-	}
 	ln, err := bob.net.ListenTCP(&net.TCPAddr{Port: 80})
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +78,7 @@ func TestWireGuardDownload(t *testing.T) {
 		ReadHeaderTimeout: patience,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			w.Header().Set("Content-Length", fmt.Sprint(downloadSize))
-			_, _ = io.Copy(w, content()) // the other end says what it missed
+			_, _ = io.Copy(w, d.content()) // the other end says what it missed
 		}),
 	}
 	var serving sync.WaitGroup
@@ -62,7 +87,71 @@ func TestWireGuardDownload(t *testing.T) {
 		_ = server.Close()
 		serving.Wait()
 	})
+	return d
+}
 
+func (d *download) content() io.Reader {
+	return io.LimitReader(mathrand.NewChaCha8(d.seed), downloadSize)
+}
+
+// reach waits until a part of the file, 0 to 1, has come, or the download is
+// over.
+func (d *download) reach(part float64) {
+	mark := int64(part * downloadSize)
+	d.mu.Lock()
+	c := d.marks[mark]
+	if c == nil {
+		c = make(chan struct{})
+		d.marks[mark] = c
+		if d.over || d.got >= mark {
+			close(c)
+		}
+	}
+	d.mu.Unlock()
+	<-c
+}
+
+// progress notes that n more bytes have come, or with over that none will.
+func (d *download) progress(n int, over bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before := d.got
+	d.got += int64(n)
+	for mark, c := range d.marks {
+		if !d.over && before < mark && (d.got >= mark || over) {
+			close(c)
+		}
+	}
+	d.over = d.over || over
+}
+
+// copy reads the file and notes how long nothing came.
+func (d *download) copy(to io.Writer, from io.Reader) (n int64, err error) {
+	defer d.progress(0, true)
+	buf := make([]byte, 32<<10)
+	last := time.Now()
+	for {
+		m, err := from.Read(buf)
+		now := time.Now()
+		d.stall = max(d.stall, now.Sub(last))
+		last = now
+		n += int64(m)
+		_, _ = to.Write(buf[:m]) // a hash
+		d.progress(m, false)
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+}
+
+// run downloads the file and checks it.
+func (d *download) run(t *testing.T) {
+	t.Helper()
+	defer d.progress(0, true)
+	r, alice, bob := d.r, d.alice, d.bob
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	ctx, cancel := context.WithTimeout(t.Context(), downloadTimeout)
@@ -91,7 +180,7 @@ func TestWireGuardDownload(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	got := sha256.New()
-	n, err := io.Copy(got, resp.Body)
+	n, err := d.copy(got, resp.Body)
 	if err != nil {
 		lost(err) // the cause, unless there was one before
 		t.Fatalf("the download broke off after %d of %d bytes and %v: %v\n%s\n%s\n%s",
@@ -99,22 +188,13 @@ func TestWireGuardDownload(t *testing.T) {
 	}
 	took := time.Since(begin)
 	want := sha256.New()
-	if _, err := io.Copy(want, content()); err != nil {
+	if _, err := io.Copy(want, d.content()); err != nil {
 		t.Fatal(err)
 	}
 	if n != downloadSize || !bytes.Equal(got.Sum(nil), want.Sum(nil)) {
 		t.Errorf("downloaded %d bytes with SHA-256 %x, want %d with %x", n, got.Sum(nil), downloadSize, want.Sum(nil))
 	}
-	through := r.metric(t, "relay_transfer_received_bytes_total")
-	if through < downloadSize {
-		t.Errorf("the relay saw %.0f bytes of a download of %d", through, downloadSize)
-	}
-	alice.device.Close() // or keepalives would go on
-	bob.device.Close()
-	r.waitAccounted(t)
-	t.Logf("%d bytes in %v, %.1f MB/s; through the relay: %.0f bytes in, %.0f out\n%s\n%s",
-		n, took, float64(n)/1e6/took.Seconds(), through, r.metric(t, "relay_transfer_sent_bytes_total"),
-		alice, bob)
+	t.Logf("%d bytes in %v, %.1f MB/s\n%s\n%s", n, took, float64(n)/1e6/took.Seconds(), alice, bob)
 }
 
 // tunnel is a WireGuard device with a network stack of its own. Its name on the
