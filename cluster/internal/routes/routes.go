@@ -1,0 +1,647 @@
+package routes
+
+import (
+	"hash/maphash"
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/messages"
+)
+
+// Time is nanoseconds of the caller's monotonic clock.
+type Time = int64
+
+// Owner is the pod that has a peer, and the epoch of its claim: 0 when a message
+// told of it and no home has yet.
+type Owner struct {
+	Pod   wire.PodID
+	Epoch uint64
+}
+
+// Config has the bounds of a [Table]. Zero means the default in brackets.
+type Config struct {
+	Owners   int // owners remembered [196,608]
+	Absences int // absences remembered [65,536]
+	Lookups  int // destinations that are looked up at the same time [8,192]
+
+	Messages, Bytes           int // kept for one destination [32; 64 KiB]
+	TotalMessages, TotalBytes int // kept for all [4,096; 8 MiB]
+
+	Absent time.Duration // how long an absence is remembered [1 s]
+	Pause  time.Duration // least time between two lookups that end in unknown [20 ms]
+	Wait   time.Duration // longest time that a lookup may take [5 s]; see Expire
+
+	Shards int // a power of two [64]; each has its part of Owners and Absences
+}
+
+func (c Config) withDefaults() Config {
+	or := func(n *int, def int) {
+		if *n <= 0 {
+			*n = def
+		}
+	}
+	or(&c.Owners, 196_608)
+	or(&c.Absences, 65_536)
+	or(&c.Lookups, 8192)
+	or(&c.Messages, 32)
+	or(&c.Bytes, 64<<10)
+	or(&c.TotalMessages, 4096)
+	or(&c.TotalBytes, 8<<20)
+	or(&c.Shards, 64)
+	orTime := func(d *time.Duration, def time.Duration) {
+		if *d <= 0 {
+			*d = def
+		}
+	}
+	orTime(&c.Absent, time.Second)
+	orTime(&c.Pause, 20*time.Millisecond)
+	orTime(&c.Wait, 5*time.Second)
+	return c
+}
+
+// Verdict says what is to be done with a message.
+type Verdict uint8
+
+const (
+	ToOwner Verdict = iota // send it to the owner
+	Parked                 // it is kept until the owner is known
+	Absent                 // drop it: nobody has the destination
+	Unsure                 // drop it: a lookup has just ended in unknown
+	Full                   // drop it: too much is kept or looked up
+	Twice                  // drop it: it has come back a second time
+	Closed                 // drop it: the table is closed
+)
+
+// Decision is what [Table.Send] and [Table.Bounced] say of a message.
+type Decision struct {
+	Verdict   Verdict
+	Owner     Owner  // with ToOwner
+	Lookup    bool   // the caller has the destination looked up
+	NewerThan uint64 // with Lookup: answers with this epoch or a lower one do not count; 0: all do
+	Displaced int    // messages kept for the same destination that gave way to it: drop count, as Full
+}
+
+// Result is how a lookup ended.
+type Result uint8
+
+const (
+	Found Result = iota
+	Nobody
+	Unknown
+)
+
+// Outcome is what the end of a lookup means for what was kept.
+type Outcome struct {
+	Release   bool   // the caller calls [Table.Release], before it does anything else with the table
+	Again     bool   // the answer does not count: look up once more, with NewerThan
+	NewerThan uint64 // with Again
+	Dropped   int    // messages kept that were let go, since Nobody or Unknown
+}
+
+// Message is one that was kept.
+type Message struct {
+	Bytes  []byte
+	Second bool // it has come back once
+}
+
+// Table is what one pod remembers. All methods are safe for concurrent use;
+// Answer, Learn, Release and Expire are for one goroutine.
+type Table struct {
+	// Set by New, never changed.
+	config Config
+	seed   maphash.Seed
+	shift  int
+
+	lookups, messages, bytes atomic.Int64 // of all shards, bounded
+
+	shards []shard
+}
+
+// shard has a part of the destinations.
+type shard struct {
+	mu      sync.Mutex
+	entries map[messages.PeerID]*entry
+	closed  bool
+
+	owned   list // front: used last
+	quiet   list // absent and unsure; front: newest
+	looking list // front: newest
+	_       [cacheLine]byte
+}
+
+const cacheLine = 128
+
+// state says which list an entry is in.
+type state uint8
+
+const (
+	owned    state = iota
+	draining       // owned, and what was kept is being sent; in the list looking
+	looking
+	absent // until a time
+	unsure // until a time
+)
+
+// entry is what is known of one destination.
+type entry struct {
+	dst      messages.PeerID
+	state    state
+	asking   bool // owned, and looked up nevertheless: no link to its pod
+	owner    Owner
+	time     Time     // absent, unsure: until when; looking: when it was asked; owned: not to be asked again before
+	waiting  *waiting // looking and draining only
+	in       *list
+	next, up *entry // neighbours in that list: towards the back, towards the front
+}
+
+// waiting is what a destination that is being looked up has more than others.
+type waiting struct {
+	messages  []Message // those that came back first
+	back      int       // how many of them have come back
+	bytes     int
+	newerThan uint64
+	unasked   bool // a lookup is needed and nobody was told yet
+}
+
+// New returns an empty table.
+func New(c Config) *Table {
+	c = c.withDefaults()
+	c.Shards = 1 << bits.Len(uint(c.Shards-1))
+	t := &Table{config: c, seed: maphash.MakeSeed(), shift: 64 - bits.Len(uint(c.Shards-1)), shards: make([]shard, c.Shards)}
+	for i := range t.shards {
+		t.shards[i].entries = make(map[messages.PeerID]*entry)
+	}
+	return t
+}
+
+func (t *Table) shard(dst *messages.PeerID) *shard {
+	return &t.shards[maphash.Bytes(t.seed, dst[:])>>t.shift]
+}
+
+// Owner returns the remembered owner of dst, if a message for it may be sent
+// there at once. It is what [Table.Send] begins with, for those who have not
+// asked for the time yet, and allocates nothing.
+func (t *Table) Owner(dst messages.PeerID) (Owner, bool) {
+	sh := t.shard(&dst)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	e := sh.entries[dst]
+	if e == nil || e.state != owned {
+		return Owner{}, false
+	}
+	sh.owned.toFront(e)
+	return e.owner, true
+}
+
+// Send decides what becomes of a message for dst. msg is copied if it is kept.
+// A nil msg stands for somebody who only wants to know the owner and waits for
+// it himself.
+func (t *Table) Send(now Time, dst messages.PeerID, msg []byte) Decision {
+	sh := t.shard(&dst)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return t.routeLocked(sh, now, dst, Message{Bytes: msg}, 0)
+}
+
+// Bounced decides what becomes of a message that has come back from pod, which
+// was believed to own dst with that epoch. second: it had come back before. The
+// owner that was believed is forgotten.
+func (t *Table) Bounced(now Time, dst messages.PeerID, missed Owner, second bool, msg []byte) Decision {
+	sh := t.shard(&dst)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if e := sh.entries[dst]; e != nil {
+		t.missedLocked(sh, e, missed)
+	}
+	if second {
+		d := Decision{Verdict: Twice}
+		if e := sh.entries[dst]; e != nil {
+			d.lookup(e.waiting)
+		}
+		return d
+	}
+	return t.routeLocked(sh, now, dst, Message{Bytes: msg, Second: true}, missed.Epoch)
+}
+
+// missedLocked forgets an owner that did not have the peer, and everything that
+// is not newer.
+func (t *Table) missedLocked(sh *shard, e *entry, missed Owner) {
+	stale := e.owner == missed || e.owner.Epoch != 0 && e.owner.Epoch <= missed.Epoch
+	switch {
+	case e.state == owned && stale:
+		t.removeLocked(sh, e)
+	case e.state == draining && stale:
+		// Whoever releases sends the rest astray at most once more; what
+		// comes from now on waits for the next answer. See Release.
+		e.state, e.waiting.unasked = looking, true
+		e.waiting.newerThan = max(e.waiting.newerThan, missed.Epoch)
+	}
+}
+
+// routeLocked decides on a message. newerThan is the epoch at which it was
+// missed, 0 for one that was never sent.
+func (t *Table) routeLocked(sh *shard, now Time, dst messages.PeerID, m Message, newerThan uint64) Decision {
+	if sh.closed {
+		return Decision{Verdict: Closed}
+	}
+	e := sh.entries[dst]
+	if e != nil {
+		switch e.state {
+		case owned:
+			sh.owned.toFront(e)
+			return Decision{Verdict: ToOwner, Owner: e.owner}
+		case absent, unsure:
+			if now < e.time {
+				if e.state == absent {
+					return Decision{Verdict: Absent}
+				}
+				return Decision{Verdict: Unsure}
+			}
+			t.removeLocked(sh, e)
+			e = nil
+		}
+	}
+	if e == nil && int(t.lookups.Load()) >= t.config.Lookups {
+		return Decision{Verdict: Full}
+	}
+	var w *waiting
+	if e != nil {
+		w = e.waiting
+	} else {
+		w = &waiting{unasked: true}
+	}
+	displaced, kept := t.park(w, m)
+	if !kept {
+		return Decision{Verdict: Full, Displaced: displaced}
+	}
+	if newerThan > w.newerThan {
+		w.newerThan = newerThan
+	}
+	if e == nil {
+		e = &entry{dst: dst, state: looking, time: now, waiting: w}
+		sh.entries[dst] = e
+		sh.looking.push(e)
+		t.lookups.Add(1)
+	}
+	d := Decision{Verdict: Parked, Displaced: displaced}
+	d.lookup(w)
+	return d
+}
+
+// lookup has the first who comes ask.
+func (d *Decision) lookup(w *waiting) {
+	if w != nil && w.unasked {
+		w.unasked, d.Lookup, d.NewerThan = false, true, w.newerThan
+	}
+}
+
+// park keeps a copy of m and returns how many older messages gave way.
+func (t *Table) park(w *waiting, m Message) (displaced int, kept bool) {
+	n := len(m.Bytes)
+	if n == 0 {
+		return 0, true
+	}
+	c := &t.config
+	if n > c.Bytes {
+		return 0, false
+	}
+	for len(w.messages) >= c.Messages || w.bytes+n > c.Bytes {
+		t.displace(w)
+		displaced++
+	}
+	for !t.reserve(n) {
+		if len(w.messages) == 0 {
+			return displaced, false
+		}
+		t.displace(w)
+		displaced++
+	}
+	m.Bytes = append(make([]byte, 0, n), m.Bytes...)
+	at := len(w.messages)
+	if m.Second {
+		at = w.back
+		w.back++
+	}
+	w.messages = append(w.messages, Message{})
+	copy(w.messages[at+1:], w.messages[at:])
+	w.messages[at] = m
+	w.bytes += n
+	return displaced, true
+}
+
+// displace lets go the oldest message of w.
+func (t *Table) displace(w *waiting) {
+	n := len(w.messages[0].Bytes)
+	w.messages = append(w.messages[:0], w.messages[1:]...)
+	w.back = max(w.back-1, 0)
+	w.bytes -= n
+	t.unreserve(1, n)
+}
+
+// reserve takes room for one message of n bytes out of that for all.
+func (t *Table) reserve(n int) bool {
+	if t.messages.Add(1) > int64(t.config.TotalMessages) {
+		t.messages.Add(-1)
+		return false
+	}
+	if t.bytes.Add(int64(n)) > int64(t.config.TotalBytes) {
+		t.unreserve(1, n)
+		return false
+	}
+	return true
+}
+
+func (t *Table) unreserve(messages, bytes int) {
+	t.messages.Add(int64(-messages))
+	t.bytes.Add(int64(-bytes))
+}
+
+// take empties w.
+func (t *Table) take(w *waiting) []Message {
+	msgs := w.messages
+	t.unreserve(len(msgs), w.bytes)
+	w.messages, w.back, w.bytes = nil, 0, 0
+	return msgs
+}
+
+// Answer notes how a lookup ended, and what to do about it. newerThan is what
+// it was asked with.
+func (t *Table) Answer(now Time, dst messages.PeerID, r Result, owner Owner, newerThan uint64) Outcome {
+	sh := t.shard(&dst)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	e := sh.entries[dst]
+	if e == nil {
+		return Outcome{} // it took too long, or the table is closed
+	}
+	if e.state == owned && e.asking {
+		e.asking = false
+		switch {
+		case r == Found:
+			e.owner = owner
+		case r == Nobody:
+			t.removeLocked(sh, e)
+			t.quietLocked(sh, dst, absent, now+int64(t.config.Absent))
+		}
+		return Outcome{}
+	}
+	if e.state != looking {
+		return Outcome{} // news were faster
+	}
+	if w := e.waiting; r == Found && owner.Epoch != 0 && owner.Epoch <= w.newerThan {
+		if newerThan < w.newerThan { // something has come back since it was asked
+			return Outcome{Again: true, NewerThan: w.newerThan}
+		}
+		r = Unknown
+	}
+	switch r {
+	case Found:
+		e.state, e.owner = draining, owner
+		return Outcome{Release: true}
+	case Nobody:
+		dropped := t.removeLocked(sh, e)
+		t.quietLocked(sh, dst, absent, now+int64(t.config.Absent))
+		return Outcome{Dropped: dropped}
+	}
+	dropped := t.removeLocked(sh, e)
+	if until := e.time + int64(t.config.Pause); now < until {
+		t.quietLocked(sh, dst, unsure, until)
+	}
+	return Outcome{Dropped: dropped}
+}
+
+// Learn notes news of an owner, asked for or not by a message: it takes the
+// place of what was remembered. Only a lookup for something newer is left
+// alone.
+func (t *Table) Learn(now Time, dst messages.PeerID, owner Owner) Outcome {
+	sh := t.shard(&dst)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.closed {
+		return Outcome{}
+	}
+	e := sh.entries[dst]
+	if e != nil {
+		switch e.state {
+		case looking:
+			if owner.Epoch != 0 && owner.Epoch <= e.waiting.newerThan {
+				return Outcome{}
+			}
+			e.state, e.owner = draining, owner
+			return Outcome{Release: true}
+		case owned:
+			e.owner, e.asking = owner, false
+			return Outcome{}
+		case draining: // cannot be: Release has returned
+			e.owner = owner
+			return Outcome{}
+		}
+		t.removeLocked(sh, e)
+	}
+	e = &entry{dst: dst, state: owned, owner: owner}
+	sh.entries[dst] = e
+	sh.owned.push(e)
+	t.limitLocked(sh, &sh.owned, t.config.Owners)
+	return Outcome{}
+}
+
+// maxRounds bounds how often Release looks whether more has come. Each round
+// only has what was sent during the one before.
+const maxRounds = 100
+
+// Release hands what was kept for dst to send, without holding a lock, and
+// returns when nothing is left and later messages go to the owner directly. It
+// returns how many messages it had to let go since more and more came.
+func (t *Table) Release(dst messages.PeerID, send func(Owner, Message)) (dropped int) {
+	sh := t.shard(&dst)
+	for round := 0; ; round++ {
+		sh.mu.Lock()
+		e := sh.entries[dst]
+		if e == nil || e.state != draining {
+			sh.mu.Unlock()
+			return 0
+		}
+		msgs, owner := t.take(e.waiting), e.owner
+		if len(msgs) == 0 || round == maxRounds {
+			sh.looking.remove(e)
+			t.lookups.Add(-1)
+			e.state, e.waiting, e.time = owned, nil, 0
+			sh.owned.push(e)
+			t.limitLocked(sh, &sh.owned, t.config.Owners)
+			sh.mu.Unlock()
+			return len(msgs)
+		}
+		sh.mu.Unlock()
+		for _, m := range msgs {
+			send(owner, m)
+		}
+	}
+}
+
+// Unreachable says that there is no link to the remembered owner of dst, and
+// returns whether dst is to be looked up all the same: it may have moved. That
+// is so once in Config.Absent. The owner stays remembered meanwhile.
+func (t *Table) Unreachable(now Time, dst messages.PeerID, owner Owner) (ask bool) {
+	sh := t.shard(&dst)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	e := sh.entries[dst]
+	if e == nil || e.state != owned || e.owner != owner || now < e.time {
+		return false
+	}
+	e.asking, e.time = true, now+int64(t.config.Absent)
+	return true
+}
+
+// Forget drops the remembered owner of dst.
+func (t *Table) Forget(dst messages.PeerID) {
+	sh := t.shard(&dst)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if e := sh.entries[dst]; e != nil && e.state == owned {
+		t.removeLocked(sh, e)
+	}
+}
+
+// PodLost drops every owner that is that pod. It takes time: tens of
+// milliseconds for a full table, and no lock for more than a part of it.
+func (t *Table) PodLost(pod wire.PodID) {
+	for i := range t.shards {
+		sh := &t.shards[i]
+		sh.mu.Lock()
+		for e := sh.owned.front; e != nil; {
+			next := e.next
+			if e.owner.Pod == pod {
+				t.removeLocked(sh, e)
+			}
+			e = next
+		}
+		sh.mu.Unlock()
+	}
+}
+
+// Expire ends what has waited too long, as a lookup that ends in unknown does,
+// and forgets absences that are over. It returns the destinations whose lookups
+// it ended and how many messages were let go with them. To be called now and
+// then.
+func (t *Table) Expire(now Time) (ended []messages.PeerID, dropped int) {
+	for i := range t.shards {
+		sh := &t.shards[i]
+		sh.mu.Lock()
+		for e := sh.quiet.back; e != nil && e.time <= now; e = sh.quiet.back {
+			t.removeLocked(sh, e)
+		}
+		for e := sh.looking.back; e != nil && e.time+int64(t.config.Wait) <= now; e = sh.looking.back {
+			if e.state == draining {
+				break // by the caller of Release; not for long
+			}
+			ended = append(ended, e.dst)
+			dropped += t.removeLocked(sh, e)
+		}
+		sh.mu.Unlock()
+	}
+	return ended, dropped
+}
+
+// Close forgets everything and returns how many messages were kept; later ones
+// are [Closed].
+func (t *Table) Close() (dropped int) {
+	for i := range t.shards {
+		sh := &t.shards[i]
+		sh.mu.Lock()
+		sh.closed = true
+		for _, e := range sh.entries {
+			dropped += t.removeLocked(sh, e)
+		}
+		sh.mu.Unlock()
+	}
+	return dropped
+}
+
+// Stats is the size of a [Table].
+type Stats struct {
+	Owners, Absences, Lookups int
+	Messages, Bytes           int // kept
+}
+
+// Stats returns the size of t.
+func (t *Table) Stats() Stats {
+	s := Stats{Messages: int(t.messages.Load()), Bytes: int(t.bytes.Load())}
+	for i := range t.shards {
+		sh := &t.shards[i]
+		sh.mu.Lock()
+		s.Owners += sh.owned.n
+		s.Absences += sh.quiet.n
+		s.Lookups += sh.looking.n
+		sh.mu.Unlock()
+	}
+	return s
+}
+
+// quietLocked remembers that dst is absent or unsure.
+func (t *Table) quietLocked(sh *shard, dst messages.PeerID, s state, until Time) {
+	e := &entry{dst: dst, state: s, time: until}
+	sh.entries[dst] = e
+	sh.quiet.push(e)
+	t.limitLocked(sh, &sh.quiet, t.config.Absences)
+}
+
+// limitLocked keeps a list at its shard's part of limit.
+func (t *Table) limitLocked(sh *shard, l *list, limit int) {
+	for l.n > max(1, limit/len(t.shards)) {
+		t.removeLocked(sh, l.back)
+	}
+}
+
+// removeLocked forgets an entry and returns how many messages it kept.
+func (t *Table) removeLocked(sh *shard, e *entry) (kept int) {
+	if e.waiting != nil {
+		kept = len(t.take(e.waiting))
+		t.lookups.Add(-1)
+	}
+	e.in.remove(e)
+	delete(sh.entries, e.dst)
+	return kept
+}
+
+// list is the entries of one kind, linked through themselves.
+type list struct {
+	front, back *entry
+	n           int
+}
+
+func (l *list) push(e *entry) {
+	e.in, e.up, e.next = l, nil, l.front
+	if l.front != nil {
+		l.front.up = e
+	} else {
+		l.back = e
+	}
+	l.front = e
+	l.n++
+}
+
+func (l *list) remove(e *entry) {
+	if e.up != nil {
+		e.up.next = e.next
+	} else {
+		l.front = e.next
+	}
+	if e.next != nil {
+		e.next.up = e.up
+	} else {
+		l.back = e.up
+	}
+	e.in, e.up, e.next = nil, nil, nil
+	l.n--
+}
+
+func (l *list) toFront(e *entry) {
+	if l.front != e {
+		l.remove(e)
+		l.push(e)
+	}
+}
