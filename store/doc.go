@@ -30,6 +30,12 @@
 //
 // See docs/adr/0006-peer-state.md, which has the table.
 //
+// A pod of several calls [PeerNotifier.SetRemote]: then the store is only a part
+// of the truth. A join is announced at once all the same; that an id is gone, or
+// is somewhere else, is what [PeerNotifier.Settle] says, and a message from
+// elsewhere may be the first news of its sender ([Subscriber.Heard]). The rules
+// above stay. See docs/adr/0018-presence-across-pods.md.
+//
 // Locks, in the order in which they may be held together: that of changing a
 // subscriber's list, then either a shard of the index or the subscriber's
 // state, and under the latter a shard of the store. None is held during a

@@ -27,6 +27,8 @@ type PeerNotifier struct {
 	perSubscriber, total atomic.Int64 // limits
 	n                    atomic.Int64 // subscriptions
 
+	remote atomic.Pointer[func(messages.PeerID)] // see SetRemote; nil: there is only the store
+
 	shards [numShards]topicShard
 }
 
@@ -42,7 +44,8 @@ type topicShard struct {
 // topic is an id that somebody asked to be told about.
 type topic struct {
 	id        messages.PeerID
-	next      *topic // with the same hash
+	settled   atomic.Uint32 // what was last settled; changed under the shard's lock
+	next      *topic        // with the same hash
 	interests []*interest
 }
 
@@ -85,6 +88,14 @@ func (n *PeerNotifier) Observe(e Event) {
 			s.sink.Wake()
 		}
 	}
+}
+
+// Interested reports whether somebody is subscribed to id.
+func (n *PeerNotifier) Interested(id messages.PeerID) bool {
+	hash, sh := n.shard(&id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.find(hash, &id) != nil
 }
 
 // interested appends the subscriptions of id to dst.

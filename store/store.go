@@ -110,14 +110,7 @@ func (s *Store) Add(p Peer) (replaced Peer) {
 		}
 		replaced = old.peer
 	}
-	sh.seq++
-	e := &entry{hash: hash, id: id, peer: p, seq: sh.seq}
-	if old != nil {
-		t.replace(old, e)
-	} else {
-		t.insert(e)
-		sh.resize(int(sh.n.Add(1)))
-	}
+	e := sh.put(t, old, &entry{hash: hash, id: id, peer: p})
 	sh.mu.Unlock()
 
 	s.tell(Event{ID: id, Online: true, Seq: e.seq, Peer: p, Replaced: replaced})
@@ -146,6 +139,29 @@ func (s *Store) Remove(p Peer) bool {
 	sh.mu.Unlock()
 
 	s.tell(Event{ID: id, Seq: seq, Peer: p})
+	return true
+}
+
+// Exchange registers p in the place of old, or of nobody when old is nil, if
+// that is how it stands at this moment, and reports whether it was. The change
+// is one event, online, and p has a number of its own as after [Store.Add]. Both
+// have the same id. Observers have been called when Exchange returns.
+func (s *Store) Exchange(old, p Peer) bool {
+	id := p.ID()
+	hash := s.hash(&id)
+	sh := s.shard(hash)
+
+	sh.mu.Lock()
+	t := sh.table.Load()
+	was := t.find(hash, &id)
+	if was == nil && old != nil || was != nil && was.peer != old {
+		sh.mu.Unlock()
+		return false
+	}
+	e := sh.put(t, was, &entry{hash: hash, id: id, peer: p})
+	sh.mu.Unlock()
+
+	s.tell(Event{ID: id, Online: true, Seq: e.seq, Peer: p, Replaced: old})
 	return true
 }
 

@@ -30,6 +30,7 @@ type Subscriber struct {
 	sink     Sink
 
 	waiting atomic.Int32 // notices in both queues; changed under mu
+	awaited atomic.Int32 // interests of which that is true; changed under mu
 
 	// changing is held during Subscribe, Unsubscribe and Close. It guards
 	// interests and comes before every other lock.
@@ -59,7 +60,11 @@ type interest struct {
 
 	at uint32 // index in topic.interests; guarded by the shard's lock
 
+	// settled is the turn of topic.settled that was last applied.
+	settled uint32
+
 	connected   bool
+	awaited     bool // not connected, and the news of it would be a notice
 	wantsOnline bool // armed: the next online event makes a notice
 	disarms     bool // a waiting online uses wantsOnline up when it is told
 	waiting     notice
@@ -90,10 +95,12 @@ func (n *PeerNotifier) NewSubscriber(st *Store, sink Sink) *Subscriber {
 // [PeerNotifier.SetLimits]); those are as if they had not been asked for.
 // After Close it does nothing. ids is not kept.
 func (s *Subscriber) Subscribe(ids messages.PeerList) (refused int) {
+	var few [4]messages.PeerID
+	firsts := few[:0]
 	s.changing.Lock()
 	wake := false
 	for id := range ids.All() {
-		in, ok := s.interest(&id)
+		in, first, ok := s.interest(&id)
 		if !ok {
 			refused++
 			continue
@@ -101,20 +108,24 @@ func (s *Subscriber) Subscribe(ids messages.PeerList) (refused int) {
 		if in != nil && s.look(in) {
 			wake = true
 		}
+		if first {
+			firsts = append(firsts, id)
+		}
 	}
 	s.changing.Unlock()
 	if wake {
 		s.sink.Wake()
 	}
+	s.notifier.looks(firsts)
 	return refused
 }
 
-// interest returns the subscription of id, a new one if need be. It is in the
-// index before anybody looks whether id is connected. It is nil after Close;
-// ok is false when a limit is reached.
-func (s *Subscriber) interest(id *messages.PeerID) (in *interest, ok bool) {
+// interest returns the subscription of id, a new one if need be, and whether it
+// is the only one of id. It is in the index before anybody looks whether id is
+// connected. It is nil after Close; ok is false when a limit is reached.
+func (s *Subscriber) interest(id *messages.PeerID) (in *interest, first, ok bool) {
 	if s.closed {
-		return nil, true
+		return nil, false, true
 	}
 	n := s.notifier
 	hash, sh := n.shard(id)
@@ -122,12 +133,12 @@ func (s *Subscriber) interest(id *messages.PeerID) (in *interest, ok bool) {
 	defer sh.mu.Unlock()
 	t := sh.find(hash, id)
 	if t != nil && s.interests[t] != nil {
-		return s.interests[t], true
+		return s.interests[t], false, true
 	}
 	if int64(len(s.interests)) >= n.perSubscriber.Load() || !n.reserve() {
-		return nil, false
+		return nil, false, false
 	}
-	if t == nil {
+	if first = t == nil; first {
 		t = sh.insert(hash, id)
 	}
 	in = &interest{sub: s, topic: t}
@@ -136,11 +147,11 @@ func (s *Subscriber) interest(id *messages.PeerID) (in *interest, ok bool) {
 		s.interests = make(map[*topic]*interest)
 	}
 	s.interests[t] = in
-	return in, true
+	return in, first, true
 }
 
-// look arms in and answers with what the store says now. It reports whether a
-// notice is new.
+// look arms in and answers with what is known now: that the store has the id, or
+// that it was settled as online. It reports whether a notice is new.
 //
 // The look and its effect are one step to s.mu, and in is in the index: a
 // change that the look does not show is told to in afterwards, and one that it
@@ -149,18 +160,69 @@ func (s *Subscriber) look(in *interest) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p, seq := s.store.State(in.topic.id)
+	settled := in.topic.settled.Load()
 	in.wantsOnline, in.disarms = true, false
-	was := in.connected
-	in.connected, in.seq = p != nil, max(in.seq, seq)
+	in.seq = max(in.seq, seq)
 	switch {
 	case p != nil:
-		return s.tellOnline(in)
-	case was || in.waiting == offline:
-		// The event of its going is still on the way, or it may have come
-		// and gone once more, with data, and those events are.
-		return s.tellOffline(in)
+		return s.answer(in)
+	case s.notifier.remote.Load() == nil:
+		if in.connected || in.waiting == offline {
+			// The event of its going is still on the way, or it may have come
+			// and gone once more, with data, and those events are.
+			return s.went(in)
+		}
+	case notice(settled&noticeMask) == online:
+		if turn := settled &^ noticeMask; later(turn, in.settled) {
+			in.settled = turn
+		}
+		return s.answer(in)
+	case in.waiting == offline:
+		return s.went(in) // now behind what was queued until now
 	}
+	s.await(in)
 	return false
+}
+
+// answer is the reply to a subscription, which does not use wantsOnline up.
+func (s *Subscriber) answer(in *interest) bool {
+	in.connected = true
+	s.await(in)
+	return s.tellOnline(in)
+}
+
+// came has in know that its id connected or moved.
+func (s *Subscriber) came(in *interest) bool {
+	in.connected = true
+	s.await(in)
+	if in.wantsOnline {
+		in.disarms = true
+	} else if in.waiting != offline {
+		return false // the one online notice has been used up
+	}
+	return s.tellOnline(in)
+}
+
+// went has in know that its id is gone.
+func (s *Subscriber) went(in *interest) bool {
+	in.connected = false
+	notify := s.tellOffline(in)
+	s.await(in)
+	return notify
+}
+
+// await keeps in.awaited and the number of such interests.
+func (s *Subscriber) await(in *interest) {
+	awaited := !in.connected && (in.wantsOnline || in.waiting == offline)
+	if awaited == in.awaited {
+		return
+	}
+	in.awaited = awaited
+	if awaited {
+		s.awaited.Add(1)
+	} else {
+		s.awaited.Add(-1)
+	}
 }
 
 // learn applies a change of the store to in and reports whether a notice is
@@ -171,16 +233,14 @@ func (s *Subscriber) learn(in *interest, e Event) bool {
 	if s.closed || e.Seq <= in.seq {
 		return false
 	}
-	in.seq, in.connected = e.Seq, e.Online
-	if !e.Online {
-		return s.tellOffline(in)
+	in.seq = e.Seq
+	switch {
+	case e.Online:
+		return s.came(in)
+	case s.notifier.remote.Load() != nil:
+		return false // it may be somewhere else by now: Settle says
 	}
-	if in.wantsOnline {
-		in.disarms = true
-	} else if in.waiting != offline {
-		return false // the one online notice has been used up
-	}
-	return s.tellOnline(in)
+	return s.went(in)
 }
 
 // tellOnline makes an online notice wait. A waiting offline becomes it; a
@@ -230,6 +290,12 @@ func (s *Subscriber) forget(in *interest) {
 // Unsubscribe drops the subscriptions of ids and the notices of them that
 // wait. Ids that are not subscribed are ignored. ids is not kept.
 func (s *Subscriber) Unsubscribe(ids messages.PeerList) {
+	var few [4]messages.PeerID
+	s.notifier.looks(s.unsubscribe(few[:0], ids))
+}
+
+// unsubscribe appends the ids that nobody is interested in any more to lasts.
+func (s *Subscriber) unsubscribe(lasts []messages.PeerID, ids messages.PeerList) []messages.PeerID {
 	s.changing.Lock()
 	defer s.changing.Unlock()
 	for id := range ids.All() {
@@ -239,7 +305,9 @@ func (s *Subscriber) Unsubscribe(ids messages.PeerList) {
 		in := s.interests[t] // nil for a nil topic
 		if in != nil {
 			delete(s.interests, t)
-			s.unindex(sh, hash, in)
+			if s.unindex(sh, hash, in) {
+				lasts = append(lasts, id)
+			}
 		}
 		sh.mu.Unlock()
 		if in != nil {
@@ -249,15 +317,18 @@ func (s *Subscriber) Unsubscribe(ids messages.PeerList) {
 	if len(s.interests) == 0 {
 		s.interests = nil
 	}
+	return lasts
 }
 
-// unindex takes in out of the index. The lock of sh is held.
-func (s *Subscriber) unindex(sh *topicShard, hash uint64, in *interest) {
+// unindex takes in out of the index and reports whether it was the last one of
+// its id. The lock of sh is held.
+func (s *Subscriber) unindex(sh *topicShard, hash uint64, in *interest) (last bool) {
+	s.notifier.n.Add(-1)
 	in.topic.remove(in)
-	if len(in.topic.interests) == 0 {
+	if last = len(in.topic.interests) == 0; last {
 		sh.remove(hash, in.topic)
 	}
-	s.notifier.n.Add(-1)
+	return last
 }
 
 // end drops what waits and leaves in so that an event that was handed out
@@ -267,6 +338,7 @@ func (s *Subscriber) end(in *interest) {
 	defer s.mu.Unlock()
 	s.forget(in)
 	in.wantsOnline, in.told = false, nothing
+	s.await(in)
 }
 
 // TakeOnline appends to dst up to limit ids that the subscriber is now told are
@@ -297,6 +369,7 @@ func (s *Subscriber) TakeOffline(dst []messages.PeerID, limit int, done uint64) 
 	for in := s.offline.first; in != nil && limit > 0 && in.position <= done; in = s.offline.first {
 		s.forget(in)
 		in.told = offline
+		s.await(in)
 		dst = append(dst, in.topic.id)
 		limit--
 	}
@@ -309,7 +382,10 @@ func (s *Subscriber) Pending() bool { return s.waiting.Load() > 0 }
 
 // Close drops all subscriptions and all notices. It may be called more than
 // once.
-func (s *Subscriber) Close() {
+func (s *Subscriber) Close() { s.notifier.looks(s.close()) }
+
+// close returns the ids that nobody is interested in any more.
+func (s *Subscriber) close() (lasts []messages.PeerID) {
 	s.changing.Lock()
 	defer s.changing.Unlock()
 
@@ -317,15 +393,21 @@ func (s *Subscriber) Close() {
 	s.closed = true
 	s.online, s.offline = queue{}, queue{}
 	s.waiting.Store(0)
+	s.awaited.Store(0)
 	s.mu.Unlock()
 
+	remote := s.notifier.remote.Load() != nil
 	for t, in := range s.interests {
 		hash, sh := s.notifier.shard(&t.id)
 		sh.mu.Lock()
-		s.unindex(sh, hash, in)
+		last := s.unindex(sh, hash, in)
 		sh.mu.Unlock()
+		if last && remote {
+			lasts = append(lasts, t.id)
+		}
 	}
 	s.interests = nil
+	return lasts
 }
 
 // queue is a list of subscriptions with a notice that waits, oldest first.

@@ -31,6 +31,11 @@ func newPod() pod {
 	return p
 }
 
+func (p pod) has(id messages.PeerID) bool {
+	_, ok := p.Peer(id)
+	return ok
+}
+
 func list(ids ...messages.PeerID) messages.PeerList {
 	msg := messages.AppendPeerList(nil, messages.TypeSubscribePeerState, ids)
 	return messages.PeerList(msg[messages.HeaderSize:])

@@ -68,6 +68,20 @@ func (t *table) replace(old, e *entry) {
 	link.Store(e)
 }
 
+// put gives e the next number and puts it into t, the table of the shard, in the
+// place of old or as a new entry when old is nil. The lock of the shard is held.
+func (sh *shard) put(t *table, old, e *entry) *entry {
+	sh.seq++
+	e.seq = sh.seq
+	if old != nil {
+		t.replace(old, e)
+		return e
+	}
+	t.insert(e)
+	sh.resize(int(sh.n.Add(1)))
+	return e
+}
+
 func (t *table) appendPeers(peers []Peer) []Peer {
 	for i := range t.buckets {
 		for e := t.buckets[i].Load(); e != nil; e = e.next.Load() {

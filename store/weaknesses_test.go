@@ -401,7 +401,7 @@ func TestManyAtOnce(t *testing.T) {
 			if s.Pending() {
 				t.Errorf("client %d: the writer was not woken for what is pending", w)
 			}
-			c.final(p.Store)
+			c.final(p.has)
 			s.Close()
 		})
 		sinks = append(sinks, out)

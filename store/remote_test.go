@@ -1,0 +1,557 @@
+package store_test
+
+import (
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/crosspod/crosspod/messages"
+	"github.com/crosspod/crosspod/store"
+)
+
+// newPart returns a pod that is one of several. Nobody settles anything but the
+// test.
+func newPart() pod {
+	p := newPod()
+	p.notifier.SetRemote(func(messages.PeerID) {})
+	return p
+}
+
+// TestRemotePeerState runs conversations as TestPeerState does, with a fabric:
+// in and out settle what is true in the cluster, moved is a change of the owner,
+// heard is a message from another pod.
+func TestRemotePeerState(t *testing.T) {
+	tests := []struct{ name, script string }{
+		{"told when it comes elsewhere", "sub x; in x; on x; off"},
+		{"reply when settled", "sub x; in x; on x; sub x; on x"},
+		{"repeated truth is no news", "sub x; in x; on x; sub x; on x; in x x; on; out x; off x; out x x; off"},
+		{"gone elsewhere, again and again", "sub x; in x; on x; out x; off x; in x; on; out x; off x"},
+		{"no offline before an online", "sub x; out x; off; in x; out x; on; off"},
+		{"a move is an online event, never an offline", "sub x; in x; on x; sub x; on x; moved x; off; on x; moved x; on; off"},
+
+		{"the end here is not the end", "+ x; sub x; on x; - x; off; moved x; off; on x"},
+		{"the end here, then settled", "+ x; sub x; on x; - x; off; out x; off x"},
+		{"the end here, back here", "+ x; sub x; on x; - x; + x; off; on x; out x; off"},
+		{"joined here is settled, not told twice", "sub x; + x; on x; sub x; on x; moved x; on; in x; on"},
+		{"moved here while settled elsewhere", "sub x; in x; on x; sub x; on x; + x; on x; moved x; on; off"},
+		{"offline is not believed of one that is here", "+ x; sub x; on x; out x; off; - x; out x; off x"},
+		{"nobody knows yet", "+ x; - x; sub x; on; off; out x; on; off; in x; on x"},
+		{"subscribed again between end and word", "+ x; sub x; on x; - x; sub x; on; off; out x; off x; in x; on x"},
+		{"subscribed again, the online untaken", "sub x; + x; - x; sub x; on x; moved x; on x; moved x; on"},
+		{"subscribed again keeps a waiting offline behind data", "sub x; in x; on x; data; out x; data; sub x; off; done; off x"},
+		{"a new subscription knows nothing of the old one", "sub x; in x; on x; unsub x; sub x; on; in x; on x"},
+
+		{"a message is news", "sub x; heard x; on x; heard x; on; moved x; on; in x; on; out x; off x"},
+		{"a message is news before it is taken", "sub x; heard x; moved x; on x; moved x; on"},
+		{"a message of one that was told is none", "sub x; in x; on x; heard x; on"},
+		{"a message takes a waiting offline back", "sub x; in x; on x; data; out x; heard x; done; off; on x"},
+		{"a message after offline was told is none", "sub x; in x; on x; out x; off x; heard x; on"},
+		{"a straggler's message is taken back", "sub x; heard x; on x; out x; off x"},
+		{"a message from a stranger", "sub y; heard x; on; off"},
+		{"a message of one that is here", "+ x; sub x; on x; heard x; on"},
+		{"a message of one that has left here", "+ x; sub x; on x; - x; heard x; on; out x; off x"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p, out := newPart(), &sink{}
+			s := p.notifier.NewSubscriber(p.Store, out)
+			connected := map[messages.PeerID]*peer{}
+			done := uint64(0)
+			for step := range strings.SplitSeq(tt.script, ";") {
+				word, rest, _ := strings.Cut(strings.TrimSpace(step), " ")
+				ids := names(rest)
+				switch word {
+				case "data":
+					out.position.Add(1)
+				case "done":
+					done = out.position.Load()
+				case "on":
+					if got := s.TakeOnline(nil, 100); !slices.Equal(got, ids) {
+						t.Fatalf("%s: told %v online", step, got)
+					}
+				case "off":
+					if got := s.TakeOffline(nil, 100, done); !slices.Equal(got, ids) {
+						t.Fatalf("%s: told %v offline", step, got)
+					}
+				case "sub":
+					s.Subscribe(list(ids...))
+				case "unsub":
+					s.Unsubscribe(list(ids...))
+				}
+				for _, id := range ids {
+					switch word {
+					case "+":
+						connected[id] = &peer{id: id}
+						p.Add(connected[id])
+					case "-":
+						p.Remove(connected[id])
+					case "in":
+						p.notifier.Settle(id, true, false)
+					case "moved":
+						p.notifier.Settle(id, true, true)
+					case "out":
+						p.notifier.Settle(id, false, false)
+					case "heard":
+						s.Heard(id)
+					}
+				}
+			}
+			s.TakeOnline(nil, 100)
+			s.TakeOffline(nil, 100, out.position.Load())
+			if s.Pending() {
+				t.Error("pending after all was taken")
+			}
+		})
+	}
+}
+
+// fabric is the rules of a pod that is one of several around a twin without
+// them: it says when something is an event and who is online as far as this pod
+// knows.
+type fabric struct {
+	twin     remoteModel
+	local    map[messages.PeerID]*peer
+	settled  map[messages.PeerID]bool
+	believed map[messages.PeerID]bool // by the one subscriber, for what it is subscribed to
+}
+
+type remoteModel interface {
+	model
+	present() map[messages.PeerID]*peer
+	awaits(messages.PeerID) bool // an online event would be a notice
+}
+
+func newFabric(twin remoteModel) *fabric {
+	return &fabric{twin, map[messages.PeerID]*peer{}, map[messages.PeerID]bool{}, map[messages.PeerID]bool{}}
+}
+
+// sync has the twin's subscriptions answered with what is known here.
+func (f *fabric) sync(id messages.PeerID) {
+	if c := f.local[id]; c != nil {
+		f.twin.present()[id] = c
+	} else if f.settled[id] {
+		f.twin.present()[id] = &peer{id: id}
+	} else {
+		delete(f.twin.present(), id)
+	}
+}
+
+func (f *fabric) subscribe(ids []messages.PeerID) {
+	f.twin.subscribe(ids)
+	for _, id := range ids {
+		if _, known := f.believed[id]; !known {
+			f.believed[id] = false
+		}
+		if f.local[id] != nil || f.settled[id] {
+			f.believed[id] = true
+		}
+	}
+}
+
+func (f *fabric) unsubscribe(ids []messages.PeerID) {
+	f.twin.unsubscribe(ids)
+	for _, id := range ids {
+		delete(f.believed, id)
+		delete(f.settled, id)
+		f.sync(id)
+	}
+}
+
+func (f *fabric) event(id messages.PeerID) {
+	f.twin.connect(&peer{id: id})
+	if _, subscribed := f.believed[id]; subscribed {
+		f.believed[id] = true
+	}
+	f.sync(id)
+}
+
+func (f *fabric) connect(c *peer) {
+	f.local[c.id] = c
+	f.event(c.id)
+}
+
+func (f *fabric) disconnect(id messages.PeerID) {
+	delete(f.local, id)
+	f.sync(id)
+}
+
+// settle reports whether it was the end of id as far as the subscriber knows.
+func (f *fabric) settle(id messages.PeerID, online, changed bool) (ended bool) {
+	known, subscribed := f.believed[id]
+	if !subscribed {
+		return false
+	}
+	f.settled[id] = online
+	f.sync(id)
+	switch {
+	case f.local[id] != nil:
+	case online && (changed || !known):
+		f.event(id)
+	case !online && known:
+		f.twin.disconnect(id)
+		f.believed[id] = false
+		return true
+	}
+	return false
+}
+
+func (f *fabric) heard(id messages.PeerID) {
+	if known, subscribed := f.believed[id]; subscribed && !known && f.twin.awaits(id) {
+		f.event(id)
+	}
+}
+
+// remoteStep does one random thing to a pod of several and its twin.
+func remoteStep(r *rand.Rand, p pod, s *store.Subscriber, f *fabric, going func(messages.PeerID)) (word string, ids []messages.PeerID) {
+	id := numbered(r.IntN(4))
+	switch r.IntN(10) {
+	default:
+		return step(r, p, s, f, nil)
+	case 0, 1:
+		p.notifier.Settle(id, true, true)
+		f.settle(id, true, true)
+	case 2:
+		p.notifier.Settle(id, true, false)
+		f.settle(id, true, false)
+	case 3, 4:
+		p.notifier.Settle(id, false, false)
+		if f.settle(id, false, false) && going != nil {
+			going(id)
+		}
+	case 5:
+		s.Heard(id)
+		f.heard(id)
+	}
+	return "", nil
+}
+
+// TestRemoteAgainstUnqueuedRelay is TestAgainstUnqueuedRelay for a pod of
+// several.
+func TestRemoteAgainstUnqueuedRelay(t *testing.T) {
+	for seed := range uint64(seeds) {
+		r := rand.New(rand.NewPCG(seed, 4))
+		p, out, twin := newPart(), &sink{}, newRelay61()
+		s, f := p.notifier.NewSubscriber(p.Store, out), newFabric(twin)
+		for range 60 {
+			var wantOn, wantOff []messages.PeerID
+			twin.send = func(id messages.PeerID, online bool) {
+				if !online {
+					wantOff = append(wantOff, id)
+				} else if !slices.Contains(wantOn, id) {
+					wantOn = append(wantOn, id)
+				}
+			}
+			remoteStep(r, p, s, f, nil)
+			gotOn, gotOff := s.TakeOnline(nil, 10), s.TakeOffline(nil, 10, 0)
+			if !slices.Equal(gotOn, wantOn) || !slices.Equal(gotOff, wantOff) {
+				t.Fatalf("seed %d: told online %v, offline %v; the unqueued relay sends %v, %v", seed, gotOn, gotOff, wantOn, wantOff)
+			}
+		}
+	}
+}
+
+// TestRemoteAgainstCoalescingTwin is TestAgainstCoalescingTwin for a pod of
+// several.
+func TestRemoteAgainstCoalescingTwin(t *testing.T) {
+	for seed := range uint64(seeds) {
+		r := rand.New(rand.NewPCG(seed, 5))
+		p, out, twin, c := newPart(), &sink{}, newLazy61(), newClient(t.Fatalf, seed)
+		s, f := p.notifier.NewSubscriber(p.Store, out), newFabric(twin)
+		take := func(limit int) {
+			on := s.TakeOnline(nil, limit)
+			if want := twin.take(true, limit); !slices.Equal(on, want) {
+				t.Fatalf("seed %d: TakeOnline(%d) = %v, want %v", seed, limit, on, want)
+			}
+			c.online(on)
+			off := s.TakeOffline(nil, limit, twin.done)
+			if want := twin.take(false, limit); !slices.Equal(off, want) {
+				t.Fatalf("seed %d: TakeOffline(%d, %d) = %v, want %v", seed, limit, twin.done, off, want)
+			}
+			c.offline(off, twin.done)
+		}
+		for range 100 {
+			switch r.IntN(5) {
+			case 0:
+				take(1 + r.IntN(3))
+			case 1:
+				if r.IntN(2) == 0 {
+					out.position.Add(1)
+					twin.position++
+				} else if twin.done < twin.position {
+					twin.done++
+				}
+			default:
+				word, ids := remoteStep(r, p, s, f, func(id messages.PeerID) { c.leftAt[id] = twin.position })
+				switch word {
+				case "sub":
+					c.subscribe(ids)
+				case "unsub":
+					c.unsubscribe(ids)
+				}
+			}
+			if got, want := s.Pending(), len(twin.waiting) > 0; got != want {
+				t.Fatalf("seed %d: Pending = %v, want %v", seed, got, want)
+			}
+		}
+		// The last word on everything.
+		elsewhere := numbered(0)
+		connected := func(id messages.PeerID) bool { return id == elsewhere || p.has(id) }
+		for i := range 4 {
+			id := numbered(i)
+			p.notifier.Settle(id, connected(id), false)
+			f.settle(id, connected(id), false)
+		}
+		twin.done = twin.position
+		take(100)
+		if s.Pending() {
+			t.Fatalf("seed %d: pending after all was taken", seed)
+		}
+		c.final(connected)
+		if !maps.Equal(c.told, twin.told) {
+			t.Fatalf("seed %d: the client knows %v, the twin says %v", seed, c.told, twin.told)
+		}
+		s.Close()
+		if n := p.notifier.Len(); n != 0 {
+			t.Fatalf("seed %d: %d subscriptions after Close", seed, n)
+		}
+	}
+}
+
+// TestRemoteAllAtOnce has subscribers, peers of this pod and a fabric do what
+// they like at the same time. When the fabric has had its last word everyone
+// knows the truth.
+func TestRemoteAllAtOnce(t *testing.T) {
+	const ids, subscribers = 4, 3
+	for seed := range uint64(200) {
+		var (
+			mu        sync.Mutex // what the fabric of other pods knows
+			elsewhere = map[messages.PeerID]bool{}
+		)
+		st, n := store.New(), store.NewPeerNotifier()
+		st.Observe(n.Observe)
+		dirty := make(chan messages.PeerID, 1<<12)
+		look := func(id messages.PeerID) { dirty <- id }
+		st.Observe(func(e store.Event) { look(e.ID) })
+		n.SetRemote(look)
+
+		settle := func(id messages.PeerID, changed bool) {
+			mu.Lock()
+			_, here := st.Peer(id)
+			there := elsewhere[id]
+			mu.Unlock()
+			n.Settle(id, here || there, changed)
+		}
+		var fabric, all sync.WaitGroup
+		fabric.Go(func() {
+			for id := range dirty {
+				settle(id, id[5]&1 == 0)
+			}
+		})
+		subs, clients := make([]*store.Subscriber, subscribers), make([]*client, subscribers)
+		for i := range subs {
+			clients[i] = newClient(func(format string, args ...any) { t.Errorf(format, args...) }, seed)
+			subs[i] = n.NewSubscriber(st, &sink{})
+			s, c, r := subs[i], clients[i], rand.New(rand.NewPCG(seed, uint64(100+i)))
+			all.Go(func() {
+				for range 60 {
+					id := numbered(r.IntN(ids))
+					switch r.IntN(5) {
+					case 0, 1:
+						c.subscribe([]messages.PeerID{id}) // told at the earliest from now on
+						s.Subscribe(list(id))
+					case 2:
+						s.Unsubscribe(list(id))
+						c.unsubscribe([]messages.PeerID{id})
+					case 3:
+						s.Heard(id)
+						look(id)
+					default:
+						c.online(s.TakeOnline(nil, 2))
+						c.offline(s.TakeOffline(nil, 2, 0), 0)
+					}
+				}
+			})
+		}
+		for i := range ids {
+			id, r := numbered(i), rand.New(rand.NewPCG(seed, uint64(200+i)))
+			all.Go(func() {
+				for range 40 {
+					if r.IntN(2) == 0 {
+						mu.Lock()
+						elsewhere[id] = !elsewhere[id]
+						mu.Unlock()
+						look(id)
+					} else if p, ok := st.Peer(id); ok {
+						st.Remove(p)
+					} else {
+						st.Add(&peer{id: id})
+					}
+				}
+			})
+		}
+		all.Wait()
+		close(dirty)
+		fabric.Wait()
+		for i, s := range subs {
+			c := clients[i]
+			c.online(s.TakeOnline(nil, 100))
+			c.offline(s.TakeOffline(nil, 100, 0), 0)
+			c.final(func(id messages.PeerID) bool {
+				_, here := st.Peer(id)
+				return here || elsewhere[id]
+			})
+		}
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+}
+
+func TestRemoteIsAskedToLook(t *testing.T) {
+	p := newPod()
+	a, b, c := messages.HashID("a"), messages.HashID("b"), messages.HashID("c")
+	before := p.notifier.NewSubscriber(p.Store, &sink{})
+	before.Subscribe(list(a))
+	var asked []messages.PeerID
+	looked := func(what string, want ...messages.PeerID) {
+		t.Helper()
+		if !slices.Equal(asked, want) {
+			t.Errorf("%s: asked to look at %v, want %v", what, asked, want)
+		}
+		asked = nil
+	}
+	interested := func(id messages.PeerID, want bool) {
+		t.Helper()
+		if got := p.notifier.Interested(id); got != want {
+			t.Errorf("Interested(%v) = %v", id, got)
+		}
+	}
+	p.notifier.SetRemote(func(id messages.PeerID) { asked = append(asked, id) })
+	looked("those who asked before", a)
+	s := p.notifier.NewSubscriber(p.Store, &sink{})
+	interested(b, false)
+	s.Subscribe(list(a, b, c))
+	looked("subscribed", b, c)
+	interested(b, true)
+	s.Subscribe(list(a, b))
+	looked("subscribed again")
+	s.Unsubscribe(list(a, b))
+	looked("unsubscribed", b)
+	interested(b, false)
+	before.Close()
+	looked("one closed", a)
+	s.Close()
+	looked("all closed", c)
+	interested(c, false)
+
+	p.notifier.SetRemote(nil)
+	s = p.notifier.NewSubscriber(p.Store, &sink{})
+	s.Subscribe(list(a))
+	looked("no remote any more")
+}
+
+func TestRemoteEnds(t *testing.T) {
+	p := newPart()
+	s := p.notifier.NewSubscriber(p.Store, &sink{})
+	here, there, left := newPeer("here"), messages.HashID("there"), newPeer("left")
+	p.Add(here)
+	p.Add(left)
+	s.Subscribe(list(here.id, there, left.id))
+	p.notifier.Settle(there, true, true)
+	s.TakeOnline(nil, 10)
+	p.Remove(left)
+	p.notifier.SetRemote(nil)
+	got := s.TakeOffline(nil, 10, 0)
+	slices.SortFunc(got, func(a, b messages.PeerID) int { return slices.Compare(a[:], b[:]) })
+	want := []messages.PeerID{there, left.id}
+	slices.SortFunc(want, func(a, b messages.PeerID) int { return slices.Compare(a[:], b[:]) })
+	if !slices.Equal(got, want) {
+		t.Errorf("told offline %v, want those that are not here, %v", got, want)
+	}
+	p.Remove(here)
+	if got := s.TakeOffline(nil, 10, 0); !slices.Equal(got, []messages.PeerID{here.id}) {
+		t.Errorf("told offline %v, want %v: there is only the store again", got, here.id)
+	}
+}
+
+// TestRemoteCosts holds that an event from elsewhere and a message from there
+// allocate nothing, and that subscribing costs no more than without a fabric.
+func TestRemoteCosts(t *testing.T) {
+	p := newPart()
+	s, id := p.notifier.NewSubscriber(p.Store, &sink{}), messages.HashID("alice")
+	s.Subscribe(list(id))
+	dst := make([]messages.PeerID, 0, 1)
+	for name, f := range map[string]func(){
+		"events": func() {
+			p.notifier.Settle(id, true, true)
+			s.TakeOnline(dst, 1)
+			p.notifier.Settle(id, false, false)
+			s.TakeOffline(dst, 1, 0)
+		},
+		"a message": func() { s.Heard(id) },
+	} {
+		if got := testing.AllocsPerRun(100, f); got != 0 {
+			t.Errorf("%s: %v allocations", name, got)
+		}
+	}
+}
+
+func TestExchange(t *testing.T) {
+	s := store.New()
+	events := record(s)
+	a, b, c := newPeer("alice"), newPeer("alice"), newPeer("alice")
+	id := a.id
+	s.Add(a)
+	_, first := s.State(id)
+	if s.Exchange(b, c) || s.Exchange(nil, c) {
+		t.Error("exchanged for one that is not there")
+	}
+	if !s.Exchange(a, b) {
+		t.Error("not exchanged for the one that is there")
+	}
+	if p, seq := s.State(id); p != store.Peer(b) || seq <= first {
+		t.Errorf("State = %v, %d after %d", p, seq, first)
+	}
+	s.Remove(b)
+	if s.Exchange(b, c) {
+		t.Error("exchanged for one that has left")
+	}
+	if !s.Exchange(nil, c) || s.Len() != 1 {
+		t.Errorf("not taken in, %d peers", s.Len())
+	}
+	got := events()
+	for i := range got {
+		got[i].Seq = 0
+	}
+	want := []store.Event{
+		{ID: id, Online: true, Peer: a},
+		{ID: id, Online: true, Peer: b, Replaced: a},
+		{ID: id, Peer: b},
+		{ID: id, Online: true, Peer: c},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("events %+v, want %+v", got, want)
+	}
+}
+
+// BenchmarkHeard is what each message from another pod costs the presence of
+// its destination.
+func BenchmarkHeard(b *testing.B) {
+	for _, awaited := range []int{0, 1, 100} {
+		b.Run("awaited="+string(rune('0'+min(awaited, 9))), func(b *testing.B) {
+			p := newPart()
+			s, id := p.notifier.NewSubscriber(p.Store, &sink{}), messages.HashID("alice")
+			s.Subscribe(list(id))
+			p.notifier.Settle(id, true, true)
+			for i := range awaited {
+				s.Subscribe(list(numbered(i)))
+			}
+			for b.Loop() {
+				s.Heard(id)
+			}
+		})
+	}
+}

@@ -1,0 +1,111 @@
+package store
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/crosspod/crosspod/messages"
+)
+
+// newRemoteSubscriber returns a subscriber of a pod that is one of several, and
+// its subscription of id.
+func newRemoteSubscriber(id messages.PeerID) (*Subscriber, *interest) {
+	n := NewPeerNotifier()
+	n.SetRemote(func(messages.PeerID) {})
+	s := n.NewSubscriber(New(), nowhere{})
+	s.Subscribe(id[:])
+	return s, s.find(&id)
+}
+
+// Two words on one id may reach a subscriber in either order.
+func TestTheLaterWordStays(t *testing.T) {
+	id := messages.HashID("alice")
+	s, in := newRemoteSubscriber(id)
+	s.settle(in, 2*oneTurn, online, true)
+	if s.settle(in, oneTurn, offline, false); !in.connected {
+		t.Error("an earlier word undid a later one")
+	}
+	s.settle(in, 3*oneTurn, offline, false)
+	if s.settle(in, 3*oneTurn, online, true); in.connected {
+		t.Error("the same word was taken twice")
+	}
+	in.settled = -oneTurn & (1<<32 - 1) // the last number there is
+	if s.settle(in, 0, online, true); !in.connected {
+		t.Error("the number after the last one is not the later one")
+	}
+}
+
+// What an answer has used is no event afterwards.
+func TestAWordIsAnsweredOnce(t *testing.T) {
+	id := messages.HashID("alice")
+	s, in := newRemoteSubscriber(id)
+	in.topic.settled.Store(oneTurn | uint32(online)) // said, and on its way to s
+	s.Subscribe(id[:])
+	if got := s.TakeOnline(nil, 10); !slices.Equal(got, []messages.PeerID{id}) {
+		t.Fatalf("told %v, want the answer", got)
+	}
+	s.settle(in, oneTurn, online, true)
+	if got := s.TakeOnline(nil, 10); len(got) != 0 {
+		t.Errorf("told %v again", got)
+	}
+}
+
+// The event of a connection that has ended may come after the word that the id
+// is gone.
+func TestALateEventDoesNotUndoAWord(t *testing.T) {
+	id := messages.HashID("alice")
+	s, in := newRemoteSubscriber(id)
+	p := &idPeer{id}
+	var late []Event
+	s.store.Observe(func(e Event) { late = append(late, e) })
+	s.store.Add(p)
+	s.store.Remove(p)
+	s.notifier.Settle(id, false, false)
+	for _, e := range late {
+		s.notifier.Observe(e)
+	}
+	if in.connected || s.Pending() {
+		t.Error("a connection that had ended was announced")
+	}
+}
+
+// What nobody waits for any more costs messages nothing.
+func TestNobodyIsAwaitedForNothing(t *testing.T) {
+	id, other := messages.HashID("alice"), messages.HashID("bob")
+	s, in := newRemoteSubscriber(id)
+	s.Subscribe(other[:])
+	awaited := func(what string, want int32) {
+		t.Helper()
+		if got := s.awaited.Load(); got != want {
+			t.Errorf("%s: %d awaited, want %d", what, got, want)
+		}
+	}
+	awaited("subscribed", 2)
+	s.Unsubscribe(other[:])
+	awaited("unsubscribed", 1)
+	s.notifier.Settle(id, true, true)
+	awaited("online", 0)
+	s.TakeOnline(nil, 1)
+	s.notifier.Settle(id, false, false)
+	awaited("offline waits, and online would take it back", 1)
+	s.TakeOffline(nil, 1, 0)
+	awaited("offline told", 0)
+	s.Subscribe(id[:])
+	awaited("subscribed again", 1)
+	p := &idPeer{id}
+	s.store.Observe(s.notifier.Observe)
+	s.store.Add(p)
+	awaited("here", 0)
+	s.store.Remove(p)
+	s.notifier.Settle(id, false, false)
+	awaited("gone before it was told", 1)
+	s.Unsubscribe(id[:])
+	awaited("unsubscribed", 0)
+	if s.settle(in, 100*oneTurn, online, true) || s.settle(in, 101*oneTurn, offline, false) {
+		t.Error("a subscription that was ended made a notice")
+	}
+	awaited("a word on its way when it ended", 0)
+	s.Subscribe(id[:])
+	s.Close()
+	awaited("closed", 0)
+}
