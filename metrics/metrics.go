@@ -30,8 +30,27 @@ const (
 	PeerGone
 	// Malformed: the message is shorter than the header of a transport message.
 	Malformed
-	// Forward: the way to other pods refused the message.
+	// Forward: the way to other pods refused the message, for none of the reasons
+	// below.
 	Forward
+
+	// The fabric's. NoPeer is one of them too: the directory says that nobody
+	// has the destination.
+
+	// Unknown: nobody could be found who knows where the destination is.
+	Unknown
+	// NoLink: the destination's pod is known and could not be reached.
+	NoLink
+	// LinkFull: the queue for the destination's pod was full.
+	LinkFull
+	// LinkLost: a link ended with the message on it.
+	LinkLost
+	// ParkingFull: too much waited while the destination was looked up.
+	ParkingFull
+	// Bounced: a second pod did not have the destination either.
+	Bounced
+	// FabricStopped: the fabric was stopped with the message in it.
+	FabricStopped
 
 	dropReasons // how many there are
 )
@@ -43,6 +62,24 @@ var dropReasonNames = [dropReasons]string{
 	PeerGone:    "peer_gone",
 	Malformed:   "malformed",
 	Forward:     "forward",
+
+	Unknown:       "unknown",
+	NoLink:        "no_link",
+	LinkFull:      "link_full",
+	LinkLost:      "link_lost",
+	ParkingFull:   "parking_full",
+	Bounced:       "bounced",
+	FabricStopped: "fabric_stopped",
+}
+
+// DropReasonNamed returns the reason whose label is name.
+func DropReasonNamed(name string) (r DropReason, ok bool) {
+	for r := range dropReasons {
+		if dropReasonNames[r] == name {
+			return r, true
+		}
+	}
+	return 0, false
 }
 
 // String returns the value of the label.
@@ -86,6 +123,37 @@ var outcomes = [...]string{
 // the caller's.
 func Outcomes() []string { return append([]string(nil), outcomes[:]...) }
 
+// RunnerUp is how a superseded connection that was kept aside ended. It is the
+// label outcome of relay_peer_runners_up_total.
+type RunnerUp uint8
+
+// The ends.
+const (
+	// RunnerUpReturned: the newer connection ended first, and this one owns the
+	// id again.
+	RunnerUpReturned RunnerUp = iota
+	// RunnerUpLeft: its peer closed it.
+	RunnerUpLeft
+	// RunnerUpReplaced: its time was over, or there were too many.
+	RunnerUpReplaced
+
+	runnerUpEnds // how many there are
+)
+
+var runnerUpNames = [runnerUpEnds]string{
+	RunnerUpReturned: "returned",
+	RunnerUpLeft:     "left",
+	RunnerUpReplaced: "replaced",
+}
+
+// String returns the value of the label.
+func (r RunnerUp) String() string {
+	if r < runnerUpEnds {
+		return runnerUpNames[r]
+	}
+	return fmt.Sprintf("RunnerUp(%d)", uint8(r))
+}
+
 // Bounds of the histograms. The first are those of existing relays, which
 // dashboards rely on.
 var (
@@ -123,6 +191,9 @@ type Metrics struct {
 	peers      [len(transports)]atomic.Int64
 	handshakes [len(outcomes)]atomic.Int64
 	replaced   atomic.Int64
+	evicted    atomic.Int64
+	flapping   atomic.Int64
+	runnersUp  [runnerUpEnds]atomic.Int64
 	refused    atomic.Int64
 	missed     atomic.Int64
 	stalled    atomic.Int64
@@ -141,6 +212,7 @@ type Metrics struct {
 	dropLabels      [dropReasons][]metric.ObserveOption
 	transportLabels [len(transports)][]metric.ObserveOption
 	outcomeLabels   [len(outcomes)][]metric.ObserveOption
+	runnerUpLabels  [runnerUpEnds][]metric.ObserveOption
 	buildLabels     []metric.ObserveOption
 }
 
@@ -149,6 +221,7 @@ type instruments struct {
 	receivedBytes, sentBytes               metric.Int64ObservableCounter
 	received, delivered, dropped           metric.Int64ObservableCounter
 	reconnections, handshakes              metric.Int64ObservableCounter
+	evictions, flapping, runnersUp         metric.Int64ObservableCounter
 	subscriptionsRefused                   metric.Int64ObservableCounter
 	stalled, healthcheckTimeouts           metric.Int64ObservableCounter
 	throttled                              metric.Float64ObservableCounter
@@ -180,6 +253,12 @@ func New(meter metric.Meter) (*Metrics, error) {
 		"Transport messages that this pod let go, by reason.")
 	i.reconnections = b.counter("relay_peer_reconnections", "",
 		"Connections that replaced one with the same peer id.")
+	i.evictions = b.counter("relay_peer_evictions", "",
+		"Connections that lost their peer id to a newer one on another pod.")
+	i.runnersUp = b.counter("relay_peer_runners_up", "",
+		"Superseded connections that were kept aside for a moment, by outcome.")
+	i.flapping = b.counter("relay_peers_flapping", "",
+		"Times that a peer id changed hands again and again within a minute.")
 	i.handshakes = b.counter("relay_handshakes", "",
 		"Ends of half-open connections, by outcome.")
 	i.subscriptionsRefused = b.counter("relay_subscriptions_refused", "",
@@ -272,6 +351,16 @@ func (m *Metrics) PeerStored(took time.Duration) {
 // PeerReplaced counts a connection that replaced one with the same id.
 func (m *Metrics) PeerReplaced() { m.replaced.Add(1) }
 
+// PeerEvicted counts a connection that lost its id to one on another pod.
+func (m *Metrics) PeerEvicted() { m.evicted.Add(1) }
+
+// RunnerUpEnded counts the end of a connection's time as runner-up. outcome
+// must be one of the constants.
+func (m *Metrics) RunnerUpEnded(outcome RunnerUp) { m.runnersUp[outcome].Add(1) }
+
+// PeerFlapping counts a peer id that changed hands too often, once a minute.
+func (m *Metrics) PeerFlapping() { m.flapping.Add(1) }
+
 // SubscriptionsRefused counts peer ids that a subscription limit refused.
 func (m *Metrics) SubscriptionsRefused(ids int) { m.refused.Add(int64(ids)) }
 
@@ -329,6 +418,11 @@ func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 		o.ObserveInt64(i.handshakes, m.handshakes[h].Load(), m.outcomeLabels[h]...)
 	}
 	o.ObserveInt64(i.reconnections, m.replaced.Load())
+	o.ObserveInt64(i.evictions, m.evicted.Load())
+	o.ObserveInt64(i.flapping, m.flapping.Load())
+	for r := range m.runnersUp {
+		o.ObserveInt64(i.runnersUp, m.runnersUp[r].Load(), m.runnerUpLabels[r]...)
+	}
 	o.ObserveInt64(i.subscriptionsRefused, m.refused.Load())
 	o.ObserveInt64(i.stalled, m.stalled.Load())
 	o.ObserveInt64(i.healthcheckTimeouts, m.missed.Load())
@@ -359,6 +453,9 @@ func (m *Metrics) makeLabels() {
 	}
 	for h := range m.outcomeLabels {
 		m.outcomeLabels[h] = label("outcome", outcomes[h])
+	}
+	for r := range m.runnerUpLabels {
+		m.runnerUpLabels[r] = label("outcome", RunnerUp(r).String())
 	}
 	build := version.Get()
 	m.buildLabels = []metric.ObserveOption{metric.WithAttributeSet(attribute.NewSet(

@@ -101,17 +101,29 @@ var zero = []string{
 	`relay_handshakes_total{outcome="timeout"} 0`,
 	`relay_healthcheck_timeouts_total 0`,
 	`relay_messages_delivered_total 0`,
+	`relay_messages_dropped_total{reason="bounced"} 0`,
+	`relay_messages_dropped_total{reason="fabric_stopped"} 0`,
 	`relay_messages_dropped_total{reason="forward"} 0`,
+	`relay_messages_dropped_total{reason="link_full"} 0`,
+	`relay_messages_dropped_total{reason="link_lost"} 0`,
 	`relay_messages_dropped_total{reason="malformed"} 0`,
 	`relay_messages_dropped_total{reason="memory_limit"} 0`,
+	`relay_messages_dropped_total{reason="no_link"} 0`,
 	`relay_messages_dropped_total{reason="no_peer"} 0`,
+	`relay_messages_dropped_total{reason="parking_full"} 0`,
 	`relay_messages_dropped_total{reason="peer_gone"} 0`,
 	`relay_messages_dropped_total{reason="queue_full"} 0`,
+	`relay_messages_dropped_total{reason="unknown"} 0`,
 	`relay_messages_queued 0`,
 	`relay_messages_received_total 0`,
+	`relay_peer_evictions_total 0`,
 	`relay_peer_reconnections_total 0`,
+	`relay_peer_runners_up_total{outcome="left"} 0`,
+	`relay_peer_runners_up_total{outcome="replaced"} 0`,
+	`relay_peer_runners_up_total{outcome="returned"} 0`,
 	`relay_peer_throttled_seconds_total 0`,
 	`relay_peers_active 0`,
+	`relay_peers_flapping_total 0`,
 	`relay_peers_idle 0`,
 	`relay_peers_stalled_total 0`,
 	`relay_peers{transport="other"} 0`,
@@ -130,10 +142,13 @@ var wantTypes = []string{
 	"relay_messages_dropped_total counter",
 	"relay_messages_queued gauge",
 	"relay_messages_received_total counter",
+	"relay_peer_evictions_total counter",
 	"relay_peer_reconnections_total counter",
+	"relay_peer_runners_up_total counter",
 	"relay_peer_throttled_seconds_total counter",
 	"relay_peers gauge",
 	"relay_peers_active gauge",
+	"relay_peers_flapping_total counter",
 	"relay_peers_idle gauge",
 	"relay_peers_stalled_total counter",
 	"relay_queued_bytes gauge",
@@ -193,6 +208,17 @@ func histogram(name, sum string, buckets ...string) []string {
 	return samples
 }
 
+func TestDropReasonsByName(t *testing.T) {
+	for reason := metrics.NoPeer; reason <= metrics.FabricStopped; reason++ {
+		if got, ok := metrics.DropReasonNamed(reason.String()); !ok || got != reason {
+			t.Errorf("DropReasonNamed(%q) = %v, %v", reason, got, ok)
+		}
+	}
+	if got, ok := metrics.DropReasonNamed("shrug"); ok {
+		t.Errorf(`DropReasonNamed("shrug") = %v`, got)
+	}
+}
+
 func TestEachEventCountsWhereItSays(t *testing.T) {
 	type event struct {
 		name string
@@ -215,6 +241,18 @@ func TestEachEventCountsWhereItSays(t *testing.T) {
 			`relay_peers{transport="other"} 1`,
 		}},
 		{"replaced", func(s *scraped) { s.PeerReplaced() }, []string{`relay_peer_reconnections_total 1`}},
+		{"evicted", func(s *scraped) { s.PeerEvicted() }, []string{`relay_peer_evictions_total 1`}},
+		{"flapping", func(s *scraped) { s.PeerFlapping() }, []string{`relay_peers_flapping_total 1`}},
+		{"runners-up", func(s *scraped) {
+			s.RunnerUpEnded(metrics.RunnerUpReturned)
+			s.RunnerUpEnded(metrics.RunnerUpLeft)
+			s.RunnerUpEnded(metrics.RunnerUpReplaced)
+			s.RunnerUpEnded(metrics.RunnerUpReplaced)
+		}, []string{
+			`relay_peer_runners_up_total{outcome="left"} 1`,
+			`relay_peer_runners_up_total{outcome="replaced"} 2`,
+			`relay_peer_runners_up_total{outcome="returned"} 1`,
+		}},
 		{"subscriptions refused", func(s *scraped) { s.SubscriptionsRefused(7) }, []string{
 			`relay_subscriptions_refused_total 7`,
 		}},
@@ -242,7 +280,7 @@ func TestEachEventCountsWhereItSays(t *testing.T) {
 		}, nil},
 		{"an outcome nobody knows", func(s *scraped) { s.Handshake("shrug") }, nil},
 	}
-	for reason := metrics.NoPeer; reason <= metrics.Forward; reason++ {
+	for reason := metrics.NoPeer; reason <= metrics.FabricStopped; reason++ {
 		tests = append(tests, event{
 			"dropped " + reason.String(),
 			func(s *scraped) { s.Dropped(reason, 2) },
