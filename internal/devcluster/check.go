@@ -31,6 +31,7 @@ var sizes = []int{100, 1200, messages.MaxPayloadSize}
 const (
 	peerA = "alice"
 	peerB = "bob"
+	peerC = "carol"
 )
 
 // A Step is one thing a check has done.
@@ -41,6 +42,7 @@ type Connected struct {
 	Name string
 	ID   messages.PeerID
 	Took time.Duration // from dialling to the relay's answer
+	Pod  string        // it landed on; "" where there is only one
 }
 
 // Exchanged says that all messages of one direction have arrived.
@@ -82,7 +84,12 @@ func (c *Cluster) Check(ctx context.Context, report func(Step)) error {
 		return err
 	}
 	defer b.Close()
+	return check(ctx, a, b, report)
+}
 
+// check has two peers exchange messages and measures the round trip between
+// them.
+func check(ctx context.Context, a, b *client.Client, report func(Step)) error {
 	// Each opens its end; either is open once the other peer is online.
 	toB, err := open(ctx, a, b.PeerID())
 	if err != nil {

@@ -42,17 +42,10 @@ type Cluster struct {
 // Start starts a relay and returns when it listens. The caller stops it with
 // [Cluster.Shutdown].
 func Start(ctx context.Context, c Config) (*Cluster, error) {
-	if c.Address == "" {
-		c.Address = "127.0.0.1:0"
-	}
 	if c.Secret == "" {
 		c.Secret = auth.NewSecret()
 	}
-	if host, _, err := net.SplitHostPort(c.Address); err != nil || host != "localhost" && !net.ParseIP(host).IsLoopback() {
-		return nil, fmt.Errorf("listen on %q: want a loopback address and a port, since this relay is for trying only", c.Address)
-	}
-	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "tcp", c.Address)
+	ln, err := listenLoopback(ctx, c.Address)
 	if err != nil {
 		return nil, err
 	}
@@ -82,6 +75,19 @@ func (c *Cluster) Shutdown(ctx context.Context) error {
 	err := c.relay.Shutdown(ctx)
 	c.serving.Wait()
 	return errors.Join(err, c.err)
+}
+
+// listenLoopback opens address, which must be of loopback; empty means any free
+// port.
+func listenLoopback(ctx context.Context, address string) (net.Listener, error) {
+	if address == "" {
+		address = "127.0.0.1:0"
+	}
+	if host, _, err := net.SplitHostPort(address); err != nil || host != "localhost" && !net.ParseIP(host).IsLoopback() {
+		return nil, fmt.Errorf("listen on %q: want a loopback address and a port, since this relay is for trying only", address)
+	}
+	var lc net.ListenConfig
+	return lc.Listen(ctx, "tcp", address)
 }
 
 // dial connects a peer.
