@@ -1,0 +1,272 @@
+package cluster
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+)
+
+// Finding is something about a cluster that its operator may want to know.
+type Finding struct {
+	Note    bool   `json:"note,omitempty"` // it may be as it should be; otherwise it is a problem
+	Pod     string `json:"pod,omitempty"`  // address of the other pod it is about; "" for none in particular
+	Problem string `json:"problem"`
+	Advice  string `json:"advice"` // what to do
+}
+
+// maxClockOffsetMS is how far the clocks of two pods may be apart before it is
+// worth a word: clocks that are kept by NTP are far closer.
+const maxClockOffsetMS = 2000
+
+// Diagnose returns what is wrong as far as one pod can tell, what stops most
+// first, and nothing when all is well. It judges by s alone.
+func (s Status) Diagnose() []Finding {
+	d := &diagnosis{Status: s}
+	d.discovery()
+	d.secrets()
+	d.links()
+	d.complaints()
+	d.configuration()
+	d.clocks()
+	d.directory()
+	d.versions()
+	return slices.Concat(d.problems, d.notes)
+}
+
+// diagnosis collects findings, one method for each kind.
+type diagnosis struct {
+	Status
+	problems, notes []Finding
+}
+
+func (d *diagnosis) problem(pod, problem, advice string) {
+	d.problems = append(d.problems, Finding{Pod: pod, Problem: problem, Advice: advice})
+}
+
+func (d *diagnosis) note(pod, problem, advice string) {
+	d.notes = append(d.notes, Finding{Note: true, Pod: pod, Problem: problem, Advice: advice})
+}
+
+// discovery: are there other pods at all?
+func (d *diagnosis) discovery() {
+	how := "check the name, that it has the relay's pods behind it (in Kubernetes a Service with clusterIP: None whose selector fits), and that this pod may ask the name server: UDP and TCP port 53"
+	f := d.Discovery
+	switch {
+	case f.Error != "" && f.Answered.IsZero():
+		d.problem("", fmt.Sprintf("the pods are not found: %s: %s", f.Name, f.Error), how)
+	case f.Error != "":
+		d.problem("", fmt.Sprintf("the pods are not found any more: %s: %s; the last answer is still used, and pods that came since are missing", f.Name, f.Error), how)
+	case f.Answered.IsZero():
+		d.note("", fmt.Sprintf("%s has not been answered yet", f.Name), "look again in a few seconds")
+	case len(d.Pods) == 0:
+		d.problem("", fmt.Sprintf("%s leads to no other pod: this one is alone", f.Name),
+			"if there are others, check that the name or the list has them all; the headless Service needs publishNotReadyAddresses: true, since pods are ready when they are linked")
+	}
+}
+
+// The reasons for which one pod refuses another, as far as they are about
+// secrets.
+const (
+	reasonOtherSecret  = "hmac_mismatch"
+	reasonOtherHasNone = "unsigned_but_required"
+	reasonOwnHasNone   = "signed_but_unsupported"
+)
+
+// secrets: which side has the wrong one? A pod that nobody shares a secret with
+// is the odd one itself.
+func (d *diagnosis) secrets() {
+	var other, theirs, own []string
+	for _, p := range d.Pods {
+		switch p.Reason {
+		case reasonOtherSecret, "no_common_key":
+			other = append(other, p.Address)
+		case reasonOtherHasNone:
+			theirs = append(theirs, p.Address)
+		case reasonOwnHasNone:
+			own = append(own, p.Address)
+		}
+	}
+	const rotate = "; to change it, give every pod [new, old], then [new], one pod after another (--cluster-auth-secret-file)"
+	switch {
+	case len(other) > 1 && len(other) == len(d.Pods):
+		d.problem("", fmt.Sprintf("no other pod has a cluster secret of this one (%s): this pod's is probably the wrong one", d.Self.Address),
+			"give this pod the secret of the others"+rotate)
+	case len(other) > 0 && len(other) == len(d.Pods):
+		d.problem(other[0], fmt.Sprintf("this pod (%s) and %s have no cluster secret in common", d.Self.Address, other[0]),
+			"give both the same secret"+rotate)
+	default:
+		for _, address := range other {
+			d.problem(address, fmt.Sprintf("%s has no cluster secret in common with this pod (%s), which others have", address, d.Self.Address),
+				"give "+address+" the secret of the others"+rotate)
+		}
+	}
+	for _, address := range theirs {
+		d.problem(address, fmt.Sprintf("%s has no cluster secret, this pod (%s) has one", address, d.Self.Address),
+			"give "+address+" --cluster-auth-secret or --cluster-auth-secret-file; a pod with a secret links to none without")
+	}
+	if len(own) > 0 {
+		d.problem("", fmt.Sprintf("this pod (%s) has no cluster secret, %s has one", d.Self.Address, strings.Join(own, ", ")),
+			"give this pod --cluster-auth-secret or --cluster-auth-secret-file")
+	}
+	if !d.Signed && len(own) == 0 && len(d.Pods) > 0 {
+		d.problem("", "links are not proved: whoever reaches the cluster port can read and send messages as a pod",
+			"give all pods the same --cluster-auth-secret (relay token --new-secret makes one), or the file of --cluster-auth-secret-file")
+	}
+}
+
+// aboutSecrets reports whether a reason is one that secrets has said.
+func aboutSecrets(reason string) bool {
+	return reason == reasonOtherSecret || reason == reasonOtherHasNone || reason == reasonOwnHasNone || reason == "no_common_key"
+}
+
+// links: which pods are not linked, and why?
+func (d *diagnosis) links() {
+	for _, p := range d.Pods {
+		if aboutSecrets(p.Reason) {
+			continue
+		}
+		switch p.State {
+		case PodSuspect:
+			d.note(p.Address, "the link to "+p.Address+" was lost"+because(p.Error),
+				"nothing, if it is restarting: the link is tried again at once, and after a short while the pod counts as gone")
+		case PodDialing:
+			d.note(p.Address, p.Address+" has not answered yet", "look again in a few seconds")
+		case PodUnreachable, PodRefused:
+			problem, advice := whyApart(p)
+			d.problem(p.Address, problem, advice)
+		}
+	}
+}
+
+// whyApart says why there is no link to a pod and what to do.
+func whyApart(p PodStatus) (problem, advice string) {
+	const port = "check that a relay runs there and that its --cluster-port is the one that is dialled"
+	const wall = "check what lies between: a NetworkPolicy or a firewall must let pods reach each other's cluster port, both ways"
+	text := strings.ToLower(p.Error)
+	problem = "no link to " + p.Address + because(p.Error)
+	switch {
+	case p.Reason == "duplicate_address":
+		return p.Address + " is announced by two pods that both live" + because(p.Error),
+			"give each pod its own --pod-ip; in Kubernetes it is status.podIPs, and pods on the host's network need one cluster port each"
+	case p.Reason == "self" || p.Reason == "reflected":
+		return p.Address + " leads back to this pod" + because(p.Error),
+			"check --pod-ip: the others must reach this very pod there; and that no load balancer is in front of the cluster port"
+	case p.Reason == "version":
+		return p.Address + " speaks no version of the link that this pod does" + because(p.Error),
+			"bring both to versions of the relay that follow each other; a rollout may not skip one"
+	case p.Reason == "tls" || p.Reason == "first_frame_not_hello" || p.Reason == "malformed":
+		return p.Address + " does not speak as a pod of this relay does" + because(p.Error),
+			"check that the address and --cluster-port lead to a pod of this relay, and that no proxy is between"
+	case p.Reason == "limit":
+		return problem, "that pod takes no more links: check whether something else connects to its cluster port"
+	case strings.Contains(text, "refused") && p.State == PodUnreachable:
+		return problem, port
+	case p.Reason == "timeout" || strings.Contains(text, "timeout") || strings.Contains(text, "deadline") || strings.Contains(text, "no route") || strings.Contains(text, "unreachable"):
+		return problem, wall + "; or the pod hangs"
+	}
+	return problem, port + "; " + wall
+}
+
+func because(err string) string {
+	if err == "" {
+		return ""
+	}
+	return ": " + err
+}
+
+// complaints: which pairs of other pods are apart, and who has found somebody
+// that this pod has not?
+func (d *diagnosis) complaints() {
+	known := map[string]PodState{d.Self.Address: PodSelf}
+	for _, p := range d.Pods {
+		known[p.Address] = p.State
+	}
+	said := map[[2]string]bool{}
+	for _, p := range d.Pods {
+		for _, c := range p.Complaints {
+			pair := [2]string{min(p.Address, c.Address), max(p.Address, c.Address)}
+			if said[pair] {
+				continue
+			}
+			said[pair] = true
+			why := because(c.Reason)
+			switch state, ok := known[c.Address]; {
+			case !ok:
+				d.problem(c.Address, fmt.Sprintf("%s has found %s, cannot link to it%s, and this pod has not found it", p.Address, c.Address, why),
+					"check that all pods are given the same name or list, and ask that pod's doctor")
+			case state == PodSelf:
+				d.problem(p.Address, fmt.Sprintf("%s cannot link to this pod (%s)%s", p.Address, c.Address, why),
+					"check that --pod-ip and --cluster-port of this pod are where others reach it, and the way from there to here")
+			case state == PodUp:
+				d.problem(p.Address, fmt.Sprintf("%s and %s cannot link to each other%s; this pod is linked to both", p.Address, c.Address, why),
+					"check the way between these two and their secrets; messages between their peers are dropped as no_link until then")
+			}
+			// Else this pod has no link to it either, and has said so.
+		}
+	}
+}
+
+// configuration: do all pods send peers to the same place, and take the same
+// tokens?
+func (d *diagnosis) configuration() {
+	for _, p := range d.Pods {
+		if p.InstanceDiffers {
+			d.problem(p.Address, p.Address+" tells its peers another address of the relay than this pod",
+				"give every pod the same --exposed-address, byte for byte: peers compare it to know that they share a relay")
+		}
+		if p.TokensDiffer {
+			d.problem(p.Address, p.Address+" accepts tokens of other secrets than this pod",
+				"give every pod the same --auth-secret or --auth-secret-file; while they are being changed, this passes")
+		}
+	}
+}
+
+// clocks: they take no part in who owns what, but in how long tokens last.
+func (d *diagnosis) clocks() {
+	for _, p := range d.Pods {
+		if math.Abs(p.ClockOffsetMS) <= maxClockOffsetMS {
+			continue
+		}
+		by, way := math.Abs(p.ClockOffsetMS)/1000, "ahead of"
+		if p.ClockOffsetMS < 0 {
+			way = "behind"
+		}
+		d.problem(p.Address, fmt.Sprintf("the clock of %s was %.1f s %s this pod's when they linked", p.Address, by, way),
+			"check that both machines keep their time by NTP; the relay itself takes the later clock for all, but tokens end by each machine's own")
+	}
+}
+
+// directory: do all pods have the same view of who is there?
+func (d *diagnosis) directory() {
+	if d.Directory.Settled {
+		return
+	}
+	for _, p := range d.Pods {
+		if p.State != PodUp {
+			d.note("", "the pods do not all see the same pods yet, so that some lookups ask all of them", "mend what is above; it passes by itself then")
+			return
+		}
+	}
+	d.note("", "the pods do not all see the same pods yet, so that some lookups ask all of them",
+		"nothing, for a few seconds after a pod has come or gone; if it stays, ask the doctor of the other pods which of them are apart")
+}
+
+// versions: one rollout at a time.
+func (d *diagnosis) versions() {
+	at := map[string][]string{}
+	for _, p := range append([]PodStatus{d.Self}, d.Pods...) {
+		if p.Version != "" {
+			at[p.Version] = append(at[p.Version], p.Address)
+		}
+	}
+	if len(at) < 2 {
+		return
+	}
+	var all []string
+	for version, pods := range at {
+		all = append(all, version+" at "+strings.Join(pods, ", "))
+	}
+	slices.Sort(all)
+	d.note("", "the pods run different versions: "+strings.Join(all, "; "), "finish the rollout, one version to the next at a time")
+}

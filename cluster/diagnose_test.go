@@ -1,0 +1,174 @@
+package cluster
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// healthy is what one of three pods sees when all is well.
+func healthy() Status {
+	answered := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	pod := func(address string, state PodState) PodStatus {
+		return PodStatus{Address: address, ID: "00", Incarnation: "00", State: state, Since: answered, RoundTripMS: 0.2, Version: "v1"}
+	}
+	return Status{
+		Self:      pod("10.0.0.1:7090", PodSelf),
+		Pods:      []PodStatus{pod("10.0.0.2:7090", PodUp), pod("10.0.0.3:7090", PodUp)},
+		Discovery: DiscoveryStatus{Name: "relay-pods", Addresses: []string{"10.0.0.1:7090", "10.0.0.2:7090", "10.0.0.3:7090"}, Answered: answered},
+		Directory: DirectoryStatus{Settled: true},
+		Ready:     true,
+		Signed:    true,
+	}
+}
+
+func TestDiagnose(t *testing.T) {
+	apart := func(p *PodStatus, state PodState, reason, err string) {
+		p.State, p.Reason, p.Error = state, reason, err
+	}
+	tests := []struct {
+		name   string
+		change func(*Status)
+		// want has a line for each finding, what it must say separated by |. A
+		// note begins with "note".
+		want []string
+	}{
+		{"all is well", func(*Status) {}, nil},
+
+		{"the name is not resolved", func(s *Status) {
+			s.Pods, s.Discovery.Answered, s.Discovery.Error = nil, time.Time{}, "no such host"
+		}, []string{"relay-pods: no such host|port 53"}},
+		{"the name is not resolved any more", func(s *Status) {
+			s.Discovery.Error = "server misbehaving"
+		}, []string{"any more: relay-pods: server misbehaving|last answer"}},
+		{"no answer yet", func(s *Status) {
+			s.Pods, s.Discovery.Answered = nil, time.Time{}
+		}, []string{"note|not been answered"}},
+		{"alone", func(s *Status) {
+			s.Pods = nil
+		}, []string{"leads to no other pod|publishNotReadyAddresses"}},
+
+		{"one pod has another secret", func(s *Status) {
+			apart(&s.Pods[1], PodRefused, "hmac_mismatch", "no cluster secret in common")
+		}, []string{"10.0.0.3:7090 has no cluster secret in common with this pod (10.0.0.1:7090)|give 10.0.0.3:7090 the secret"}},
+		{"this pod has another secret", func(s *Status) {
+			apart(&s.Pods[0], PodRefused, "hmac_mismatch", "")
+			apart(&s.Pods[1], PodRefused, "hmac_mismatch", "")
+		}, []string{"no other pod has a cluster secret of this one (10.0.0.1:7090)|give this pod"}},
+		{"two pods, two secrets", func(s *Status) {
+			s.Pods = s.Pods[:1]
+			apart(&s.Pods[0], PodRefused, "hmac_mismatch", "")
+		}, []string{"this pod (10.0.0.1:7090) and 10.0.0.2:7090 have no cluster secret in common|give both"}},
+		{"another pod has no secret", func(s *Status) {
+			apart(&s.Pods[0], PodRefused, "unsigned_but_required", "")
+		}, []string{"10.0.0.2:7090 has no cluster secret, this pod|--cluster-auth-secret-file"}},
+		{"this pod has no secret", func(s *Status) {
+			s.Signed = false
+			apart(&s.Pods[0], PodRefused, "signed_but_unsupported", "")
+			apart(&s.Pods[1], PodRefused, "signed_but_unsupported", "")
+		}, []string{"this pod (10.0.0.1:7090) has no cluster secret, 10.0.0.2:7090, 10.0.0.3:7090 has one"}},
+		{"nobody has a secret", func(s *Status) {
+			s.Signed = false
+		}, []string{"links are not proved|--new-secret"}},
+
+		{"nobody listens", func(s *Status) {
+			apart(&s.Pods[1], PodUnreachable, "other", "dial tcp 10.0.0.3:7090: connect: connection refused")
+		}, []string{"no link to 10.0.0.3:7090: dial tcp|a relay runs there"}},
+		{"packets are lost", func(s *Status) {
+			apart(&s.Pods[1], PodUnreachable, "timeout", "dial tcp 10.0.0.3:7090: i/o timeout")
+		}, []string{"no link to 10.0.0.3:7090|NetworkPolicy"}},
+		{"something else", func(s *Status) {
+			apart(&s.Pods[1], PodUnreachable, "", "")
+		}, []string{"no link to 10.0.0.3:7090|a relay runs there|NetworkPolicy"}},
+		{"two pods with one address", func(s *Status) {
+			apart(&s.Pods[1], PodRefused, "duplicate_address", "")
+		}, []string{"10.0.0.3:7090 is announced by two pods|--pod-ip"}},
+		{"an address that is its own", func(s *Status) {
+			apart(&s.Pods[1], PodRefused, "self", "")
+		}, []string{"10.0.0.3:7090 leads back to this pod"}},
+		{"versions that do not go together", func(s *Status) {
+			apart(&s.Pods[1], PodRefused, "version", "")
+		}, []string{"10.0.0.3:7090 speaks no version"}},
+		{"not a relay", func(s *Status) {
+			apart(&s.Pods[1], PodRefused, "tls", "")
+		}, []string{"10.0.0.3:7090 does not speak as a pod"}},
+		{"full", func(s *Status) {
+			apart(&s.Pods[1], PodRefused, "limit", "")
+		}, []string{"no link to 10.0.0.3:7090|no more links"}},
+		{"lost just now", func(s *Status) {
+			apart(&s.Pods[1], PodSuspect, "", "read: connection reset by peer")
+		}, []string{"note|the link to 10.0.0.3:7090 was lost: read"}},
+		{"being dialled", func(s *Status) {
+			apart(&s.Pods[1], PodDialing, "", "")
+		}, []string{"note|10.0.0.3:7090 has not answered yet"}},
+
+		{"a pair apart, said by both", func(s *Status) {
+			s.Pods[0].Complaints = []Complaint{{"10.0.0.3:7090", "timeout"}}
+			s.Pods[1].Complaints = []Complaint{{"10.0.0.2:7090", "timeout"}}
+		}, []string{"10.0.0.2:7090 and 10.0.0.3:7090 cannot link to each other: timeout|no_link"}},
+		{"somebody cannot reach this pod", func(s *Status) {
+			s.Pods[0].Complaints = []Complaint{{"10.0.0.1:7090", "timeout"}}
+		}, []string{"10.0.0.2:7090 cannot link to this pod (10.0.0.1:7090): timeout|--pod-ip"}},
+		{"somebody has found another pod", func(s *Status) {
+			s.Pods[0].Complaints = []Complaint{{"10.0.0.9:7090", "timeout"}}
+		}, []string{"10.0.0.2:7090 has found 10.0.0.9:7090|the same name or list"}},
+		{"a pod that nobody reaches is said once", func(s *Status) {
+			apart(&s.Pods[1], PodUnreachable, "timeout", "i/o timeout")
+			s.Pods[0].Complaints = []Complaint{{"10.0.0.3:7090", "timeout"}}
+		}, []string{"no link to 10.0.0.3:7090"}},
+
+		{"another instance address", func(s *Status) {
+			s.Pods[0].InstanceDiffers = true
+		}, []string{"10.0.0.2:7090 tells its peers another address|--exposed-address"}},
+		{"other tokens", func(s *Status) {
+			s.Pods[0].TokensDiffer = true
+		}, []string{"10.0.0.2:7090 accepts tokens of other secrets|--auth-secret"}},
+		{"a clock that is fast", func(s *Status) {
+			s.Pods[0].ClockOffsetMS = 3600_000
+		}, []string{"10.0.0.2:7090 was 3600.0 s ahead of this pod's|NTP"}},
+		{"a clock that is slow", func(s *Status) {
+			s.Pods[0].ClockOffsetMS = -2500
+		}, []string{"10.0.0.2:7090 was 2.5 s behind this pod's"}},
+		{"clocks as they are", func(s *Status) {
+			s.Pods[0].ClockOffsetMS = -1999
+		}, nil},
+		{"views that differ", func(s *Status) {
+			s.Directory.Settled = false
+		}, []string{"note|do not all see the same pods|if it stays"}},
+		{"a rollout", func(s *Status) {
+			s.Pods[1].Version = "v2"
+		}, []string{"note|v1 at 10.0.0.1:7090, 10.0.0.2:7090; v2 at 10.0.0.3:7090"}},
+		{"problems come before notes", func(s *Status) {
+			s.Directory.Settled = false
+			s.Pods[0].Version = "v2"
+			apart(&s.Pods[1], PodUnreachable, "timeout", "")
+		}, []string{"no link to 10.0.0.3:7090", "note|do not all see|mend what is above", "note|different versions"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := healthy()
+			tt.change(&s)
+			got := s.Diagnose()
+			if len(got) != len(tt.want) {
+				t.Fatalf("found %+v, want %q", got, tt.want)
+			}
+			for i, f := range got {
+				text := f.Problem + " " + f.Advice
+				parts := strings.Split(tt.want[i], "|")
+				if note := parts[0] == "note"; note != f.Note {
+					t.Errorf("%+v: note is %v, want %v", f, f.Note, note)
+				} else if note {
+					parts = parts[1:]
+				}
+				for _, part := range parts {
+					if !strings.Contains(text, part) {
+						t.Errorf("found %q, want it to say %q", text, part)
+					}
+				}
+				if f.Advice == "" {
+					t.Errorf("%q has no advice", f.Problem)
+				}
+			}
+		})
+	}
+}
