@@ -1,0 +1,52 @@
+package handshake
+
+import (
+	"slices"
+
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+)
+
+// terms are what two HELLOs come to. Both sides come to the same.
+type terms struct {
+	version      byte
+	capabilities wire.Capabilities
+	signed       bool
+	key          wire.Fingerprint // of the secret that both prove, where signed
+}
+
+// agree says on what terms the sender of mine can link with the sender of
+// theirs, or why it cannot. It knows neither sockets nor secrets.
+func agree(mine, theirs *wire.Hello, role Role) (terms, *Error) {
+	switch {
+	case theirs.Nonce == mine.Nonce:
+		return terms{}, refuse(Reflected, "my own nonce came back")
+	case theirs.PodID() == mine.PodID():
+		return terms{}, refuse(Self, "the other side is this pod")
+	}
+	t := terms{version: min(mine.Max, theirs.Max)}
+	if t.version < max(mine.Min, theirs.Min) {
+		return terms{}, refuse(Version, "the other side speaks versions %d to %d, this one %d to %d",
+			theirs.Min, theirs.Max, mine.Min, mine.Max)
+	}
+	if t.version >= 2 { // a pod of version 1 leaves the bits alone
+		t.capabilities = mine.Capabilities & theirs.Capabilities
+	}
+	switch {
+	case len(mine.Keys) == 0 && len(theirs.Keys) == 0:
+		return t, nil
+	case len(theirs.Keys) == 0:
+		return terms{}, refuse(UnsignedButRequired, "the other side has no cluster secret")
+	case len(mine.Keys) == 0:
+		return terms{}, refuse(SignedButUnsupported, "the other side has a cluster secret, this one has none")
+	}
+	dialer, acceptor := mine.Keys, theirs.Keys
+	if role == Acceptor {
+		dialer, acceptor = acceptor, dialer
+	}
+	i := slices.IndexFunc(dialer, func(k wire.Fingerprint) bool { return slices.Contains(acceptor, k) })
+	if i < 0 {
+		return terms{}, refuse(HMACMismatch, "no cluster secret in common")
+	}
+	t.signed, t.key = true, dialer[i]
+	return t, nil
+}

@@ -1,0 +1,85 @@
+package handshake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+)
+
+// Reason says why a handshake failed. It is the label reason of
+// relay_cluster_hello_rejects_total.
+type Reason string
+
+// The reasons. The first seven are names that existing dashboards chart.
+const (
+	HMACMismatch         Reason = "hmac_mismatch"          // no secret in common, or a proof that is wrong
+	UnsignedButRequired  Reason = "unsigned_but_required"  // the other side has no secret
+	SignedButUnsupported Reason = "signed_but_unsupported" // this side has no secret
+	StaleTimestamp       Reason = "stale_timestamp"        // never: no clock takes part
+	Malformed            Reason = "malformed"
+	Timeout              Reason = "timeout"
+	FirstFrameNotHello   Reason = "first_frame_not_hello"
+	Self                 Reason = "self"      // the other side says it is this pod
+	Reflected            Reason = "reflected" // this side's own nonce came back
+	Version              Reason = "version"   // no version in common
+	TLS                  Reason = "tls"       // no TLS, or not for this protocol
+	Closed               Reason = "closed"    // one of the sides went away
+)
+
+// Reasons returns all reasons.
+func Reasons() []Reason {
+	return []Reason{HMACMismatch, UnsignedButRequired, SignedButUnsupported, StaleTimestamp, Malformed, Timeout,
+		FirstFrameNotHello, Self, Reflected, Version, TLS, Closed}
+}
+
+// Error is what every failed handshake ends with.
+type Error struct {
+	Reason Reason
+	// Hello is what the other side said of itself, nil when it did not come to
+	// that. None of it is proved.
+	Hello *wire.Hello
+	Err   error
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("handshake: %s: %v", e.Reason, e.Err) }
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// refuse returns an [Error] without what is not known here.
+func refuse(r Reason, format string, args ...any) *Error {
+	return &Error{Reason: r, Err: fmt.Errorf(format, args...)}
+}
+
+// failed makes an [Error] of the error that ended a handshake.
+func failed(ctx context.Context, err error) *Error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return &Error{Reason: Closed, Err: context.Cause(ctx)}
+	case ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded):
+		return &Error{Reason: Timeout, Err: err}
+	case gone(err):
+		return &Error{Reason: Closed, Err: err}
+	default:
+		return &Error{Reason: TLS, Err: err}
+	}
+}
+
+// gone reports whether err means that the connection has ended, and not that
+// what came over it was no TLS.
+func gone(err error) bool {
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, io.ErrClosedPipe, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,49 @@
+package handshake
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+)
+
+// exporter names the value of TLS that only the two ends of one connection
+// know (RFC 8446, section 7.5), and exporterSize its size in bytes.
+const (
+	exporter     = "EXPORTER-crosspod-link"
+	exporterSize = 32
+)
+
+// transcript is what both proofs are about: both HELLOs, the dialer's first, each
+// with its length, and the exporter of the connection.
+func transcript(dialer, acceptor, exported []byte) []byte {
+	h := sha256.New()
+	for _, hello := range [][]byte{dialer, acceptor} {
+		var size [4]byte
+		binary.BigEndian.PutUint32(size[:], uint32(len(hello)))
+		h.Write(size[:])
+		h.Write(hello)
+	}
+	h.Write(exported)
+	return h.Sum(nil)
+}
+
+// mac is the proof of the side with this key: over the transcript and what the
+// PROOF says beside it.
+func mac(key, transcript []byte, p wire.Proof) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write(transcript)
+	p.MAC = nil
+	h.Write(wire.AppendProof(nil, p)[wire.HeaderSize:])
+	return h.Sum(nil)
+}
+
+// tokens is the fingerprint of the secrets of peer tokens. It is keyed: an
+// acceptor that proves nothing must not learn what it could try words against.
+func tokens(k *key, value []byte) (f wire.Fingerprint) {
+	h := hmac.New(sha256.New, k.tokens)
+	h.Write(value)
+	copy(f[:], h.Sum(nil))
+	return f
+}

@@ -1,0 +1,208 @@
+package handshake
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/tls"
+	"io"
+	"slices"
+
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/netbatch"
+)
+
+// shake is one handshake in progress.
+type shake struct {
+	pod   *Pod
+	role  Role
+	below *netbatch.Below
+	tls   *tls.Conn
+	keys  []key // in use when it began
+
+	mine, theirs       *wire.Hello
+	mineRaw, theirsRaw []byte // payloads of the HELLOs
+	terms              terms
+}
+
+func (s *shake) run(ctx context.Context) (*Conn, error) {
+	if err := s.encrypt(ctx); err != nil {
+		return nil, err
+	}
+	var err error
+	if s.role == Dialer {
+		err = s.greet()
+	}
+	if err == nil {
+		err = s.listen()
+	}
+	if err == nil && s.role == Acceptor {
+		err = s.greet()
+	}
+	if err != nil {
+		return nil, err
+	}
+	var refused *Error
+	if s.terms, refused = agree(s.mine, s.theirs, s.role); refused != nil {
+		return nil, refused
+	}
+	return s.prove()
+}
+
+// encrypt is the TLS handshake.
+func (s *shake) encrypt(ctx context.Context) error {
+	if s.role == Dialer {
+		s.tls = tls.Client(s.below, s.pod.tls)
+	} else {
+		s.tls = tls.Server(s.below, s.pod.tls)
+	}
+	if err := s.tls.HandshakeContext(ctx); err != nil {
+		return err
+	}
+	// An end that names no protocol at all is let pass by crypto/tls.
+	if p := s.tls.ConnectionState().NegotiatedProtocol; p != protocol {
+		return refuse(TLS, "the other side speaks %q, not %q", p, protocol)
+	}
+	return nil
+}
+
+// greet writes this side's HELLO.
+func (s *shake) greet() error {
+	s.mine = s.pod.hello(s.keys)
+	rand.Read(s.mine.Nonce[:]) // never fails
+	frame, err := wire.AppendHello(nil, s.mine)
+	if err != nil {
+		return err
+	}
+	s.mineRaw = frame[wire.HeaderSize:]
+	_, err = s.tls.Write(frame)
+	return err
+}
+
+// listen reads the HELLO of the other side.
+func (s *shake) listen() (err error) {
+	if s.theirsRaw, err = s.read(wire.TypeHello, FirstFrameNotHello); err != nil {
+		return err
+	}
+	if s.theirs, err = wire.ParseHello(s.theirsRaw); err != nil {
+		return &Error{Reason: Malformed, Err: err}
+	}
+	return nil
+}
+
+// prove exchanges the proofs. The dialer shows its own first: it has sought out
+// the acceptor, and an acceptor that answers everybody gives nothing away.
+func (s *shake) prove() (*Conn, error) {
+	var k *key
+	if s.terms.signed {
+		k = &s.keys[slices.IndexFunc(s.keys, func(k key) bool { return k.id == s.terms.key })]
+	}
+	script, err := s.transcript()
+	if err != nil {
+		return nil, err
+	}
+	mine, theirs, err := s.exchange(k, script)
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{
+		TLS:           s.tls,
+		Below:         s.below,
+		Role:          s.role,
+		Version:       s.terms.version,
+		Capabilities:  s.terms.capabilities,
+		Signed:        s.terms.signed,
+		Key:           s.terms.key,
+		Peer:          s.theirs.PodID(),
+		Hello:         s.theirs,
+		Have:          theirs.Have,
+		OtherInstance: differ(s.mine.Instance, s.theirs.Instance),
+		OtherTokens:   differ(mine.Tokens, theirs.Tokens),
+	}, nil
+}
+
+// exchange sends this side's proof and checks the other's, in the order of the
+// roles. Without a key nothing is proved.
+func (s *shake) exchange(k *key, script []byte) (mine, theirs wire.Proof, err error) {
+	if s.role == Dialer {
+		if mine, err = s.show(k, script); err != nil {
+			return mine, theirs, err
+		}
+	}
+	if theirs, err = s.check(k, script); err != nil {
+		return mine, theirs, err
+	}
+	if s.role == Acceptor {
+		mine, err = s.show(k, script)
+	}
+	return mine, theirs, err
+}
+
+// show writes this side's PROOF.
+func (s *shake) show(k *key, script []byte) (wire.Proof, error) {
+	p := wire.Proof{Tokens: s.pod.tokens(k)}
+	if s.pod.config.Have != nil {
+		p.Have = s.pod.config.Have(s.theirs.PodID())
+	}
+	if k != nil {
+		p.MAC = mac(k.of(s.role), script, p)
+	}
+	_, err := s.tls.Write(wire.AppendProof(nil, p))
+	return p, err
+}
+
+// check reads the PROOF of the other side.
+func (s *shake) check(k *key, script []byte) (wire.Proof, error) {
+	payload, err := s.read(wire.TypeProof, Malformed)
+	if err != nil {
+		return wire.Proof{}, err
+	}
+	p, err := wire.ParseProof(payload)
+	switch {
+	case err != nil:
+		return p, &Error{Reason: Malformed, Err: err}
+	case k == nil && p.MAC != nil:
+		return p, refuse(SignedButUnsupported, "a proof where neither side has a secret")
+	case k != nil && p.MAC == nil:
+		return p, refuse(UnsignedButRequired, "no proof")
+	case k != nil && !hmac.Equal(p.MAC, mac(k.of(s.role.other()), script, p)):
+		return p, refuse(HMACMismatch, "the proof is wrong")
+	}
+	return p, nil
+}
+
+func (s *shake) transcript() ([]byte, error) {
+	state := s.tls.ConnectionState()
+	exported, err := state.ExportKeyingMaterial(exporter, nil, exporterSize)
+	if err != nil {
+		return nil, err
+	}
+	if s.role == Dialer {
+		return transcript(s.mineRaw, s.theirsRaw, exported), nil
+	}
+	return transcript(s.theirsRaw, s.mineRaw, exported), nil
+}
+
+// read returns the payload of the next frame, which has to be of type want, or
+// that is the reason otherwise. It reads not a byte more.
+func (s *shake) read(want wire.Type, otherwise Reason) ([]byte, error) {
+	var header [wire.HeaderSize]byte
+	if _, err := io.ReadFull(s.tls, header[:]); err != nil {
+		return nil, err
+	}
+	typ, size, err := wire.ParseHeader(header[:])
+	switch {
+	case typ != want:
+		return nil, refuse(otherwise, "%v in place of %v", typ, want)
+	case err != nil:
+		return nil, &Error{Reason: Malformed, Err: err}
+	}
+	payload := make([]byte, size)
+	_, err = io.ReadFull(s.tls, payload)
+	return payload, err
+}
+
+// differ reports whether both sides said something and not the same.
+func differ(a, b wire.Fingerprint) bool {
+	return a != b && a != wire.Fingerprint{} && b != wire.Fingerprint{}
+}
