@@ -7,6 +7,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/exec"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -17,14 +20,15 @@ import (
 )
 
 const (
-	// devCheck bounds the check, so that --once ends within 15 s.
-	devCheck = 10 * time.Second
+	// devTry bounds all that dev shows, so that --once ends within 15 s or so.
+	devTry = 15 * time.Second
 	// devStop bounds the end.
 	devStop = 3 * time.Second
 )
 
 // devOptions is what `relay dev` is told.
 type devOptions struct {
+	pods    int
 	once    bool
 	address string
 	secret  string
@@ -34,13 +38,14 @@ type devOptions struct {
 func (p *program) devCommand() *cli.Command {
 	var o devOptions
 	var s setting.Set
-	s.Bool(&o.once, "once", "end after the check, with 0 when all was right; on any free port")
+	s.Int(&o.pods, "pods", 1, 1, devcluster.MaxPods, "`NUMBER` of pods, each a process; 1 is a relay in this process")
+	s.Bool(&o.once, "once", "end after what it shows, with 0 when all was right; on any free port")
 	address := s.String(&o.address, "listen-address", devAddress, "`ADDRESS` of loopback to listen on").Short("l")
 	s.String(&o.secret, "secret", "", "`SECRET` to use, or the variable RELAY_AUTH_SECRET; a fresh one by default").Secret().AlsoEnv("AUTH_SECRET")
 	s.Bool(&o.verbose, "verbose", "print the log of the relay")
 	return &cli.Command{
 		Name:  "dev",
-		Usage: "try it: a relay on loopback, two peers that talk through it, and how to join them",
+		Usage: "try it: three pods on loopback, two peers that talk through them, a pod that dies, and how to join",
 		Flags: flagsOf(&s),
 		Action: func(c *cli.Context) error {
 			if err := noArguments(c, "relay dev"); err != nil {
@@ -59,11 +64,55 @@ func (p *program) devCommand() *cli.Command {
 			}
 			return p.dev(c.Context, &o)
 		},
+		Subcommands:     []*cli.Command{p.devPodCommand()},
+		HideHelpCommand: true,
 	}
 }
 
-// dev starts a relay, checks it, and keeps it up until ctx ends.
+// devPodCommand returns the command of one pod of dev: start, which ends with
+// its input. So it ends with dev, also when that is killed.
+func (p *program) devPodCommand() *cli.Command {
+	cfg, settings := setting.NewRelay()
+	return &cli.Command{
+		Name:            "pod",
+		Usage:           "serve peers until the input ends; dev starts it",
+		Hidden:          true,
+		HideHelpCommand: true,
+		Flags:           flagsOf(settings),
+		Action: func(c *cli.Context) error {
+			if err := noArguments(c, "relay dev pod"); err != nil {
+				return err
+			}
+			ctx, cancel := context.WithCancel(c.Context)
+			defer cancel()
+			go func() {
+				_, _ = io.Copy(io.Discard, p.stdin) // nobody writes there, and an error is an end too
+				cancel()
+			}()
+			c.Context = ctx
+			return p.start(c, cfg, settings)
+		},
+	}
+}
+
+// dev starts a relay, shows what it does, and keeps it up until ctx ends.
 func (p *program) dev(ctx context.Context, o *devOptions) (err error) {
+	trying, cancel := context.WithTimeout(ctx, devTry)
+	defer cancel()
+	out := &page{w: p.stdout, colour: isTerminal(p.stdout) && !p.isSet("NO_COLOR")}
+	if o.pods == 1 {
+		err = p.devOne(ctx, trying, o, out)
+	} else {
+		err = p.devMany(ctx, trying, o, out)
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // stopped, by somebody who has seen enough
+	}
+	return errors.Join(err, out.err)
+}
+
+// devOne does it with one relay in this process.
+func (p *program) devOne(ctx, trying context.Context, o *devOptions, out *page) (err error) {
 	cfg := devcluster.Config{Address: o.address, Secret: o.secret}
 	if o.verbose {
 		cfg.Logger = slog.New(slog.NewTextHandler(p.stderr, nil))
@@ -72,36 +121,78 @@ func (p *program) dev(ctx context.Context, o *devOptions) (err error) {
 	if err != nil {
 		return fmt.Errorf("start a relay: %w (--listen-address 127.0.0.1:0 takes any free port)", err)
 	}
-	defer func() {
-		stop, cancel := context.WithTimeout(p.cut, devStop)
-		defer cancel()
-		err = errors.Join(err, cluster.Shutdown(stop))
-	}()
+	defer func() { err = errors.Join(err, p.shutDown(cluster)) }()
 
-	out := &page{w: p.stdout, colour: isTerminal(p.stdout) && !p.isSet("NO_COLOR")}
 	out.row("relay", "%s", cluster.URL())
-	checking, cancel := context.WithTimeout(ctx, devCheck)
-	defer cancel()
-	if err := cluster.Check(checking, out.step); err != nil {
-		if ctx.Err() != nil {
-			return nil // stopped
-		}
+	if err := cluster.Check(trying, out.step); err != nil {
 		return fmt.Errorf("check: %w", err)
 	}
 	if o.once {
 		out.good("all messages arrived as they were sent")
-		return out.err
+		return nil
 	}
-	secret := cluster.Secret()
-	out.text("\nMore peers, each in a terminal of its own:\n")
-	out.text("  %s nc carol --to dave --url %s --secret %s\n", self(), cluster.URL(), secret)
-	out.text("  %s nc dave --to carol --url %s --secret %s\n", self(), cluster.URL(), secret)
-	out.text("\nCtrl-C ends it.\n")
-	if out.err != nil {
-		return out.err
+	out.join(cluster.Secret(), cluster.URL(), cluster.URL())
+	return out.stay(ctx)
+}
+
+// devMany does it with several pods.
+func (p *program) devMany(ctx, trying context.Context, o *devOptions, out *page) (err error) {
+	cfg := devcluster.PodsConfig{Count: o.pods, Address: o.address, Secret: o.secret, Command: devPod(self())}
+	if o.verbose {
+		cfg.Log = p.stderr
 	}
-	<-ctx.Done()
-	return nil
+	pods, err := devcluster.StartPods(trying, cfg)
+	if err != nil {
+		return fmt.Errorf("start %d pods: %w (--listen-address 127.0.0.1:0 takes any free port)", o.pods, err)
+	}
+	defer func() { err = errors.Join(err, p.shutDown(pods)) }()
+
+	out.row("relay", "%s, whichever pod it leads to", pods.URL())
+	all := pods.Info()
+	for _, pod := range all {
+		out.row(pod.Name, "%s", pod.URL)
+	}
+	if err := pods.Check(trying, out.step); err != nil {
+		return fmt.Errorf("check: %w", err)
+	}
+	if err := pods.KillOne(trying, out.step); err != nil {
+		return fmt.Errorf("kill a pod: %w", err)
+	}
+	if o.once {
+		out.good("all messages arrived as they were sent")
+		return nil
+	}
+	if err := pods.Restart(trying, out.step); err != nil {
+		return err
+	}
+	out.join(pods.Secret(), all[0].URL, all[len(all)-1].URL)
+	out.text("\nWhat one pod knows of the others:\n")
+	out.text("  %s cluster status --ops-address %s\n", self(), all[0].Operations)
+	return out.stay(ctx)
+}
+
+// shutDown ends what dev has started.
+func (p *program) shutDown(relay interface{ Shutdown(context.Context) error }) error {
+	ctx, cancel := context.WithTimeout(p.cut, devStop)
+	defer cancel()
+	return relay.Shutdown(ctx)
+}
+
+// devPod returns what makes the command of one pod: this program, with nothing
+// from the environment that would change it.
+func devPod(self string) func(args, env []string) *exec.Cmd {
+	return func(args, env []string) *exec.Cmd {
+		cmd := exec.Command(self, append([]string{"dev", "pod"}, args...)...)
+		cmd.Env = append(withoutSettings(os.Environ()), env...)
+		return cmd
+	}
+}
+
+// withoutSettings returns the variables of environ that set nothing of a relay.
+func withoutSettings(environ []string) []string {
+	return slices.DeleteFunc(environ, func(variable string) bool {
+		return slices.ContainsFunc(setting.Prefixes, func(p string) bool { return strings.HasPrefix(variable, p) })
+	})
 }
 
 // self returns how to call this program from anywhere: another terminal may not
@@ -159,13 +250,33 @@ func (p *page) row(name, format string, args ...any) {
 	p.text("%s %s\n", p.paint(bold, fmt.Sprintf("%-14s", name)), fmt.Sprintf(format, args...))
 }
 
+// join says how to connect two more peers.
+func (p *page) join(secret, urlA, urlB string) {
+	p.text("\nMore peers, each in a terminal of its own:\n")
+	p.text("  %s nc carol --to dave --url %s --secret %s\n", self(), urlA, secret)
+	p.text("  %s nc dave --to carol --url %s --secret %s\n", self(), urlB, secret)
+}
+
+// stay waits until ctx ends, unless nobody can read that it does.
+func (p *page) stay(ctx context.Context) error {
+	p.text("\nCtrl-C ends it.\n")
+	if p.err == nil {
+		<-ctx.Done()
+	}
+	return nil
+}
+
 func (p *page) good(text string) { p.text("%s\n", p.paint(green, text)) }
 
 // step writes what a check has done.
 func (p *page) step(step devcluster.Step) {
 	switch s := step.(type) {
 	case devcluster.Connected:
-		p.row(s.Name, "connected in %v as %s", s.Took.Round(10*time.Microsecond), s.ID)
+		to := ""
+		if s.Pod != "" {
+			to = " to " + s.Pod
+		}
+		p.row(s.Name, "connected%s in %v as %s", to, s.Took.Round(10*time.Microsecond), s.ID)
 	case devcluster.Exchanged:
 		verdict := p.paint(green, "equal")
 		if s.Sent != s.Received {
@@ -176,5 +287,17 @@ func (p *page) step(step devcluster.Step) {
 		p.row("", "received  sha256 %x  %s", s.Received, verdict)
 	case devcluster.Measured:
 		p.row("round trip", "p50 %v, p99 %v, of %d with %d bytes", s.P50.Round(time.Microsecond), s.P99.Round(time.Microsecond), s.RoundTrips, s.Bytes)
+	case devcluster.Killed:
+		p.row(s.Pod, "killed, with %s on it", strings.Join(s.Peers, " and "))
+	case devcluster.Recovered:
+		p.row(s.Name, "answers again after %v, on %s", s.Took.Round(time.Millisecond), s.Pod)
+	case devcluster.Undisturbed:
+		verdict := p.paint(green, "none lost")
+		if lost := s.Sent - s.Answered; lost != 0 {
+			verdict = p.paint(red, fmt.Sprintf("%d LOST", lost))
+		}
+		p.row(s.From+" ⇄ "+s.To, "%d messages and answers meanwhile, the longest gap %v  %s", s.Sent, s.LongestGap.Round(time.Millisecond), verdict)
+	case devcluster.Restarted:
+		p.row(s.Pod, "started again, ready after %v", s.Took.Round(time.Millisecond))
 	}
 }

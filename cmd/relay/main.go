@@ -110,7 +110,7 @@ func (p *program) app() *cli.App {
 		// so that none is lost between the two (a DefaultCommand loses all).
 		Flags:    hidden(start.Flags),
 		Action:   start.Action,
-		Commands: []*cli.Command{start, p.devCommand(), p.ncCommand(), p.tokenCommand(), benchCommand()},
+		Commands: []*cli.Command{start, p.clusterCommand(), p.devCommand(), p.ncCommand(), p.tokenCommand(), benchCommand()},
 	}
 	for _, c := range app.Commands {
 		prepare(c)

@@ -1,0 +1,293 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/crosspod/crosspod/auth"
+	"github.com/crosspod/crosspod/cluster"
+	"github.com/crosspod/crosspod/internal/setting"
+)
+
+const (
+	// clusterTimeout bounds the question to a pod.
+	clusterTimeout = 5 * time.Second
+	// maxClusterStatus bounds its answer; a pod is well below 1 KiB.
+	maxClusterStatus = 16 << 20
+)
+
+// clusterOptions is what `relay cluster` is told.
+type clusterOptions struct {
+	address   string
+	tokenFile string
+	json      bool
+}
+
+func (p *program) clusterCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "cluster",
+		Usage: "look at the pods of a relay, through one of them",
+		Subcommands: []*cli.Command{
+			p.clusterSubcommand("status", "show the pods as one of them sees them; exits with 0 when it is linked to all",
+				"Asks the operations listener of a pod, by default that of this machine or container.", showStatus),
+			p.clusterSubcommand("doctor", "say what is wrong with the pods and what to do; exits with 0 when nothing is",
+				"Judges by what one pod knows, its own links and what the others say of theirs.", showFindings),
+		},
+		HideHelpCommand: true,
+		Action: func(c *cli.Context) error {
+			if err := noArguments(c, "relay cluster"); err != nil {
+				return err
+			}
+			return usageError{errors.New("want relay cluster status or relay cluster doctor"), "relay cluster"}
+		},
+	}
+}
+
+// clusterSubcommand returns a command that shows what a pod answers.
+func (p *program) clusterSubcommand(name, usageText, description string, show func(w io.Writer, body []byte, asJSON bool) error) *cli.Command {
+	var o clusterOptions
+	var s setting.Set
+	s.String(&o.address, "ops-address", "127.0.0.1:9091", "`ADDRESS` of the pod's operations listener, or the variable RELAY_OPS_LISTEN_ADDRESS").AlsoEnv("OPS_LISTEN_ADDRESS")
+	s.String(&o.tokenFile, "token-file", "", "`FILE` with the bearer token it asks for, or the variable RELAY_OPS_TOKEN_FILE").AlsoEnv("OPS_TOKEN_FILE")
+	s.Bool(&o.json, "json", "print JSON")
+	command := "relay cluster " + name
+	return &cli.Command{
+		Name:            name,
+		Usage:           usageText,
+		Description:     description,
+		Flags:           flagsOf(&s),
+		OnUsageError:    usage(command),
+		HideHelpCommand: true,
+		Action: func(c *cli.Context) error {
+			if err := noArguments(c, command); err != nil {
+				return err
+			}
+			if _, err := s.FromEnv(p.lookupEnv); err != nil {
+				return usageError{err, command}
+			}
+			body, err := askCluster(c.Context, &o)
+			if err != nil {
+				return err
+			}
+			return show(p.stdout, body, o.json)
+		},
+	}
+}
+
+// askCluster returns what the pod answers, which is JSON.
+func askCluster(ctx context.Context, o *clusterOptions) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, clusterTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+reachable(o.address)+"/v1/cluster", nil)
+	if err != nil {
+		return nil, fmt.Errorf("--ops-address is %q: want an address and a port, such as 127.0.0.1:9091", o.address)
+	}
+	if o.tokenFile != "" {
+		tokens, err := auth.ReadSecretFile(o.tokenFile)
+		if err != nil {
+			return nil, fmt.Errorf("--token-file: %w", err)
+		}
+		req.Header.Set("Authorization", "Bearer "+tokens[0])
+	}
+	// No proxy: the token is for the pod alone.
+	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	if err != nil {
+		if e, ok := errors.AsType[*url.Error](err); ok {
+			err = e.Err // the rest is said here
+		}
+		return nil, fmt.Errorf("ask the pod at %s: %w; --ops-address is the pod's --ops-listen-address", o.address, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxClusterStatus))
+	if err != nil {
+		return nil, fmt.Errorf("ask the pod at %s: %w", o.address, err)
+	}
+	switch resp.StatusCode {
+	case http.StatusOK:
+		return body, nil
+	case http.StatusUnauthorized:
+		return nil, fmt.Errorf("the pod at %s wants another bearer token: give it with --token-file", o.address)
+	case http.StatusNotFound:
+		return nil, fmt.Errorf("the pod at %s is alone: it was started without --cluster-headless and --cluster-peers", o.address)
+	}
+	return nil, fmt.Errorf("the pod at %s answers %s: %s", o.address, resp.Status, strings.TrimSpace(string(body)))
+}
+
+// reachable turns a listen address into one that can be dialled: one without a
+// host, or for all addresses, is on this machine too.
+func reachable(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// showStatus prints the pods. Its error says that not all of them are linked.
+func showStatus(w io.Writer, body []byte, asJSON bool) error {
+	var s cluster.Status
+	if err := json.Unmarshal(body, &s); err != nil {
+		return fmt.Errorf("read the status: %w", err)
+	}
+	var err error
+	if asJSON {
+		_, err = w.Write(body)
+	} else {
+		err = writeStatus(w, &s, time.Now())
+	}
+	if err != nil {
+		return err
+	}
+	up := 0
+	for _, pod := range s.Pods {
+		if pod.State == cluster.PodUp {
+			up++
+		}
+	}
+	switch {
+	case up < len(s.Pods):
+		return fmt.Errorf("linked to %d of %d other pods: relay cluster doctor says why", up, len(s.Pods))
+	case !s.Ready:
+		return errors.New("the pod is not ready yet")
+	}
+	return nil
+}
+
+// writeStatus writes a table of the pods and what there is to say of the pod
+// that reports.
+func writeStatus(w io.Writer, s *cluster.Status, now time.Time) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "POD\tSTATE\tSINCE\tROUND TRIP\tPEERS\tVERSION\tINCARNATION")
+	for _, pod := range append([]cluster.PodStatus{s.Self}, s.Pods...) {
+		trip := "-"
+		if pod.RoundTripMS > 0 {
+			trip = fmt.Sprintf("%.2f ms", pod.RoundTripMS)
+		}
+		peers := "-"
+		if pod.State == cluster.PodSelf || pod.State == cluster.PodUp {
+			peers = fmt.Sprint(pod.Peers)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", pod.Address, pod.State, age(pod.Since, now), trip, peers, orDash(pod.Version), orDash(pod.Incarnation))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+
+	var b strings.Builder
+	for _, pod := range s.Pods {
+		if pod.Error != "" && pod.State != cluster.PodUp {
+			fmt.Fprintf(&b, "%s: %s\n", pod.Address, pod.Error)
+		}
+	}
+	d := s.Discovery
+	fmt.Fprintf(&b, "\nfound by   %s: ", d.Name)
+	if d.Answered.IsZero() {
+		b.WriteString("never answered")
+	} else {
+		fmt.Fprintf(&b, "%d addresses, %s ago", len(d.Addresses), age(d.Answered, now))
+	}
+	if d.Error != "" {
+		b.WriteString("; " + d.Error)
+	}
+	fmt.Fprintf(&b, "\nproved     %s\n", yesNo(s.Signed, "by a secret", "NO: any pod that is reached is linked"))
+	fmt.Fprintf(&b, "directory  %s; here %d local names, and as a home %d claims and %d subscriptions; %d names of interest\n",
+		yesNo(s.Directory.Settled, "settled", "not settled"), s.Directory.Local, s.Directory.Claims, s.Directory.Subscriptions, s.Directory.Interests)
+	for _, warning := range s.Warnings {
+		b.WriteString("warning    " + warning + "\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// showFindings prints what is wrong. Its error says that something is.
+func showFindings(w io.Writer, body []byte, asJSON bool) error {
+	var s cluster.Status
+	if err := json.Unmarshal(body, &s); err != nil {
+		return fmt.Errorf("read the status: %w", err)
+	}
+	found := s.Diagnose()
+	problems := 0
+	for _, f := range found {
+		if !f.Note {
+			problems++
+		}
+	}
+	var err error
+	if asJSON {
+		if found == nil {
+			found = []cluster.Finding{}
+		}
+		out := json.NewEncoder(w)
+		out.SetIndent("", "  ")
+		err = out.Encode(found)
+	} else {
+		err = writeFindings(w, found, problems)
+	}
+	if err == nil && problems > 0 {
+		err = fmt.Errorf("problems found: %d", problems)
+	}
+	return err
+}
+
+func writeFindings(w io.Writer, found []cluster.Finding, problems int) error {
+	var b strings.Builder
+	for _, f := range found {
+		kind := "problem"
+		if f.Note {
+			kind = "note"
+		}
+		fmt.Fprintf(&b, "%s: %s\n", kind, f.Problem)
+		fmt.Fprintf(&b, "    %s\n\n", f.Advice)
+	}
+	if problems == 0 {
+		b.WriteString("no problem found\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// age returns how long ago t was, in the largest unit that says something.
+func age(t, now time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	d := max(0, now.Sub(t))
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%ds", d/time.Minute, d%time.Minute/time.Second)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh%dm", d/time.Hour, d%time.Hour/time.Minute)
+	}
+	return fmt.Sprintf("%dd", d/(24*time.Hour))
+}
+
+func orDash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
+}
+
+func yesNo(yes bool, ifYes, ifNo string) string {
+	if yes {
+		return ifYes
+	}
+	return ifNo
+}
