@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"time"
+
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -83,6 +85,11 @@ type fabric interface {
 	// one who reads the session fills what it waits for. An error ends the
 	// session.
 	entries(session, []wire.Entry) error
+
+	// roundTrip says how long a PING of a session took, written that nothing of
+	// what sendEntries was given waits any more.
+	roundTrip(session, time.Duration)
+	written(session)
 
 	// clock is the cluster clock in microseconds, observeClock what another
 	// pod's was.

@@ -414,8 +414,8 @@ func (t *Table) Answer(now Time, dst messages.PeerID, r Result, owner Owner, new
 }
 
 // Learn notes news of an owner, asked for or not by a message: it takes the
-// place of what was remembered. Only a lookup for something newer is left
-// alone.
+// place of what was remembered, if that is older, and is the answer to a lookup
+// that is not for something newer.
 func (t *Table) Learn(now Time, dst messages.PeerID, owner Owner) Outcome {
 	sh := t.shard(&dst)
 	sh.mu.Lock()
@@ -432,11 +432,10 @@ func (t *Table) Learn(now Time, dst messages.PeerID, owner Owner) Outcome {
 			}
 			e.state, e.owner = draining, owner
 			return Outcome{Release: true}
-		case owned:
-			e.owner, e.asking = owner, false
-			return Outcome{}
-		case draining: // cannot be: Release has returned
-			e.owner = owner
+		case owned, draining:
+			if older(e.owner, owner) {
+				e.owner, e.asking = owner, false
+			}
 			return Outcome{}
 		}
 		t.removeLocked(sh, e)
@@ -446,6 +445,11 @@ func (t *Table) Learn(now Time, dst messages.PeerID, owner Owner) Outcome {
 	sh.owned.push(e)
 	t.limitLocked(sh, &sh.owned, t.config.Owners)
 	return Outcome{}
+}
+
+// older reports whether a is a claim that lost to b.
+func older(a, b Owner) bool {
+	return a.Epoch < b.Epoch || a.Epoch == b.Epoch && a.Pod < b.Pod
 }
 
 // maxRounds bounds how often Release looks whether more has come. Each round

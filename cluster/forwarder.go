@@ -1,0 +1,385 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/crosspod/crosspod/cluster/internal/directory"
+	"github.com/crosspod/crosspod/cluster/internal/routes"
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/messages"
+)
+
+// Forwarder carries messages for peers of other pods to their pods, and takes
+// what other pods send to the peers of this one. It never waits. A message
+// makes one hop: what comes from a pod goes to a [Dispatcher], which knows no
+// other pod, or back where it came from.
+type Forwarder struct {
+	// Set by newForwarder, never changed.
+	self    wire.PodID
+	local   LocalPeers
+	outlets outlets
+	node    *node
+	locator *PeerLocator
+	routes  *routes.Table
+	metrics *Metrics
+	log     *slog.Logger
+
+	host    atomic.Pointer[Host]
+	stopped atomic.Bool
+
+	owing  atomic.Bool // owed is not empty
+	owedMu sync.Mutex
+	owed   []outlet // that somebody has to wake
+}
+
+func newForwarder(n *node, out outlets, m *Metrics, log *slog.Logger) *Forwarder {
+	f := &Forwarder{
+		self: n.self.ID, local: n.local, outlets: out, node: n,
+		routes: routes.New(routes.Config{}), metrics: m, log: log,
+	}
+	f.locator = &PeerLocator{forwarder: f, waiters: make(map[messages.PeerID][]chan<- located)}
+	return f
+}
+
+// Attach has h told of what becomes of messages and of who is online. It is the
+// relay that uses f; another one takes its place.
+func (f *Forwarder) Attach(h Host) { f.host.Store(&h) }
+
+// Forward sends msg to the pod that has dst. msg is one whole Transport
+// message, header included, at most [messages.MaxSize] bytes, its source
+// already set. Forward does not keep msg after it returns.
+//
+// Forward does not wait. A nil error means that the message was queued, for
+// that pod or, while its owner is being looked up, aside; not that dst has it.
+// What becomes of it is counted here. [ErrNoOwner] comes only from a remembered
+// negative answer; [ErrQueueFull], [ErrNoLink] and [ErrStopped] mean that there
+// was no way to go. It is safe for concurrent use.
+func (f *Forwarder) Forward(_ context.Context, dst messages.PeerID, msg []byte) error {
+	err := f.ForwardBatched(dst, msg)
+	f.Flush()
+	return err
+}
+
+// ForwardBatched is Forward without starting what writes the message. Whoever
+// calls it calls Flush before it waits for anything.
+func (f *Forwarder) ForwardBatched(dst messages.PeerID, msg []byte) error {
+	if _, _, err := messages.ParseTransport(msg); err != nil {
+		f.metrics.forwarded(forwardSendError)
+		return fmt.Errorf("forward to %v: %w", dst, err)
+	}
+	if owner, ok := f.routes.Owner(dst); ok {
+		return f.send(owner, dst, false, msg)
+	}
+	return f.decided(dst, false, msg, f.routes.Send(f.node.now(), dst, msg))
+}
+
+// Flush starts what ForwardBatched has left to start, also of other callers. It
+// costs next to nothing when there is nothing.
+func (f *Forwarder) Flush() {
+	for f.owing.Load() {
+		var batch [8]outlet
+		f.owedMu.Lock()
+		n := copy(batch[:], f.owed)
+		rest := copy(f.owed, f.owed[n:])
+		clear(f.owed[rest:])
+		f.owed = f.owed[:rest]
+		f.owing.Store(rest > 0)
+		f.owedMu.Unlock()
+		for _, o := range batch[:n] {
+			o.wake()
+		}
+	}
+}
+
+// owe notes that o is to be woken by the next Flush.
+func (f *Forwarder) owe(o outlet) {
+	f.owedMu.Lock()
+	f.owed = append(f.owed, o)
+	f.owing.Store(true)
+	f.owedMu.Unlock()
+}
+
+// Locate returns the address of the pod that has peer, this one's included. It
+// waits for the directory, at most until ctx ends, so a reader must not call
+// it. false: no pod has it, or who has it could not be found out.
+func (f *Forwarder) Locate(ctx context.Context, peer messages.PeerID) (pod string, ok bool) {
+	return f.locator.Lookup(ctx, peer)
+}
+
+// InterestChanged says that what [Host.Interested] answers for id may have
+// changed, or that one more peer here has asked to be told about id. What is
+// known of it is then told by [Host.Settle]. It does not wait.
+func (f *Forwarder) InterestChanged(id messages.PeerID) {
+	if !f.stopped.Load() {
+		f.node.interestChanged(id)
+	}
+}
+
+// send queues a message for the pod of its owner.
+func (f *Forwarder) send(owner routes.Owner, dst messages.PeerID, second bool, msg []byte) error {
+	if owner.Pod == f.self {
+		return f.sendHere(dst, msg)
+	}
+	o := f.outlets.outlet(owner.Pod)
+	result := refusedNoLink
+	if o != nil {
+		result = o.push(dst, owner.Epoch, second, msg)
+	}
+	switch result {
+	case pushedWakeDue:
+		f.owe(o)
+	case refusedFull:
+		f.metrics.forwarded(forwardSendError)
+		return ErrQueueFull
+	case refusedNoLink:
+		f.metrics.forwarded(forwardStreamGone)
+		if f.routes.Unreachable(f.node.now(), dst, owner) {
+			f.node.lookup(dst, 0) // it may have moved to a pod that we do reach
+		}
+		return ErrNoLink
+	}
+	f.metrics.forwarded(forwardOK)
+	return nil
+}
+
+// sendHere queues a message for a peer that has come to this pod while it was
+// looked up, or gone back to it.
+func (f *Forwarder) sendHere(dst messages.PeerID, msg []byte) error {
+	err := f.local.DispatchToLocal(dst, msg)
+	if err == nil || !f.local.Gone(err) {
+		return nil // queued, or dropped and counted there
+	}
+	f.routes.Forget(dst)
+	f.metrics.forwarded(forwardPeerNotFound)
+	return ErrNoOwner
+}
+
+// decided does what the table has decided on a message.
+func (f *Forwarder) decided(dst messages.PeerID, second bool, msg []byte, d routes.Decision) error {
+	if d.Lookup {
+		f.node.lookup(dst, d.NewerThan)
+	}
+	if d.Displaced > 0 {
+		f.dropped(dropParkingFull, d.Displaced)
+	}
+	switch d.Verdict {
+	case routes.ToOwner:
+		return f.send(d.Owner, dst, second, msg)
+	case routes.Parked:
+	case routes.Absent:
+		f.metrics.forwarded(forwardPeerNotFound)
+		return ErrNoOwner
+	case routes.Unsure:
+		f.metrics.forwarded(forwardPeerNotFound)
+		f.dropped(dropUnknown, 1)
+	case routes.Full:
+		f.metrics.forwarded(forwardSendError)
+		f.dropped(dropParkingFull, 1)
+	case routes.Twice:
+		f.dropped(dropBounced, 1)
+	case routes.Closed:
+		f.metrics.forwarded(forwardSendError)
+		return ErrStopped
+	}
+	return nil
+}
+
+// dropped counts messages that Forward had taken.
+func (f *Forwarder) dropped(r dropReason, messages int) {
+	if messages == 0 {
+		return
+	}
+	f.metrics.dropped(r, messages)
+	if h := f.host.Load(); h != nil {
+		(*h).Dropped(r.String(), messages)
+	}
+}
+
+// droppedFor counts a message that Forward had taken and send refuses now.
+func (f *Forwarder) droppedFor(err error) {
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrQueueFull):
+		f.dropped(dropLinkFull, 1)
+	case errors.Is(err, ErrNoLink):
+		f.dropped(dropNoLink, 1)
+	case errors.Is(err, ErrStopped):
+		f.dropped(dropStopped, 1)
+	default:
+		f.dropped(dropNoPeer, 1)
+	}
+}
+
+// stop drops what is kept and takes nothing more.
+func (f *Forwarder) stop() {
+	f.stopped.Store(true)
+	f.dropped(dropStopped, f.routes.Close())
+	f.locator.stop()
+}
+
+// What the node tells: effects.
+
+func (f *Forwarder) answered(dst messages.PeerID, r directory.Result, pod wire.PodID, epoch, newerThan uint64) {
+	owner := routes.Owner{Pod: pod, Epoch: epoch}
+	result, reason := routes.Unknown, dropUnknown
+	switch r {
+	case directory.Owner:
+		result = routes.Found
+	case directory.NobodyHas:
+		result, reason = routes.Nobody, dropNoPeer
+	}
+	o := f.routes.Answer(f.node.now(), dst, result, owner, newerThan)
+	if o.Again {
+		f.node.lookup(dst, o.NewerThan)
+		return
+	}
+	for range o.Dropped {
+		f.metrics.forwarded(forwardPeerNotFound)
+	}
+	f.dropped(reason, o.Dropped)
+	f.settled(dst, o.Release, result == routes.Found, owner)
+}
+
+func (f *Forwarder) learned(dst messages.PeerID, pod wire.PodID, epoch uint64) {
+	owner := routes.Owner{Pod: pod, Epoch: epoch}
+	if o := f.routes.Learn(f.node.now(), dst, owner); o.Release {
+		f.settled(dst, true, true, owner)
+	}
+}
+
+// settled sends what was kept for dst and tells those who wait to know.
+func (f *Forwarder) settled(dst messages.PeerID, release, found bool, owner routes.Owner) {
+	if release {
+		n := f.routes.Release(dst, func(owner routes.Owner, m routes.Message) {
+			f.droppedFor(f.send(owner, dst, m.Second, m.Bytes))
+		})
+		f.dropped(dropParkingFull, n)
+		f.Flush()
+		if owner.Pod == f.self {
+			f.routes.Forget(dst) // its messages do not come this way
+		}
+	}
+	f.locator.answered(dst, owner.Pod, found)
+}
+
+func (f *Forwarder) forgotten(dst messages.PeerID) { f.routes.Forget(dst) }
+func (f *Forwarder) podLost(pod wire.PodID)        { f.routes.PodLost(pod) }
+
+func (f *Forwarder) sweep() {
+	ended, dropped := f.routes.Expire(f.node.now())
+	f.dropped(dropUnknown, dropped)
+	for _, dst := range ended {
+		f.locator.answered(dst, 0, false)
+	}
+}
+
+func (f *Forwarder) interested(id messages.PeerID) bool {
+	h := f.host.Load()
+	return h != nil && (*h).Interested(id)
+}
+
+func (f *Forwarder) settle(id messages.PeerID, online, changed bool) {
+	if h := f.host.Load(); h != nil {
+		(*h).Settle(id, online, changed)
+	}
+}
+
+// newReceiver returns what takes the messages of one link to a pod.
+func (f *Forwarder) newReceiver(from wire.PodID) receiver {
+	return &linkReceiver{f: f, from: from, to: f.local.NewDispatcher()}
+}
+
+// linkReceiver takes the messages that one link brings.
+type linkReceiver struct {
+	f    *Forwarder
+	from wire.PodID
+	to   Dispatcher
+
+	// The source of the last message, and how much was unheard of then.
+	source     messages.PeerID
+	generation uint64
+}
+
+// forwarded takes a message for a peer of this pod. It is never sent on.
+func (r *linkReceiver) forwarded(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
+	f := r.f
+	source, _, err := messages.ParseTransport(msg)
+	if err != nil {
+		f.metrics.arrived(arrivalInvalid)
+		f.dropped(dropMalformed, 1)
+		return
+	}
+	r.heard(source)
+	switch err := r.to.Dispatch(dst, msg); {
+	case err == nil:
+		f.metrics.arrived(arrivalOK)
+	case !f.local.Gone(err):
+		f.metrics.arrived(arrivalDropped)
+	default:
+		f.metrics.arrived(arrivalBounced)
+		r.bounce(dst, epoch, second, msg)
+	}
+}
+
+// heard takes a message from a peer that somebody here waits for as news of it:
+// those who asked are told before they get the message.
+func (r *linkReceiver) heard(source messages.PeerID) {
+	u := &r.f.node.unheard
+	if u.n.Load() == 0 {
+		return
+	}
+	g := u.generation.Load()
+	if g == r.generation && source == r.source {
+		return
+	}
+	r.source, r.generation = source, g
+	if u.take(source) {
+		r.f.settle(source, true, true)
+		r.f.node.hear(source, r.from)
+	}
+}
+
+// bounce sends a message back to the pod that sent it.
+func (r *linkReceiver) bounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
+	result := refusedNoLink
+	o := r.f.outlets.outlet(r.from)
+	if o != nil {
+		result = o.bounce(dst, epoch, second, msg)
+	}
+	switch result {
+	case refusedFull:
+		r.f.dropped(dropLinkFull, 1)
+		return
+	case refusedNoLink:
+		r.f.dropped(dropNoLink, 1)
+		return
+	case pushedWakeDue:
+		r.f.owe(o)
+	}
+	r.f.metrics.bouncesSent.Add(1)
+}
+
+// bounced takes back a message whose destination was not where it was believed
+// to be, and routes it once more.
+func (r *linkReceiver) bounced(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
+	f := r.f
+	if _, _, err := messages.ParseTransport(msg); err != nil {
+		f.metrics.arrived(arrivalInvalid)
+		f.dropped(dropMalformed, 1)
+		return
+	}
+	f.metrics.bouncesReceived.Add(1)
+	d := f.routes.Bounced(f.node.now(), dst, routes.Owner{Pod: r.from, Epoch: epoch}, second, msg)
+	f.droppedFor(f.decided(dst, true, msg, d))
+}
+
+// batchEnd starts what the messages of a batch have left to start.
+func (r *linkReceiver) batchEnd() {
+	r.to.Flush()
+	r.f.Flush()
+}

@@ -1,0 +1,736 @@
+package cluster
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/crosspod/crosspod/cluster/internal/directory"
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/messages"
+)
+
+const (
+	// turn bounds how much of one kind the node does before it looks at the
+	// rest, so that no link or flood of connections holds up the others.
+	turn = 256
+
+	// syncRoom is how much a link may have waiting in directory entries for
+	// more to be placed on it, syncPause how soon the node looks again when the
+	// link does not say that it has written them.
+	syncRoom  = 256 << 10
+	syncPause = 100 * time.Millisecond
+
+	// repeatAfter is when the node tells again of an interest for which it
+	// knows nobody; see node.doubt.
+	repeatAfter = time.Second
+
+	// sweepEvery is how often what has waited too long is looked for.
+	sweepEvery = time.Second
+)
+
+// node runs the directory of this pod: one goroutine owns it, and everybody
+// else leaves something for it to do and goes on. What is left is bounded by
+// what it is about: a set of peers, a set of interests, an inbox for each link.
+type node struct {
+	// Set by newNode, never changed.
+	self    directory.Member
+	local   LocalPeers
+	effects effects
+	metrics *Metrics
+	log     *slog.Logger
+	began   time.Time
+	wake    chan struct{} // something was left; holds one
+	clocks  clusterClock
+	unheard unheard
+	stopped chan struct{} // closed when the goroutine has ended
+
+	mu        sync.Mutex // guards what follows
+	events    []event
+	inboxes   map[uint64]*inbox // by number of the session
+	ready     []*inbox          // with something to do
+	peers     map[messages.PeerID]struct{}
+	interests map[messages.PeerID]struct{}
+	heard     map[messages.PeerID]wire.PodID
+	lookups   []question
+	stopping  bool
+
+	addresses sync.Map // wire.PodID → string, of pods in the view
+	stats     atomic.Pointer[directory.Stats]
+	connected atomic.Int64 // peers of this pod, as the directory knows
+
+	// Owned by the goroutine.
+	pod        *directory.Pod
+	sessions   map[directory.Session]*inbox
+	sending    []*inbox                   // with entries in out
+	syncing    []*inbox                   // with syncDue
+	selfSync   bool                       // the same for this pod's own part
+	joined     map[messages.PeerID]uint64 // connections that the directory knows
+	subscribed map[messages.PeerID]struct{}
+	asked      map[wire.Name]directory.Time // lookups that are open, and when they began
+	doubts     []doubt                      // by time, each id once
+	doubted    map[messages.PeerID]struct{} // those in doubts
+	sweep      directory.Time               // when is the next one
+}
+
+// effects is what the directory has done, for those who deal with messages and
+// notices. Only the node calls it, and it does not wait.
+type effects interface {
+	answered(dst messages.PeerID, r directory.Result, owner wire.PodID, epoch, newerThan uint64)
+	learned(dst messages.PeerID, owner wire.PodID, epoch uint64)
+	forgotten(dst messages.PeerID)
+	podLost(wire.PodID)
+	interested(id messages.PeerID) bool
+	settle(id messages.PeerID, online, changed bool)
+	sweep()
+}
+
+// event is a change of a link.
+type event struct {
+	kind      eventKind
+	in        *inbox
+	pod       wire.PodID
+	roundTrip time.Duration
+}
+
+type eventKind uint8
+
+const (
+	sessionUp eventKind = iota
+	podHasGone
+	roundTripped
+)
+
+// question is a lookup that somebody wants.
+type question struct {
+	dst       messages.PeerID
+	newerThan uint64
+}
+
+// doubt is an interest for which nobody was known at its time. Whoever asked
+// may have been told online before, by the store, of a peer that has left
+// since.
+type doubt struct {
+	id messages.PeerID
+	at directory.Time
+}
+
+func newNode(self directory.Member, local LocalPeers, m *Metrics, log *slog.Logger) *node {
+	n := &node{
+		self: self, local: local, metrics: m, log: log,
+		began:      time.Now(),
+		wake:       make(chan struct{}, 1),
+		stopped:    make(chan struct{}),
+		inboxes:    make(map[uint64]*inbox),
+		peers:      make(map[messages.PeerID]struct{}),
+		interests:  make(map[messages.PeerID]struct{}),
+		heard:      make(map[messages.PeerID]wire.PodID),
+		sessions:   make(map[directory.Session]*inbox),
+		joined:     make(map[messages.PeerID]uint64),
+		subscribed: make(map[messages.PeerID]struct{}),
+		asked:      make(map[wire.Name]directory.Time),
+		doubted:    make(map[messages.PeerID]struct{}),
+	}
+	n.clocks.began = n.began
+	n.unheard.ids = make(map[messages.PeerID]struct{})
+	clock := uint64(n.began.UnixMicro())
+	n.clocks.observe(clock)
+	n.pod = directory.New(directory.Config{Self: self, Clock: clock})
+	n.stats.Store(new(directory.Stats))
+	n.addresses.Store(self.ID, self.Address)
+	return n
+}
+
+// now is the time since the node was made, at least 1.
+func (n *node) now() directory.Time { return int64(time.Since(n.began)) + 1 }
+
+// signal wakes the goroutine.
+func (n *node) signal() {
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+// What others leave for the node. None of it waits, but for entries.
+
+func (n *node) linkUp(s session) {
+	in := &inbox{session: s}
+	n.mu.Lock()
+	n.inboxes[s.number()] = in
+	n.events = append(n.events, event{kind: sessionUp, in: in})
+	n.mu.Unlock()
+	n.signal()
+}
+
+func (n *node) linkDown(s session) {
+	n.mu.Lock()
+	in := n.inboxes[s.number()]
+	delete(n.inboxes, s.number())
+	n.mu.Unlock()
+	if in != nil {
+		in.end()
+		n.toDo(in)
+	}
+}
+
+func (n *node) podGone(id wire.PodID) { n.event(event{kind: podHasGone, pod: id}) }
+
+func (n *node) roundTrip(s session, d time.Duration) {
+	n.mu.Lock()
+	in := n.inboxes[s.number()]
+	n.mu.Unlock()
+	if in != nil {
+		n.event(event{kind: roundTripped, in: in, roundTrip: d})
+	}
+}
+
+// written has the node place more, if there is.
+func (n *node) written(session) { n.signal() }
+
+func (n *node) event(e event) {
+	n.mu.Lock()
+	n.events = append(n.events, e)
+	n.mu.Unlock()
+	n.signal()
+}
+
+func (n *node) entries(s session, entries []wire.Entry) error {
+	n.mu.Lock()
+	in := n.inboxes[s.number()]
+	n.mu.Unlock()
+	if in == nil {
+		return errSessionEnded
+	}
+	if err := in.put(entries); err != nil {
+		return err
+	}
+	n.toDo(in)
+	return nil
+}
+
+// toDo has the node look at in.
+func (n *node) toDo(in *inbox) {
+	n.mu.Lock()
+	if !in.queued {
+		in.queued = true
+		n.ready = append(n.ready, in)
+	}
+	n.mu.Unlock()
+	n.signal()
+}
+
+func (n *node) peerChanged(id messages.PeerID) {
+	n.mu.Lock()
+	n.peers[id] = struct{}{}
+	n.mu.Unlock()
+	n.signal()
+}
+
+func (n *node) interestChanged(id messages.PeerID) {
+	n.mu.Lock()
+	n.interests[id] = struct{}{}
+	n.mu.Unlock()
+	n.signal()
+}
+
+func (n *node) lookup(dst messages.PeerID, newerThan uint64) {
+	n.mu.Lock()
+	n.lookups = append(n.lookups, question{dst, newerThan})
+	n.mu.Unlock()
+	n.signal()
+}
+
+func (n *node) hear(id messages.PeerID, from wire.PodID) {
+	n.mu.Lock()
+	n.heard[id] = from
+	n.mu.Unlock()
+	n.signal()
+}
+
+func (n *node) clock() uint64             { return n.clocks.now() }
+func (n *node) observeClock(clock uint64) { n.clocks.observe(clock) }
+
+// stop has the node say LEAVE and returns when its goroutine has ended.
+func (n *node) stop() {
+	n.mu.Lock()
+	n.stopping = true
+	n.mu.Unlock()
+	n.signal()
+	<-n.stopped
+}
+
+// run is the goroutine.
+func (n *node) run() {
+	defer close(n.stopped)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		more, stop := n.step()
+		if stop {
+			return
+		}
+		if more {
+			continue
+		}
+		stats := n.pod.Stats()
+		n.stats.Store(&stats)
+		timer.Reset(n.pause())
+		select {
+		case <-n.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// pause is how long there is nothing to do, if nothing happens.
+func (n *node) pause() time.Duration {
+	next := n.sweep
+	if at, ok := n.pod.Deadline(); ok {
+		next = min(next, at)
+	}
+	if len(n.doubts) > 0 {
+		next = min(next, n.doubts[0].at)
+	}
+	d := time.Duration(next - n.now())
+	if len(n.syncing) > 0 {
+		d = min(d, syncPause)
+	}
+	return max(d, 0)
+}
+
+// step does a part of everything that is to be done, and reports whether there
+// is more.
+func (n *node) step() (more, stop bool) {
+	n.mu.Lock()
+	events, lookups := n.events, n.lookups
+	n.events, n.lookups = nil, nil
+	// Interests go before peers: an interest that was there when a peer
+	// left must be known when the leave is.
+	interests, peers := some(n.interests), some(n.peers)
+	heard := n.heard
+	if len(heard) > 0 {
+		n.heard = make(map[messages.PeerID]wire.PodID)
+	}
+	more = len(n.interests) > 0 || len(n.peers) > 0
+	ready := n.ready
+	n.ready = nil
+	for _, in := range ready {
+		in.queued = false
+	}
+	stop = n.stopping
+	n.mu.Unlock()
+
+	n.pod.ObserveClock(n.now(), n.clocks.now())
+	for _, e := range events {
+		n.linkEvent(e)
+	}
+	for _, id := range interests {
+		n.interest(id)
+	}
+	for _, id := range peers {
+		n.peer(id)
+	}
+	for id, from := range heard {
+		n.pod.Heard(n.now(), id, from)
+		n.apply()
+	}
+	for _, q := range lookups {
+		name := wire.PeerName(q.dst)
+		if _, open := n.asked[name]; !open {
+			n.asked[name] = n.now()
+		}
+		n.pod.Lookup(n.now(), name, q.newerThan)
+		n.apply()
+	}
+	for _, in := range ready {
+		n.receive(in)
+	}
+	more = n.place() || more
+	n.flush()
+	if at, ok := n.pod.Deadline(); ok && at <= n.now() {
+		n.pod.Tick(n.now())
+		n.apply()
+	}
+	n.dueDoubts()
+	if now := n.now(); n.sweep <= now {
+		n.sweep = now + int64(sweepEvery)
+		n.effects.sweep()
+	}
+	if stop {
+		n.pod.Stop(n.now())
+		n.apply()
+	}
+	n.flush()
+	n.clocks.observe(n.pod.Clock(n.now()))
+	return more, stop
+}
+
+// some takes up to turn elements out of a set.
+func some(set map[messages.PeerID]struct{}) []messages.PeerID {
+	if len(set) == 0 {
+		return nil
+	}
+	taken := make([]messages.PeerID, 0, min(turn, len(set)))
+	for id := range set {
+		if len(taken) == turn {
+			break
+		}
+		taken = append(taken, id)
+		delete(set, id)
+	}
+	return taken
+}
+
+func (n *node) linkEvent(e event) {
+	switch e.kind {
+	case sessionUp:
+		s := e.in.session
+		n.sessions[directory.Session(s.number())] = e.in
+		n.addresses.Store(s.pod(), s.address())
+		n.pod.SessionUp(n.now(), directory.Session(s.number()), directory.Member{ID: s.pod(), Address: s.address()})
+	case podHasGone:
+		n.pod.PodGone(n.now(), e.pod)
+	case roundTripped:
+		n.pod.RoundTrip(directory.Session(e.in.session.number()), e.roundTrip)
+	}
+	n.apply()
+}
+
+// interest has the directory subscribe to what somebody here wants to be told
+// about, and repeats what is known for those who asked just now.
+func (n *node) interest(id messages.PeerID) {
+	name := wire.PeerName(id)
+	_, subscribed := n.subscribed[id]
+	if !n.effects.interested(id) {
+		if subscribed {
+			delete(n.subscribed, id)
+			n.unheard.remove(id)
+			n.pod.Unsubscribe(n.now(), name)
+			n.apply()
+		}
+		return
+	}
+	if !subscribed {
+		n.subscribed[id] = struct{}{}
+		n.pod.Subscribe(n.now(), name)
+		n.apply()
+	}
+	if len(n.pod.Current(name)) > 0 {
+		n.effects.settle(id, true, false)
+		return
+	}
+	n.unheard.add(id)
+	if _, ok := n.doubted[id]; !ok {
+		n.doubted[id] = struct{}{}
+		n.doubts = append(n.doubts, doubt{id, n.now() + int64(repeatAfter)})
+	}
+}
+
+// dueDoubts says offline for interests for which still nobody is known.
+func (n *node) dueDoubts() {
+	now := n.now()
+	for len(n.doubts) > 0 && n.doubts[0].at <= now {
+		delete(n.doubted, n.doubts[0].id)
+		n.settleAbsent(n.doubts[0].id)
+		n.doubts = n.doubts[1:]
+	}
+	if len(n.doubts) == 0 {
+		n.doubts = nil
+	}
+}
+
+// settleAbsent says offline if somebody here is interested in id and it is
+// nowhere, as far as is known.
+func (n *node) settleAbsent(id messages.PeerID) {
+	if _, ok := n.subscribed[id]; !ok || len(n.pod.Current(wire.PeerName(id))) > 0 {
+		return
+	}
+	if _, here := n.local.Connection(id); here {
+		return // and the node will hear of it, or has
+	}
+	n.effects.settle(id, false, false)
+}
+
+// peer tells the directory what has become of a peer of this pod.
+func (n *node) peer(id messages.PeerID) {
+	conn, here := n.local.Connection(id)
+	known, joined := n.joined[id]
+	switch {
+	case here && (!joined || known != conn):
+		n.joined[id] = conn
+		n.connected.Store(int64(len(n.joined)))
+		n.pod.Join(n.now(), id, conn)
+		n.apply()
+	case !here && joined:
+		delete(n.joined, id)
+		n.connected.Store(int64(len(n.joined)))
+		n.pod.Leave(n.now(), id, known)
+		n.apply()
+	}
+	if !here {
+		// A connection that came and went before this was never heard of by
+		// the directory, but it was by subscribers here.
+		n.settleAbsent(id)
+	}
+}
+
+// receive handles one batch of what a link has read.
+func (n *node) receive(in *inbox) {
+	batch, more, done := in.take()
+	s := directory.Session(in.session.number())
+	if len(batch) > 0 && !in.closed {
+		if err := n.pod.Receive(n.now(), s, batch); err != nil {
+			n.close(in, err)
+			n.pod.SessionDown(n.now(), s)
+		}
+		n.apply()
+	}
+	if more {
+		n.toDo(in)
+	}
+	if done {
+		n.pod.SessionDown(n.now(), s)
+		n.apply()
+		delete(n.sessions, s)
+		in.closed = true
+	}
+}
+
+// place has the directory place claims and interests at pods whose link has
+// room, and reports whether there is more to be done at once.
+func (n *node) place() (more bool) {
+	if n.selfSync {
+		n.selfSync = n.pod.Sync(n.now(), directory.Self, turn)
+		n.apply()
+		more = n.selfSync
+	}
+	if len(n.syncing) == 0 {
+		return more
+	}
+	due := n.syncing
+	n.syncing = nil
+	for _, in := range due {
+		in.syncDue = false
+		if in.closed {
+			continue
+		}
+		again := true
+		if in.session.queuedEntryBytes() < syncRoom {
+			again = n.pod.Sync(n.now(), directory.Session(in.session.number()), turn)
+			n.apply()
+			n.flushTo(in)
+			more = more || again && in.session.queuedEntryBytes() < syncRoom
+		}
+		if again {
+			n.due(in)
+		}
+	}
+	return more
+}
+
+// due notes that something is to be placed at the other end of in.
+func (n *node) due(in *inbox) {
+	if !in.syncDue {
+		in.syncDue = true
+		n.syncing = append(n.syncing, in)
+	}
+}
+
+// apply does what the directory wants done, in order. Entries are gathered for
+// the end of the turn.
+func (n *node) apply() {
+	for {
+		todo := n.pod.Effects()
+		if len(todo) == 0 {
+			return
+		}
+		for i := range todo {
+			n.do(&todo[i])
+		}
+	}
+}
+
+func (n *node) do(e *directory.Effect) {
+	switch e.Do {
+	case directory.Send:
+		if in := n.sessions[e.Session]; in != nil {
+			if len(in.out) == 0 {
+				n.sending = append(n.sending, in)
+			}
+			in.out = append(in.out, e.Entry)
+		}
+	case directory.SyncDue:
+		if e.Session == directory.Self {
+			n.selfSync = true
+		} else if in := n.sessions[e.Session]; in != nil {
+			n.due(in)
+		}
+	case directory.CloseSession:
+		if e.Reason == directory.DigestMismatch {
+			n.metrics.digestMismatches.Add(1)
+		}
+		if in := n.sessions[e.Session]; in != nil {
+			n.close(in, fmt.Errorf("directory: %v", e.Reason))
+		}
+	case directory.Evict:
+		if n.joined[e.Member] == e.Conn {
+			delete(n.joined, e.Member)
+			n.connected.Store(int64(len(n.joined)))
+		}
+		n.metrics.evictions.Add(1)
+		n.log.Debug("peer superseded by a connection to another pod", "peer", e.Member, "pod", e.Pod)
+		n.local.Evict(e.Member, e.Conn)
+	case directory.NotifyOnline:
+		if e.Name.Space() == wire.Peer {
+			n.unheard.remove(e.Member)
+			n.effects.settle(e.Member, true, true)
+		}
+	case directory.NotifyOffline:
+		if e.Name.Space() == wire.Peer {
+			if _, ok := n.subscribed[e.Member]; ok {
+				n.unheard.add(e.Member)
+			}
+			n.effects.settle(e.Member, false, true)
+		}
+	case directory.Answer:
+		n.answer(e)
+	case directory.Learn:
+		if e.Name.Space() == wire.Peer {
+			n.effects.learned(e.Name.ID(), e.Pod, e.Epoch)
+		}
+	case directory.Forget:
+		if e.Name.Space() == wire.Peer {
+			n.effects.forgotten(e.Name.ID())
+		}
+	case directory.PodLost:
+		n.addresses.Delete(e.Pod)
+		n.effects.podLost(e.Pod)
+	}
+}
+
+func (n *node) answer(e *directory.Effect) {
+	if e.Name.Space() != wire.Peer {
+		return
+	}
+	outcome := lookupUnknown
+	switch e.Result {
+	case directory.Owner:
+		outcome = lookupOwner
+	case directory.NobodyHas:
+		outcome = lookupNobody
+	}
+	if began, ok := n.asked[e.Name]; ok {
+		delete(n.asked, e.Name)
+		n.metrics.looked(outcome, time.Duration(n.now()-began))
+	}
+	n.effects.answered(e.Name.ID(), e.Result, e.Pod, e.Epoch, e.NewerThan)
+}
+
+// close ends a session from this side.
+func (n *node) close(in *inbox, reason error) {
+	if in.closed {
+		return
+	}
+	in.closed = true
+	in.out = nil
+	in.session.close(reason)
+}
+
+// flush sends the entries of this turn.
+func (n *node) flush() {
+	for i, in := range n.sending {
+		n.flushTo(in)
+		n.sending[i] = nil
+	}
+	n.sending = n.sending[:0]
+}
+
+func (n *node) flushTo(in *inbox) {
+	if len(in.out) > 0 && !in.closed {
+		_ = in.session.sendEntries(in.out) // when it fails the session ends and says so
+	}
+	in.out = in.out[:0]
+	if cap(in.out) > 4*turn {
+		in.out = nil
+	}
+}
+
+// clusterClock is the clock that the pods share, for those who cannot ask the
+// directory: microseconds, never going back, never behind what it has seen.
+type clusterClock struct {
+	began  time.Time
+	offset atomic.Uint64
+}
+
+func (c *clusterClock) now() uint64 { return c.mono() + c.offset.Load() }
+
+func (c *clusterClock) mono() uint64 { return uint64(time.Since(c.began).Microseconds()) }
+
+func (c *clusterClock) observe(clock uint64) {
+	mono := c.mono()
+	if clock < mono {
+		return
+	}
+	for offset := clock - mono; ; {
+		old := c.offset.Load()
+		if offset <= old || c.offset.CompareAndSwap(old, offset) {
+			return
+		}
+	}
+}
+
+// unheard is the peers that somebody here wants to be told about and that are
+// nowhere, as far as is known: a message from one of them is news. Readers of
+// links ask it for each message.
+type unheard struct {
+	n          atomic.Int64
+	generation atomic.Uint64 // grows when one is added
+	mu         sync.RWMutex
+	ids        map[messages.PeerID]struct{}
+}
+
+func (u *unheard) add(id messages.PeerID) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.ids[id] = struct{}{}
+	u.n.Store(int64(len(u.ids)))
+	u.generation.Add(1)
+}
+
+func (u *unheard) remove(id messages.PeerID) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.ids, id)
+	u.n.Store(int64(len(u.ids)))
+}
+
+// take removes id and reports whether it was there.
+func (u *unheard) take(id messages.PeerID) bool {
+	if u.n.Load() == 0 {
+		return false
+	}
+	u.mu.RLock()
+	_, ok := u.ids[id]
+	u.mu.RUnlock()
+	if !ok {
+		return false
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	_, ok = u.ids[id]
+	delete(u.ids, id)
+	u.n.Store(int64(len(u.ids)))
+	return ok
+}
+
+// address returns the announced address of a pod that is in the view.
+func (n *node) address(id wire.PodID) (string, bool) {
+	a, ok := n.addresses.Load(id)
+	if !ok {
+		return "", false
+	}
+	return a.(string), true
+}
