@@ -132,7 +132,12 @@ func (d *diagnosis) links() {
 				"nothing, if it is restarting: the link is tried again at once, and after a short while the pod counts as gone")
 		case PodDialing:
 			d.note(p.Address, p.Address+" has not answered yet", "look again in a few seconds")
-		case PodUnreachable, PodRefused:
+		case PodUp, PodSelf: // as it should be
+		default:
+			if p.Reason == "stopping" {
+				d.note(p.Address, p.Address+" is stopping", "nothing; it is found no more when its address is taken from the name")
+				continue
+			}
 			problem, advice := whyApart(p)
 			d.problem(p.Address, problem, advice)
 		}
@@ -143,7 +148,6 @@ func (d *diagnosis) links() {
 func whyApart(p PodStatus) (problem, advice string) {
 	const port = "check that a relay runs there and that its --cluster-port is the one that is dialled"
 	const wall = "check what lies between: a NetworkPolicy or a firewall must let pods reach each other's cluster port, both ways"
-	text := strings.ToLower(p.Error)
 	problem = "no link to " + p.Address + because(p.Error)
 	switch {
 	case p.Reason == "duplicate_address":
@@ -160,9 +164,9 @@ func whyApart(p PodStatus) (problem, advice string) {
 			"check that the address and --cluster-port lead to a pod of this relay, and that no proxy is between"
 	case p.Reason == "limit":
 		return problem, "that pod takes no more links: check whether something else connects to its cluster port"
-	case strings.Contains(text, "refused") && p.State == PodUnreachable:
+	case p.Reason == "connection_refused":
 		return problem, port
-	case p.Reason == "timeout" || strings.Contains(text, "timeout") || strings.Contains(text, "deadline") || strings.Contains(text, "no route") || strings.Contains(text, "unreachable"):
+	case slices.Contains([]string{"timeout", "no_route", "ping_timeout", "stalled"}, p.Reason):
 		return problem, wall + "; or the pod hangs"
 	}
 	return problem, port + "; " + wall

@@ -72,11 +72,17 @@ func TestDiagnose(t *testing.T) {
 		}, []string{"links are not proved|--new-secret"}},
 
 		{"nobody listens", func(s *Status) {
-			apart(&s.Pods[1], PodUnreachable, "other", "dial tcp 10.0.0.3:7090: connect: connection refused")
+			apart(&s.Pods[1], PodUnreachable, "connection_refused", "dial tcp 10.0.0.3:7090: connect: connection refused")
 		}, []string{"no link to 10.0.0.3:7090: dial tcp|a relay runs there"}},
 		{"packets are lost", func(s *Status) {
 			apart(&s.Pods[1], PodUnreachable, "timeout", "dial tcp 10.0.0.3:7090: i/o timeout")
 		}, []string{"no link to 10.0.0.3:7090|NetworkPolicy"}},
+		{"the way there hangs", func(s *Status) {
+			apart(&s.Pods[1], PodUnreachable, "ping_timeout", "no PONG for 3s")
+		}, []string{"no link to 10.0.0.3:7090: no PONG|NetworkPolicy|hangs"}},
+		{"it stops", func(s *Status) {
+			apart(&s.Pods[1], PodUnreachable, "stopping", "")
+		}, []string{"note|10.0.0.3:7090 is stopping"}},
 		{"something else", func(s *Status) {
 			apart(&s.Pods[1], PodUnreachable, "", "")
 		}, []string{"no link to 10.0.0.3:7090|a relay runs there|NetworkPolicy"}},
