@@ -104,7 +104,7 @@ type Conn struct {
 	// TLS runs over Below, which runs over the connection given. Nothing has
 	// been read from TLS that belongs to what follows the handshake, but TLS
 	// itself may hold such bytes: read from it until it has none before waiting
-	// for the socket. No deadline is set.
+	// for the socket. No deadline is left on it.
 	TLS   *tls.Conn
 	Below *netbatch.Below
 
@@ -146,9 +146,6 @@ func (p *Pod) run(ctx context.Context, conn net.Conn, role Role) (*Conn, error) 
 	c, err := s.run(ctx)
 	if !stop() && err == nil {
 		err = os.ErrDeadlineExceeded
-	}
-	if err == nil {
-		err = conn.SetDeadline(time.Time{})
 	}
 	if err != nil {
 		_ = conn.Close() // it has failed already
