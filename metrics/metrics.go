@@ -134,7 +134,7 @@ const (
 	RunnerUpReturned RunnerUp = iota
 	// RunnerUpLeft: its peer closed it.
 	RunnerUpLeft
-	// RunnerUpReplaced: its time was over, or there were too many.
+	// RunnerUpReplaced: its time was over.
 	RunnerUpReplaced
 
 	runnerUpEnds // how many there are

@@ -522,6 +522,16 @@ func TestExchange(t *testing.T) {
 	if !s.Exchange(nil, c) || s.Len() != 1 {
 		t.Errorf("not taken in, %d peers", s.Len())
 	}
+	_, now := s.State(id)
+	if _, ok := s.RemoveNumbered(id, first); ok {
+		t.Error("removed by the number of an earlier change")
+	}
+	if p, ok := s.RemoveNumbered(id, now); !ok || p != store.Peer(c) || s.Len() != 0 {
+		t.Errorf("RemoveNumbered = %v, %v", p, ok)
+	}
+	if _, ok := s.RemoveNumbered(id, now); ok {
+		t.Error("removed twice")
+	}
 	got := events()
 	for i := range got {
 		got[i].Seq = 0
@@ -531,6 +541,7 @@ func TestExchange(t *testing.T) {
 		{ID: id, Online: true, Peer: b, Replaced: a},
 		{ID: id, Peer: b},
 		{ID: id, Online: true, Peer: c},
+		{ID: id, Peer: c},
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("events %+v, want %+v", got, want)

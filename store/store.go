@@ -121,16 +121,28 @@ func (s *Store) Add(p Peer) (replaced Peer) {
 // reports whether it was: a peer that has been replaced removes nothing.
 // Observers have been called when Remove returns.
 func (s *Store) Remove(p Peer) bool {
-	id := p.ID()
+	_, ok := s.remove(p.ID(), func(e *entry) bool { return e.peer == p })
+	return ok
+}
+
+// RemoveNumbered takes the peer that is registered for id out of the store if it
+// has been since the change with number seq, and returns it. It tells apart
+// what [Store.Remove] cannot: a peer that was registered, replaced, and
+// registered again.
+func (s *Store) RemoveNumbered(id messages.PeerID, seq uint64) (p Peer, ok bool) {
+	return s.remove(id, func(e *entry) bool { return e.seq == seq })
+}
+
+func (s *Store) remove(id messages.PeerID, is func(*entry) bool) (Peer, bool) {
 	hash := s.hash(&id)
 	sh := s.shard(hash)
 
 	sh.mu.Lock()
 	t := sh.table.Load()
 	e := t.find(hash, &id)
-	if e == nil || e.peer != p {
+	if e == nil || !is(e) {
 		sh.mu.Unlock()
-		return false
+		return nil, false
 	}
 	sh.seq++
 	seq := sh.seq
@@ -138,8 +150,8 @@ func (s *Store) Remove(p Peer) bool {
 	sh.resize(int(sh.n.Add(-1)))
 	sh.mu.Unlock()
 
-	s.tell(Event{ID: id, Seq: seq, Peer: p})
-	return true
+	s.tell(Event{ID: id, Seq: seq, Peer: e.peer})
+	return e.peer, true
 }
 
 // Exchange registers p in the place of old, or of nobody when old is nil, if
