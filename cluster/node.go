@@ -60,6 +60,7 @@ type node struct {
 	addresses sync.Map // wire.PodID → string, of pods in the view
 	stats     atomic.Pointer[directory.Stats]
 	connected atomic.Int64 // peers of this pod, as the directory knows
+	placing   atomic.Bool  // syncing is not empty
 
 	// Owned by the goroutine.
 	pod        *directory.Pod
@@ -188,7 +189,11 @@ func (n *node) roundTrip(s session, d time.Duration) {
 }
 
 // written has the node place more, if there is.
-func (n *node) written(session) { n.signal() }
+func (n *node) written(session) {
+	if n.placing.Load() {
+		n.signal()
+	}
+}
 
 func (n *node) event(e event) {
 	n.mu.Lock()
@@ -199,9 +204,12 @@ func (n *node) event(e event) {
 
 func (n *node) entries(s session, entries []wire.Entry) error {
 	n.mu.Lock()
-	in := n.inboxes[s.number()]
+	in, stopping := n.inboxes[s.number()], n.stopping
 	n.mu.Unlock()
-	if in == nil {
+	switch {
+	case stopping:
+		return nil // messages that come behind them still count
+	case in == nil:
 		return errSessionEnded
 	}
 	if err := in.put(entries); err != nil {
@@ -349,6 +357,7 @@ func (n *node) step() (more, stop bool) {
 		n.receive(in)
 	}
 	more = n.place() || more
+	n.placing.Store(len(n.syncing) > 0)
 	n.flush()
 	if at, ok := n.pod.Deadline(); ok && at <= n.now() {
 		n.pod.Tick(n.now())
@@ -535,6 +544,7 @@ func (n *node) place() (more bool) {
 func (n *node) due(in *inbox) {
 	if !in.syncDue {
 		in.syncDue = true
+		n.placing.Store(true)
 		n.syncing = append(n.syncing, in)
 	}
 }
