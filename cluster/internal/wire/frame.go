@@ -125,10 +125,14 @@ func AppendHeader(dst []byte, t Type, size int) []byte {
 }
 
 // ParseHeader returns the type of a frame and the size of its payload in bytes,
-// from the first [HeaderSize] bytes of b; with fewer it panics. A size over the
-// limit of the type is [ErrTooLong]: nothing after it on the link can be read.
+// from the first [HeaderSize] bytes of b; fewer are [ErrMalformed]. A size over
+// the limit of the type is [ErrTooLong]: nothing after it on the link can be
+// read.
 func ParseHeader(b []byte) (t Type, size int, err error) {
-	h := binary.BigEndian.Uint32(b[:HeaderSize])
+	if len(b) < HeaderSize {
+		return 0, 0, fmt.Errorf("%w: header cut short", ErrMalformed)
+	}
+	h := binary.BigEndian.Uint32(b)
 	t, size = Type(h>>24), int(h&0xffffff)
 	if limit := t.limit(); size > limit {
 		return t, size, fmt.Errorf("%w: %v of %d bytes, at most %d", ErrTooLong, t, size, limit)
