@@ -1,0 +1,426 @@
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+)
+
+const (
+	// resolveTimeout is how long one resolution may take.
+	resolveTimeout = 5 * time.Second
+
+	// soonest is the first wait between two resolutions and between two dials of
+	// an address. Each further one is longer.
+	soonest = 100 * time.Millisecond
+
+	// longestRedial bounds the wait between two dials of an address that does
+	// not answer, and so how long two pods stay apart after a partition.
+	longestRedial = time.Second
+
+	// longestRefused is the same for an address where a pod answered that will
+	// not link, because of its secret for example: only an operator changes
+	// that.
+	longestRefused = 5 * time.Second
+
+	// maxDials is how many addresses are dialed at the same time.
+	maxDials = 32
+
+	// settledAfter is how long a link must have lived for its address to be
+	// dialed again at once, so that one that ends as soon as it is there does
+	// not keep two pods busy.
+	settledAfter = 5 * time.Second
+
+	// complainAfter is how long an address must have been without a link before
+	// the other pods hear of it: longer than a restart or a new leader takes.
+	complainAfter = 3 * time.Second
+
+	// maxAddresses bounds what is taken from one answer of a resolver.
+	maxAddresses = 4096
+)
+
+// Discovery keeps links to all pods that a [Resolver] finds. It is a loop that
+// compares what is wanted with what is there: it dials each address that has no
+// link, also when an earlier dial failed or a link was lost. It never closes
+// anything: an address that is not found any more is not dialed any more, and
+// its link stays until it fails by itself.
+type Discovery struct {
+	// Set by newDiscovery, never changed.
+	resolver Resolver
+	interval time.Duration
+	pods     dialer
+	log      *slog.Logger
+
+	wake   chan struct{} // something has changed; holds one
+	tried  chan struct{} // closed when there has been an answer and each address was tried
+	cancel context.CancelFunc
+	loop   sync.WaitGroup // the loop and what it starts
+
+	mu       sync.Mutex // guards what follows
+	targets  map[netip.AddrPort]*target
+	answer   []netip.AddrPort // the last one
+	answered time.Time
+	failure  error // of the last resolution
+	failed   time.Time
+	lost     bool // a link was lost since the last look
+	dialing  int
+
+	// Owned by the loop.
+	resolving   bool
+	resolvedAt  time.Time // when the last resolution began
+	nextResolve time.Time
+	pace        *backoff.ExponentialBackOff // of resolutions
+	complained  []wire.Complaint
+}
+
+// dialer is what Discovery asks of the transport. All methods are safe for
+// concurrent use; only dial waits.
+type dialer interface {
+	// dial connects to addr and returns when it is clear what becomes of that:
+	// nil, there is a session with the pod there; [errSelf]; or why there is
+	// none. It returns when ctx ends.
+	dial(ctx context.Context, addr netip.AddrPort) error
+
+	// standing says how this pod stands with the one at addr.
+	standing(addr netip.AddrPort) standing
+
+	// complain tells the other pods which addresses cannot be linked.
+	complain([]wire.Complaint)
+}
+
+// standing is how a pod stands with the one at an address.
+type standing struct {
+	self      bool      // the address is this pod's own
+	linked    bool      // there is a session
+	pending   bool      // a connection is there and may become one
+	notBefore time.Time // leave the first dial after a lost link to the other one until then
+}
+
+// target is an address that is wanted.
+type target struct {
+	wanted  bool // in the last answer
+	dialing bool
+	tried   bool      // linked once, or dialed to the end
+	linked  bool      // at the last look
+	since   time.Time // when linked was last true or first false
+	next    time.Time // of the next dial
+	pace    *backoff.ExponentialBackOff
+	err     error  // of the last dial; nil: none failed since the last link
+	reason  string // the same in a word
+}
+
+func newPace(longest time.Duration) *backoff.ExponentialBackOff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval, b.Multiplier = soonest, longest, 2
+	b.Reset()
+	return b
+}
+
+// newDiscovery returns a Discovery that does nothing until start.
+func newDiscovery(r Resolver, interval time.Duration, pods dialer, log *slog.Logger) *Discovery {
+	if interval <= 0 {
+		interval = DefaultDiscoveryInterval
+	}
+	return &Discovery{
+		resolver: r,
+		interval: interval,
+		pods:     pods,
+		log:      log,
+		wake:     make(chan struct{}, 1),
+		tried:    make(chan struct{}),
+		targets:  map[netip.AddrPort]*target{},
+		pace:     newPace(interval),
+	}
+}
+
+// start begins to resolve and dial. It is called once.
+func (d *Discovery) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	d.cancel = cancel
+	d.loop.Go(func() { d.run(ctx) })
+}
+
+// stop ends the loop, breaks off what it has begun and waits for it. It may be
+// called more than once, and without start.
+func (d *Discovery) stop() {
+	if d.cancel != nil {
+		d.cancel()
+	}
+	d.loop.Wait()
+}
+
+// linksChanged says that a session began or ended, and whether one ended that
+// nothing took the place of.
+func (d *Discovery) linksChanged(lost bool) {
+	d.mu.Lock()
+	d.lost = d.lost || lost
+	d.mu.Unlock()
+	d.again()
+}
+
+// again has the loop look again.
+func (d *Discovery) again() {
+	select {
+	case d.wake <- struct{}{}:
+	default: // it will look already
+	}
+}
+
+func (d *Discovery) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.wake:
+		case <-timer.C:
+		}
+		timer.Reset(time.Until(d.look(ctx, time.Now())))
+	}
+}
+
+// look does what is due and returns when to look again.
+func (d *Discovery) look(ctx context.Context, now time.Time) time.Time {
+	d.mu.Lock()
+	d.hurryLocked(now)
+	resolve := !d.resolving && !now.Before(d.nextResolve)
+	if resolve {
+		d.resolving, d.resolvedAt = true, now
+		d.nextResolve = now.Add(d.pace.NextBackOff())
+	}
+	next := d.nextResolve
+	if d.resolving {
+		next = now.Add(resolveTimeout) // its end wakes the loop
+	}
+	var dial []netip.AddrPort
+	ready := !d.answered.IsZero()
+	for addr, t := range d.targets {
+		at := d.lookAtLocked(addr, t, now)
+		ready = ready && (t.tried || !t.wanted)
+		switch {
+		case at.IsZero():
+		case at.After(now):
+			next = earlier(next, at)
+		case d.dialing < maxDials:
+			d.dialing++
+			t.dialing = true
+			dial = append(dial, addr)
+		}
+	}
+	complaints, at := d.complaintsLocked(now)
+	next = earlier(next, at)
+	d.mu.Unlock()
+
+	if resolve {
+		d.loop.Go(func() { d.resolve(ctx) })
+	}
+	for _, addr := range dial {
+		d.loop.Go(func() { d.dial(ctx, addr) })
+	}
+	if ready {
+		select {
+		case <-d.tried:
+		default:
+			close(d.tried)
+		}
+	}
+	if !slices.Equal(complaints, d.complained) {
+		d.complained = complaints
+		d.pods.complain(complaints)
+	}
+	return next
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.IsZero() || !a.IsZero() && a.Before(b) {
+		return a
+	}
+	return b
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// hurryLocked has addresses resolved soon after a link was lost: its pod may
+// come back at another one.
+func (d *Discovery) hurryLocked(now time.Time) {
+	if !d.lost {
+		return
+	}
+	d.lost = false
+	d.pace.Reset()
+	soon := d.resolvedAt.Add(time.Second) // a flapping link is no reason to flood a DNS server
+	if soon.Before(now) {
+		soon = now
+	}
+	d.nextResolve = earlier(d.nextResolve, soon)
+}
+
+// lookAtLocked brings t up to date and returns when its address is due to be
+// dialed; zero for not now: it is linked, or something else will wake the loop.
+func (d *Discovery) lookAtLocked(addr netip.AddrPort, t *target, now time.Time) time.Time {
+	s := d.pods.standing(addr)
+	switch {
+	case (s.self || s.linked) && !t.linked:
+		t.linked, t.tried, t.since = true, true, now
+		t.err, t.reason = nil, ""
+	case s.self || s.linked || !t.linked:
+	case now.Sub(t.since) < settledAfter:
+		t.linked, t.since = false, now
+		t.next = later(now.Add(t.pace.NextBackOff()), s.notBefore)
+	default:
+		t.linked, t.since = false, now
+		t.pace, t.next = newPace(longestRedial), s.notBefore
+	}
+	switch {
+	case !t.wanted && !t.dialing:
+		delete(d.targets, addr)
+		return time.Time{}
+	case !t.wanted, t.linked, t.dialing, s.pending:
+		return time.Time{}
+	case t.next.IsZero():
+		return now
+	}
+	return t.next
+}
+
+func (d *Discovery) dial(ctx context.Context, addr netip.AddrPort) {
+	err := d.pods.dial(ctx, addr)
+	d.mu.Lock()
+	d.dialing--
+	t := d.targets[addr] // it stays while it is dialed
+	t.dialing, t.tried = false, true
+	news := ""
+	if err != nil && ctx.Err() == nil {
+		reason := linkErrorReason(err)
+		if reason != t.reason {
+			news = reason
+		}
+		t.err, t.reason = err, reason
+		t.pace.MaxInterval = longestRedial
+		if refused(reason) {
+			t.pace.MaxInterval = longestRefused
+		}
+	}
+	// Also after a success, in case the link ends before anybody has looked.
+	t.next = time.Now().Add(t.pace.NextBackOff())
+	d.mu.Unlock()
+	if news != "" {
+		d.log.Warn("pod not linked", "remote", addr, "reason", news, "err", err)
+	}
+	d.again()
+}
+
+// resolve asks once where the pods are. A failure keeps the former answer.
+func (d *Discovery) resolve(ctx context.Context) {
+	timed, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	texts, err := d.resolver.Resolve(timed)
+	if ctx.Err() != nil {
+		return
+	}
+	now := time.Now()
+	found := map[netip.AddrPort]bool{}
+	for _, text := range texts {
+		addr, parseErr := netip.ParseAddrPort(text)
+		if parseErr != nil || addr.Port() == 0 || addr.Addr().IsUnspecified() {
+			err = errors.Join(err, fmt.Errorf("resolved %q, which cannot be dialed", text))
+			continue
+		}
+		if len(found) < maxAddresses {
+			found[netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())] = true
+		}
+	}
+
+	d.mu.Lock()
+	d.resolving = false
+	wasFine, first := d.failure == nil, d.answered.IsZero()
+	d.failure = err
+	if err != nil {
+		d.failed = now
+	}
+	if err == nil || len(found) > 0 {
+		d.answered = now
+		d.answer = slices.SortedFunc(maps.Keys(found), netip.AddrPort.Compare)
+		for _, t := range d.targets {
+			t.wanted = false
+		}
+		for addr := range found {
+			t := d.targets[addr]
+			if t == nil {
+				t = &target{since: now, pace: newPace(longestRedial)}
+				d.targets[addr] = t
+			}
+			t.wanted = true
+		}
+	}
+	d.mu.Unlock()
+	switch {
+	case err != nil && wasFine:
+		d.log.Warn("pods not resolved", "name", d.resolver, "err", err)
+	case err == nil && (first || !wasFine):
+		d.log.Info("pods resolved", "name", d.resolver, "addresses", len(found))
+	}
+	d.again()
+}
+
+// complaintsLocked returns the addresses that have been without a link for long
+// enough to be told, and when there may be more.
+func (d *Discovery) complaintsLocked(now time.Time) (list []wire.Complaint, more time.Time) {
+	for addr, t := range d.targets {
+		if !t.wanted || t.linked || t.err == nil {
+			continue
+		}
+		if at := t.since.Add(complainAfter); at.After(now) {
+			more = earlier(more, at)
+			continue
+		}
+		list = append(list, wire.Complaint{Address: addr.String(), Reason: t.reason})
+	}
+	slices.SortFunc(list, func(a, b wire.Complaint) int { return cmp.Compare(a.Address, b.Address) })
+	return list, more
+}
+
+// status returns how the pods are found, and the addresses that have no link.
+func (d *Discovery) status() (DiscoveryStatus, []PodStatus) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := DiscoveryStatus{Name: d.resolver.String(), Answered: d.answered}
+	if d.failure != nil {
+		s.Error, s.Failed = d.failure.Error(), d.failed
+	}
+	for _, addr := range d.answer {
+		s.Addresses = append(s.Addresses, addr.String())
+	}
+	var pods []PodStatus
+	for addr, t := range d.targets {
+		if t.linked || !t.wanted {
+			continue
+		}
+		p := PodStatus{Address: addr.String(), State: PodDialing, Since: t.since}
+		if t.err != nil {
+			p.State, p.Error, p.Reason = PodUnreachable, t.err.Error(), t.reason
+			if refused(t.reason) {
+				p.State = PodRefused
+			}
+		}
+		pods = append(pods, p)
+	}
+	return s, pods
+}

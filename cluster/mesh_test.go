@@ -1,0 +1,125 @@
+package cluster
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+const pace = 5 * time.Millisecond // latency of most tests, one way
+
+// TestSimultaneousDialLeavesOneLink: two pods that start at the same moment dial
+// each other, over paths of any length, and use one link, the same one (F1).
+func TestSimultaneousDialLeavesOneLink(t *testing.T) {
+	for i := range 40 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			inBubble(t, pace, func(t *testing.T, r *rig) {
+				r.net.SetLatency("10.0.0.1", "10.0.0.2", time.Duration(i%7)*time.Millisecond)
+				r.net.SetLatency("10.0.0.2", "10.0.0.1", time.Duration(i/7)*time.Millisecond)
+				r.resolves("10.0.0.1", "10.0.0.2")
+				a, b := r.pod("10.0.0.1"), r.pod("10.0.0.2")
+				a.start()
+				b.start()
+				r.within(time.Second, "a link", func() bool { return meshed(a, b) })
+				time.Sleep(3 * time.Second) // what was replaced has ended
+				oneLink(t, a, b)
+				if n := a.count("up"); n > 2 {
+					t.Errorf("%d sessions for one start", n)
+				}
+			})
+		})
+	}
+}
+
+// oneLink checks that two pods use the same connection, that there is no other
+// and that messages go both ways.
+func oneLink(t *testing.T, a, b *rigPod) {
+	t.Helper()
+	r := a.rig
+	if !meshed(a, b) {
+		t.Fatalf("no link: %v, %v", a.trace, b.trace)
+	}
+	x, y := a.sessions[b.id()].(*conn), b.sessions[a.id()].(*conn)
+	if x.given != y.given || x.shaken.Below.Conn.LocalAddr().String() != y.shaken.Below.Conn.RemoteAddr().String() {
+		t.Errorf("one uses session %d, the other %d", x.given, y.given)
+	}
+	if na, nb := r.net.Conns(a.host), r.net.Conns(b.host); na != 1 || nb != 1 {
+		t.Errorf("%d and %d connections are open, want 1", na, nb)
+	}
+	a.send(b, "there")
+	b.send(a, "and back")
+	r.within(time.Second, "messages both ways", func() bool { return b.received("there") && a.received("and back") })
+}
+
+func TestRestartedPodTakesThePlaceOfTheFormerOne(t *testing.T) {
+	for _, how := range []string{"killed", "silent"} {
+		t.Run(how, func(t *testing.T) {
+			inBubble(t, pace, func(t *testing.T, r *rig) {
+				r.resolves("10.0.0.1", "10.0.0.2")
+				a, b := r.pod("10.0.0.1").start(), r.pod("10.0.0.2").start()
+				r.within(time.Second, "a link", func() bool { return meshed(a, b) })
+				if how == "killed" {
+					b.crash()
+				} else {
+					// It is frozen; another one gets its address.
+					b.ice.freeze()
+					b.discovery.stop()
+					b.transport.closeListeners()
+				}
+				again := r.pod("10.0.0.2").start()
+				took := r.within(3*time.Second, "a link to the new process", func() bool { return meshed(a, again) })
+				if how == "silent" && took < probeTimeout {
+					t.Errorf("after %v: the former one was not asked", took)
+				}
+				if a.count("gone "+b.id().String()) != 1 {
+					t.Errorf("the former process is not said to be gone: %v", a.trace)
+				}
+				if a.transport.outlet(b.id()) != nil {
+					t.Error("the former process still has a queue")
+				}
+			})
+		})
+	}
+}
+
+func TestTwoLivingPodsWithOneAddress(t *testing.T) {
+	inBubble(t, pace, func(t *testing.T, r *rig) {
+		r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
+		a, b := r.pod("10.0.0.1").start(), r.pod("10.0.0.2").start()
+		r.within(time.Second, "a link", func() bool { return meshed(a, b) })
+		time.Sleep(time.Second) // both may have dialed
+		before := a.count("up")
+		// The third one lives on 10.0.0.3 and says that it is 10.0.0.2.
+		liar := r.pod("10.0.0.3", func(c *Config) {
+			c.PodIPs[0] = a.addr().Addr().Next()
+			c.ListenAddress = "10.0.0.3:7090"
+		}).start()
+		if liar.addr() != b.addr() {
+			t.Fatal(liar.addr())
+		}
+		r.throughout(20*time.Second, "the link of the two", func() bool { return meshed(a, b) })
+		if n := a.count("up"); n != before {
+			t.Errorf("%d sessions after %d, the link was disturbed: %v", n, before, a.trace)
+		}
+		// Both it and the other know why.
+		if got := reasons(liar); got["10.0.0.1:7090"] != reasonAddress {
+			t.Errorf("it knows %v", got)
+		}
+		if got := reasons(a); got["10.0.0.3:7090"] != reasonAddress {
+			t.Errorf("the other knows %v", got)
+		}
+	})
+}
+
+// reasons returns why p has no links, by address.
+func reasons(p *rigPod) map[string]string {
+	all := map[string]string{}
+	_, waiting := p.discovery.status()
+	_, pods := p.transport.status()
+	for _, s := range append(waiting, pods...) {
+		if s.State != PodUp {
+			all[s.Address] = s.Reason
+		}
+	}
+	return all
+}

@@ -1,0 +1,436 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/memnet"
+	"github.com/crosspod/crosspod/messages"
+)
+
+const rigSecret = "a secret of a cluster for tests only"
+
+// rig is a network with pods that have a transport and a discovery each, and
+// instead of a directory something that notes what it is told.
+type rig struct {
+	t    *testing.T
+	net  *memnet.Network
+	mu   sync.Mutex
+	list []string // what every resolver answers
+	pods []*rigPod
+}
+
+// rigPod is one process of a pod.
+type rigPod struct {
+	*witness
+	rig       *rig
+	host      string
+	cfg       Config
+	transport *Transport
+	discovery *Discovery
+	ice       ice
+	stopped   bool
+}
+
+func newRig(t *testing.T, latency time.Duration) *rig {
+	r := &rig{t: t, net: memnet.New(memnet.Config{Latency: latency})}
+	t.Cleanup(func() {
+		for _, p := range r.pods {
+			p.stop()
+		}
+	})
+	return r
+}
+
+// Resolve implements Resolver.
+func (r *rig) Resolve(context.Context) ([]string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.list == nil {
+		return nil, errors.New("no answer")
+	}
+	return slices.Clone(r.list), nil
+}
+
+func (r *rig) String() string { return "rig" }
+
+// resolves sets what resolvers answer, at port 7090 where none is given.
+func (r *rig) resolves(hosts ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.list = []string{}
+	for _, host := range hosts {
+		if _, err := netip.ParseAddrPort(host); err != nil {
+			host = net.JoinHostPort(host, "7090")
+		}
+		r.list = append(r.list, host)
+	}
+}
+
+// pod makes a pod that does not run yet.
+func (r *rig) pod(host string, change ...func(*Config)) *rigPod {
+	r.t.Helper()
+	p := &rigPod{rig: r, host: host, witness: newWitness()}
+	h := r.net.Host(host)
+	p.cfg = Config{
+		Resolver: r,
+		PodIPs:   []netip.Addr{netip.MustParseAddr(host)},
+		Secrets:  []string{rigSecret},
+		Version:  "v0-test",
+		Listen: func(network, address string) (net.Listener, error) {
+			ln, err := h.Listen(network, address)
+			return icyListener{ln, &p.ice}, err
+		},
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := h.Dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return newIcy(c, &p.ice), nil
+		},
+	}
+	for _, f := range change {
+		f(&p.cfg)
+	}
+	m, err := newMetrics(nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if p.transport, err = newTransport(&p.cfg, m, slog.New(slog.DiscardHandler)); err != nil {
+		r.t.Fatal(err)
+	}
+	r.pods = append(r.pods, p)
+	return p
+}
+
+// listen has p accept, but not dial.
+func (p *rigPod) listen() *rigPod {
+	p.rig.t.Helper()
+	if err := p.transport.listen(); err != nil {
+		p.rig.t.Fatal(err)
+	}
+	p.discovery = newDiscovery(p.cfg.Resolver, p.cfg.Interval, p.transport, p.transport.log)
+	p.transport.start(p.witness, p.discovery.linksChanged)
+	return p
+}
+
+// start has p accept and dial.
+func (p *rigPod) start() *rigPod {
+	p.rig.t.Helper()
+	p.listen()
+	p.discovery.start()
+	return p
+}
+
+// stop stops p as a program does.
+func (p *rigPod) stop() {
+	if p.stopped || p.discovery == nil {
+		return
+	}
+	p.stopped = true
+	p.discovery.stop()
+	p.ice.melt()
+	p.transport.stop()
+}
+
+// crash ends p as SIGKILL does.
+func (p *rigPod) crash() {
+	p.rig.net.Host(p.host).Crash()
+	p.stop()
+}
+
+func (p *rigPod) id() wire.PodID { return p.transport.self().ID }
+
+func (p *rigPod) addr() netip.AddrPort { return p.transport.own }
+
+// linked reports whether p has a session with each of others, and no other one.
+func (p *rigPod) linked(others ...*rigPod) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, o := range others {
+		if p.sessions[o.id()] == nil {
+			return false
+		}
+	}
+	return len(p.sessions) == len(others)
+}
+
+// meshed reports whether each of pods has a session with each other one.
+func meshed(pods ...*rigPod) bool {
+	for i, p := range pods {
+		if !p.linked(slices.Concat(pods[:i], pods[i+1:])...) {
+			return false
+		}
+	}
+	return true
+}
+
+// within waits until is is true, for d of the bubble's time at most, and returns
+// how long that took.
+func (r *rig) within(d time.Duration, what string, is func() bool) time.Duration {
+	r.t.Helper()
+	const step = time.Millisecond
+	for start := time.Now(); ; time.Sleep(step) {
+		synctest.Wait()
+		if took := time.Since(start); is() {
+			return took
+		} else if took >= d {
+			r.t.Fatalf("not within %v: %s", d, what)
+		}
+	}
+}
+
+// throughout checks that is stays true for d.
+func (r *rig) throughout(d time.Duration, what string, is func() bool) {
+	r.t.Helper()
+	for start := time.Now(); time.Since(start) < d; time.Sleep(10 * time.Millisecond) {
+		synctest.Wait()
+		if !is() {
+			r.t.Fatalf("after %v no longer: %s", time.Since(start), what)
+		}
+	}
+}
+
+// send has p send one message to a peer at o.
+func (p *rigPod) send(o *rigPod, text string) pushResult {
+	out := p.transport.outlet(o.id())
+	if out == nil {
+		return refusedNoLink
+	}
+	var id messages.PeerID
+	copy(id[:], text)
+	msg := messages.AppendTransport(nil, id, []byte(text))
+	result := out.push(id, 1, false, msg)
+	if result == pushedWakeDue {
+		out.wake()
+	}
+	return result
+}
+
+// witness is a fabric that notes what it is told.
+type witness struct {
+	skew time.Duration // of its wall clock
+
+	mu         sync.Mutex // guards what follows
+	sessions   map[wire.PodID]session
+	numbers    map[wire.PodID]uint64
+	trace      []string // up, down, gone, in order
+	got        []string // texts of messages
+	read       []wire.Entry
+	drops      [dropReasons]int
+	highest    uint64 // clock
+	fault      string
+	entriesErr error
+}
+
+func newWitness() *witness {
+	return &witness{sessions: map[wire.PodID]session{}, numbers: map[wire.PodID]uint64{}}
+}
+
+func (w *witness) linkUp(s session) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if s.number() <= w.numbers[s.pod()] {
+		w.fault = fmt.Sprintf("session %d came up after %d", s.number(), w.numbers[s.pod()])
+	}
+	w.numbers[s.pod()] = s.number()
+	w.sessions[s.pod()] = s
+	w.trace = append(w.trace, "up "+s.address())
+}
+
+func (w *witness) linkDown(s session) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.numbers[s.pod()] < s.number() {
+		w.fault = fmt.Sprintf("session %d went down and was never up", s.number())
+	}
+	if now := w.sessions[s.pod()]; now == s {
+		delete(w.sessions, s.pod())
+		w.trace = append(w.trace, "down "+s.address())
+	}
+}
+
+func (w *witness) podGone(id wire.PodID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.trace = append(w.trace, "gone "+id.String())
+}
+
+func (w *witness) entries(s session, entries []wire.Entry) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.sessions[s.pod()] != s {
+		w.fault = "entries of a session that is not up"
+	}
+	w.read = append(w.read, entries...)
+	return w.entriesErr
+}
+
+func (w *witness) roundTrip(session, time.Duration) {}
+func (w *witness) written(session)                  {}
+func (w *witness) peers() int                       { return 7 }
+func (w *witness) clock() uint64                    { return uint64(time.Now().Add(w.skew).UnixMicro()) }
+
+func (w *witness) observeClock(clock uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.highest = max(w.highest, clock)
+}
+
+func (w *witness) dropped(why dropReason, n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.drops[why] += n
+}
+
+func (w *witness) receiver(wire.PodID) receiver { return (*witnessReceiver)(w) }
+
+type witnessReceiver witness
+
+func (w *witnessReceiver) forwarded(_ messages.PeerID, _ uint64, _ bool, msg []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.got = append(w.got, string(msg[messages.TransportHeaderSize:]))
+}
+
+func (w *witnessReceiver) bounced(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
+	w.forwarded(dst, epoch, second, msg)
+}
+
+func (w *witnessReceiver) batchEnd() {}
+
+// count returns how often a line that begins so is in the trace.
+func (w *witness) count(prefix string) (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, line := range w.trace {
+		if strings.HasPrefix(line, prefix) {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *witness) received(text string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Contains(w.got, text)
+}
+
+// ice holds up the sockets of a process that is frozen, as SIGSTOP does: nothing
+// is read, written or closed until it thaws.
+type ice struct {
+	mu   sync.Mutex
+	thaw chan struct{} // nil: not frozen
+}
+
+func (i *ice) freeze() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.thaw = make(chan struct{})
+}
+
+func (i *ice) melt() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.thaw != nil {
+		close(i.thaw)
+		i.thaw = nil
+	}
+}
+
+func (i *ice) frozen() <-chan struct{} {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.thaw
+}
+
+type icyListener struct {
+	net.Listener
+	ice *ice
+}
+
+func (l icyListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return newIcy(c, l.ice), nil
+}
+
+type icyConn struct {
+	net.Conn
+	ice    *ice
+	once   sync.Once
+	closed chan struct{}
+}
+
+func newIcy(c net.Conn, i *ice) *icyConn {
+	return &icyConn{Conn: c, ice: i, closed: make(chan struct{})}
+}
+
+// hold waits while the process is frozen.
+func (c *icyConn) hold() {
+	if thaw := c.ice.frozen(); thaw != nil {
+		select {
+		case <-thaw:
+		case <-c.closed:
+		}
+	}
+}
+
+func (c *icyConn) Read(b []byte) (int, error) {
+	c.hold()
+	n, err := c.Conn.Read(b)
+	c.hold()
+	return n, err
+}
+
+func (c *icyConn) Write(b []byte) (int, error) {
+	c.hold()
+	return c.Conn.Write(b)
+}
+
+func (c *icyConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	if c.ice.frozen() != nil {
+		return nil // the other side does not hear of it
+	}
+	return c.Conn.Close()
+}
+
+// totals returns how many messages were received, and dropped for any reason.
+func (w *witness) totals() (got, dropped int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, n := range w.drops {
+		dropped += n
+	}
+	return len(w.got), dropped
+}
+
+// inBubble runs f in a bubble; faults that the witnesses saw fail it.
+func inBubble(t *testing.T, latency time.Duration, f func(*testing.T, *rig)) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, latency)
+		f(t, r)
+		for _, p := range r.pods {
+			p.mu.Lock()
+			if p.fault != "" {
+				t.Errorf("%s: %s", p.host, p.fault)
+			}
+			p.mu.Unlock()
+		}
+	})
+}

@@ -1,0 +1,687 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/crosspod/crosspod/cluster/internal/directory"
+	"github.com/crosspod/crosspod/cluster/internal/handshake"
+	"github.com/crosspod/crosspod/cluster/internal/link"
+	"github.com/crosspod/crosspod/cluster/internal/mesh"
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/version"
+)
+
+const (
+	// dialTimeout is how long a TCP connection may take to come about.
+	dialTimeout = 3 * time.Second
+
+	// useTimeout is how long a pod waits for the leader to say what becomes of a
+	// connection: longer than the leader may have to wait for the PONG of
+	// another one.
+	useTimeout = 3 * time.Second
+
+	// probeTimeout is how long a pod has to answer when another one announces
+	// its address.
+	probeTimeout = time.Second
+
+	// linkGrace is how long messages wait for a pod that has no link.
+	linkGrace = 3 * time.Second
+
+	// redialCourtesy is how long a follower leaves the first dial after a lost
+	// link to the leader, so that they do not both dial.
+	redialCourtesy = 150 * time.Millisecond
+
+	// flushPause is how often stopping looks whether all is written.
+	flushPause = 5 * time.Millisecond
+
+	// stopTimeout bounds how long stopping waits for what is still to be
+	// written.
+	stopTimeout = 2 * time.Second
+
+	// maxLeft is how many incarnations that have said they stop are remembered.
+	maxLeft = 256
+
+	// maxRefusals bounds the refused connections that are remembered, by source,
+	// and refusalsKept how long they are shown.
+	maxRefusals  = 64
+	refusalsKept = time.Minute
+
+	// maxAliases bounds the addresses of which it is known whose they are.
+	maxAliases = maxAddresses
+)
+
+// errSelf is what dialing an address of this pod gives.
+var errSelf = errors.New("the address is this pod's own")
+
+// errStopping is why links end when the transport stops.
+var errStopping = errors.New("this pod is stopping")
+
+// linkError is why two pods that have proved themselves have no link.
+type linkError struct {
+	reason string // one of helloRejects, or stopping
+	text   string
+}
+
+func (e *linkError) Error() string { return e.text }
+
+// linkErrorReason returns err in a word, the same ones as in
+// relay_cluster_hello_rejects_total for what those count.
+func linkErrorReason(err error) string {
+	if e, ok := errors.AsType[*handshake.Error](err); ok {
+		return string(e.Reason)
+	}
+	if e, ok := errors.AsType[*linkError](err); ok {
+		return e.reason
+	}
+	switch {
+	case errors.Is(err, errSelf):
+		return string(handshake.Self)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "connection_refused"
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
+		return "timeout"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "no_route"
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, net.ErrClosed):
+		return "closed"
+	case errors.Is(err, link.ErrPingTimeout):
+		return "ping_timeout"
+	case errors.Is(err, link.ErrStalled):
+		return "stalled"
+	}
+	return "other"
+}
+
+// refused reports whether a reason means that one of two pods turns the other
+// away, so that trying again soon is of no use.
+func refused(reason string) bool {
+	switch handshake.Reason(reason) {
+	case handshake.HMACMismatch, handshake.UnsignedButRequired, handshake.SignedButUnsupported,
+		handshake.Version, handshake.Reflected, reasonAddress:
+		return true
+	}
+	return false
+}
+
+// Reasons of a linkError.
+const (
+	reasonAddress  = "duplicate_address"
+	reasonStopping = "stopping"
+	reasonNoUse    = "timeout"
+	reasonLimit    = "limit"
+)
+
+// Transport has the links to all other pods: it accepts and dials, decides with
+// the other pod which connection is used, and keeps the queue of each pod across
+// connections.
+type Transport struct {
+	// Set by newTransport, never changed.
+	cfg     *Config
+	metrics *Metrics
+	log     *slog.Logger
+	keys    *handshake.KeyRing
+	gate    *gate
+	began   time.Time
+
+	// Versions of the pod wire that are spoken; 0 is all. For tests.
+	minVersion, maxVersion byte
+
+	ctx    context.Context // ends when the transport stops
+	cancel context.CancelFunc
+	work   sync.WaitGroup // all goroutines; Add only under mu, before stopped
+
+	// Set by listen and start, never changed afterwards.
+	listeners   []net.Listener
+	own         netip.AddrPort // announced: where others dial this pod, and its name
+	owns        []netip.AddrPort
+	incarnation uint64
+	build       string
+	shaker      *handshake.Pod
+	fabric      fabric
+	links       func(lost bool)
+
+	mu        sync.Mutex // guards what follows, and the fields of pods and conns that say so
+	stopped   bool
+	pods      map[wire.PodID]*pod
+	addresses map[netip.AddrPort]*pod                    // by announced address: the last one seen there
+	aliases   *simplelru.LRU[netip.AddrPort, wire.PodID] // who answered at an address that was dialed
+	left      *simplelru.LRU[wire.PodID, struct{}]       // incarnations that have said they stop
+	lastConn  mesh.Conn
+	lastUsed  uint64 // number of the last session here, see session
+	lastGiven uint64 // highest number in USE
+	complaint []wire.Complaint
+	refusals  *simplelru.LRU[netip.Addr, refusal] // connections that were refused, by where they came from
+	reports   []report                            // what happened and the fabric was not told yet
+
+	turn    chan struct{} // who holds its one element tells
+	outlets atomic.Pointer[map[wire.PodID]*pod]
+}
+
+// refusal is why a connection was refused that somebody opened to this pod.
+type refusal struct {
+	reason string
+	err    error
+	said   string // the address that it announced, which nobody has proved
+	at     time.Time
+}
+
+// report is something that the fabric is told, in the order in which it
+// happened.
+type report struct {
+	up, down *conn
+	lost     bool // no other session took the place of down
+	gone     wire.PodID
+	ended    *pod // whose connections are to be closed
+	messages int  // lost with it
+}
+
+// newTransport returns a transport that does nothing before listen.
+func newTransport(c *Config, m *Metrics, log *slog.Logger) (*Transport, error) {
+	keys, err := handshake.NewKeyRing(c.Secrets...)
+	if err != nil {
+		return nil, fmt.Errorf("cluster: %w", err)
+	}
+	if len(c.PodIPs) == 0 {
+		return nil, errors.New("cluster: the address of this pod is missing")
+	}
+	for _, ip := range c.PodIPs {
+		if !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() {
+			return nil, fmt.Errorf("cluster: %v is not an address that other pods could dial", ip)
+		}
+	}
+	t := &Transport{
+		cfg: c, metrics: m, log: log, keys: keys,
+		gate:      newGate(),
+		pods:      map[wire.PodID]*pod{},
+		addresses: map[netip.AddrPort]*pod{},
+		aliases:   newLRU[netip.AddrPort, wire.PodID](maxAliases),
+		left:      newLRU[wire.PodID, struct{}](maxLeft),
+		refusals:  newLRU[netip.Addr, refusal](maxRefusals),
+		links:     func(bool) {},
+		turn:      make(chan struct{}, 1),
+	}
+	t.began = time.Now()
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.outlets.Store(&map[wire.PodID]*pod{})
+	return t, nil
+}
+
+func newLRU[K comparable, V any](size int) *simplelru.LRU[K, V] {
+	l, err := simplelru.NewLRU[K, V](size, nil)
+	if err != nil {
+		panic(err) // only for a size that is not positive
+	}
+	return l
+}
+
+// listen opens the cluster port. Only then it is known who this pod is: see
+// self.
+func (t *Transport) listen() error {
+	port := t.cfg.Port
+	if port == 0 {
+		port = DefaultInterpodPort
+	}
+	addresses := []string{t.cfg.ListenAddress}
+	if t.cfg.ListenAddress == "" {
+		addresses = nil
+		for _, ip := range t.cfg.PodIPs {
+			addresses = append(addresses, net.JoinHostPort(ip.String(), strconv.Itoa(port)))
+		}
+	}
+	open := t.cfg.Listen
+	if open == nil {
+		open = net.Listen
+	}
+	for _, address := range addresses {
+		ln, err := open("tcp", address)
+		if err != nil {
+			t.closeListeners()
+			return fmt.Errorf("listen for other pods at %s: %w", address, err)
+		}
+		t.listeners = append(t.listeners, ln)
+	}
+	if at, err := netip.ParseAddrPort(t.listeners[0].Addr().String()); err == nil && t.cfg.ListenAddress != "" {
+		port = int(at.Port())
+	}
+	t.own = netip.AddrPortFrom(t.cfg.PodIPs[0].Unmap(), uint16(port))
+	for _, ip := range t.cfg.PodIPs {
+		t.owns = append(t.owns, netip.AddrPortFrom(ip.Unmap(), uint16(port)))
+	}
+	var incarnation [8]byte
+	rand.Read(incarnation[:]) // never fails
+	if t.build = t.cfg.Version; t.build == "" {
+		t.build = version.Get().Version
+	}
+	var err error
+	t.shaker, err = handshake.New(handshake.Config{
+		Address:     t.own.String(),
+		Incarnation: binary.BigEndian.Uint64(incarnation[:]),
+		Keys:        t.keys,
+		Build:       t.build,
+		Clock:       t.clock,
+		Have:        t.have,
+		Instance:    t.cfg.InstanceURL,
+		Tokens:      t.tokens,
+		MinVersion:  t.minVersion,
+		MaxVersion:  t.maxVersion,
+	})
+	if err != nil {
+		t.closeListeners()
+		return fmt.Errorf("cluster: %w", err)
+	}
+	t.incarnation = binary.BigEndian.Uint64(incarnation[:])
+	return nil
+}
+
+func (t *Transport) closeListeners() {
+	for _, ln := range t.listeners {
+		_ = ln.Close() // nobody can do anything about it
+	}
+}
+
+// self is who this pod is, once it listens.
+func (t *Transport) self() directory.Member {
+	return directory.Member{ID: t.shaker.ID(), Address: t.own.String()}
+}
+
+// clock is the cluster clock, for HELLO.
+func (t *Transport) clock() uint64 {
+	if t.fabric == nil {
+		return 0 // nobody is spoken to before start
+	}
+	return t.fabric.clock()
+}
+
+// tokens is what pods with the same secrets of peer tokens have in common.
+func (t *Transport) tokens() []byte {
+	if len(t.cfg.TokenSecrets) == 0 {
+		return nil
+	}
+	h := sha256.New()
+	for _, secret := range slices.Sorted(slices.Values(t.cfg.TokenSecrets)) {
+		sum := sha256.Sum256([]byte(secret))
+		h.Write(sum[:])
+	}
+	return h.Sum(nil)
+}
+
+// start begins to accept. links is told when sessions begin or end; lost: one
+// ended that nothing took the place of.
+func (t *Transport) start(f fabric, links func(lost bool)) {
+	t.fabric, t.links = f, links
+	for _, ln := range t.listeners {
+		t.goWork(func() { t.accept(ln) })
+	}
+}
+
+// goWork runs f in a goroutine that stop waits for; false: it has stopped.
+func (t *Transport) goWork(f func()) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.stopped {
+		return false
+	}
+	t.work.Go(f)
+	return true
+}
+
+func (t *Transport) accept(ln net.Listener) {
+	const firstWait, longestWait = 5 * time.Millisecond, time.Second
+	wait := firstWait
+	for {
+		sock, err := ln.Accept()
+		if err != nil {
+			if t.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			// The system is short of something.
+			t.log.Warn("other pods cannot connect for a moment", "addr", ln.Addr(), "err", err)
+			select {
+			case <-t.ctx.Done():
+				return
+			case <-time.After(wait):
+			}
+			wait = min(2*wait, longestWait)
+			continue
+		}
+		wait = firstWait
+		place, evicted := t.gate.admit(sock)
+		if place == nil || evicted {
+			t.metrics.helloRejected(reasonLimit)
+		}
+		if place == nil {
+			continue
+		}
+		if !t.goWork(func() { t.accepted(sock, place) }) {
+			t.gate.leave(place, true)
+			_ = sock.Close()
+			return
+		}
+	}
+}
+
+// accepted takes a connection that somebody opened from its first byte to its
+// end.
+func (t *Transport) accepted(sock net.Conn, place *halfOpen) {
+	shaken, err := t.shaker.Accept(t.ctx, sock)
+	// A connection of this pod to itself is no failure.
+	mine := t.gate.leave(place, err == nil || linkErrorReason(err) == string(handshake.Self))
+	if err != nil {
+		if mine && t.ctx.Err() == nil {
+			t.refusedFrom(sock.RemoteAddr(), err)
+		}
+		return
+	}
+	t.serve(t.newConn(shaken, netip.AddrPort{}))
+}
+
+// refusedFrom counts a handshake that failed and keeps why, when it may have
+// been another pod's.
+func (t *Transport) refusedFrom(remote net.Addr, err error) {
+	reason := linkErrorReason(err)
+	t.metrics.helloRejected(reason)
+	ip := sourceOf(remote).Addr()
+	e, ok := errors.AsType[*handshake.Error](err)
+	if !ok || e.Hello == nil || !refused(reason) {
+		t.log.Debug("link refused", "remote", remote, "reason", reason, "err", err)
+		return
+	}
+	t.mu.Lock()
+	old, known := t.refusals.Get(ip)
+	t.refusals.Add(ip, refusal{reason, err, e.Hello.Address, time.Now()})
+	t.mu.Unlock()
+	if !known || old.reason != reason {
+		t.log.Warn("pod refused", "remote", remote, "says", e.Hello.Address, "reason", reason, "err", err)
+	}
+}
+
+// dial implements dialer.
+func (t *Transport) dial(ctx context.Context, addr netip.AddrPort) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(t.ctx, cancel)()
+
+	open := t.cfg.Dial
+	if open == nil {
+		open = new(net.Dialer).DialContext
+	}
+	timed, stop := context.WithTimeout(ctx, dialTimeout)
+	sock, err := open(timed, "tcp", addr.String())
+	stop()
+	if err != nil {
+		return err
+	}
+	shaken, err := t.shaker.Dial(ctx, sock)
+	if err != nil {
+		reason := linkErrorReason(err)
+		if reason == string(handshake.Self) {
+			t.mu.Lock()
+			t.aliases.Add(addr, t.shaker.ID())
+			t.mu.Unlock()
+			return errSelf
+		}
+		if refused(reason) {
+			t.metrics.helloRejected(reason)
+		}
+		return err
+	}
+	c := t.newConn(shaken, addr)
+	if !t.goWork(func() { t.serve(c) }) {
+		_ = sock.Close()
+		return errStopping
+	}
+	select {
+	case <-c.decided:
+		return c.outcome
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// have is the number of the session in use with a pod, for PROOF.
+func (t *Transport) have(id wire.PodID) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.pods[id]; p != nil {
+		return p.pair.Have()
+	}
+	return 0
+}
+
+// standing implements dialer.
+func (t *Transport) standing(addr netip.AddrPort) (s standing) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	id, _ := t.aliases.Peek(addr)
+	if slices.Contains(t.owns, addr) || id == t.shaker.ID() {
+		return standing{self: true}
+	}
+	p := t.addresses[addr]
+	if p == nil || p.used == nil && len(p.conns) == 0 {
+		if other := t.pods[id]; other != nil {
+			p = other
+		}
+	}
+	if p == nil {
+		return s
+	}
+	s.linked, s.notBefore = p.used != nil, p.notBefore
+	for _, c := range p.conns {
+		s.pending = s.pending || c.state.Load() == connWaits
+	}
+	return s
+}
+
+// complain implements dialer.
+func (t *Transport) complain(list []wire.Complaint) {
+	list = list[:min(len(list), maxComplaints)]
+	frame := wire.AppendComplaints(nil, list)
+	t.mu.Lock()
+	t.complaint = list
+	to := t.usedLocked()
+	t.mu.Unlock()
+	for _, c := range to {
+		if c.shaken.Capabilities.Has(wire.CapComplaint) {
+			c.link.SendControl(frame)
+		}
+	}
+}
+
+// usedLocked returns the sessions.
+func (t *Transport) usedLocked() (all []*conn) {
+	for _, p := range t.pods {
+		if p.used != nil {
+			all = append(all, p.used)
+		}
+	}
+	return all
+}
+
+// publishLocked tells outlet which pods there are.
+func (t *Transport) publishLocked() {
+	all := maps.Clone(t.pods)
+	t.outlets.Store(&all)
+}
+
+// report tells the fabric what has happened, in order. When it returns, all that
+// was in t.reports when it was called has been told.
+func (t *Transport) report() {
+	t.turn <- struct{}{}
+	defer func() { <-t.turn }()
+	for {
+		t.mu.Lock()
+		if len(t.reports) == 0 {
+			t.reports = nil
+			t.mu.Unlock()
+			return
+		}
+		r := t.reports[0]
+		t.reports = t.reports[1:]
+		var conns []*conn
+		if r.ended != nil {
+			conns = slices.Collect(maps.Values(r.ended.conns))
+		}
+		t.mu.Unlock()
+		if r.up != nil {
+			t.fabric.linkUp(r.up)
+		}
+		if r.down != nil {
+			t.fabric.linkDown(r.down)
+		}
+		if r.gone != 0 {
+			t.fabric.podGone(r.gone)
+		}
+		for _, c := range conns {
+			c.link.Close(errSucceeded)
+		}
+		if r.ended != nil {
+			t.count(dropLinkLost, r.messages)
+			t.count(dropNoLink, r.ended.queue.Suspend())
+		}
+		t.links(r.lost)
+	}
+}
+
+// stop says goodbye on all links, when what was queued for them is written or
+// its time is over, and returns when everything has ended. Nothing is dialed or
+// let in meanwhile. It may be called more than once.
+func (t *Transport) stop() {
+	t.mu.Lock()
+	first := !t.stopped
+	t.stopped = true
+	used := t.usedLocked()
+	var rest []*conn
+	for _, p := range t.pods {
+		if p.grace != nil {
+			p.grace.Stop()
+			p.grace = nil
+		}
+		for _, c := range p.conns {
+			if c != p.used {
+				rest = append(rest, c)
+			}
+		}
+	}
+	t.mu.Unlock()
+	if first {
+		t.closeListeners()
+		t.cancel() // handshakes and dials end
+		for _, c := range rest {
+			c.link.Close(errStopping)
+		}
+		t.flush(used)
+		for _, c := range used {
+			c.bye(wire.FarewellStopping, errStopping)
+		}
+	}
+	t.work.Wait() // a link that is drained ends in two seconds at most
+	if first {
+		t.abandon()
+	}
+}
+
+// flush waits until nothing is queued for any session, for stopTimeout at most.
+func (t *Transport) flush(sessions []*conn) {
+	for end := time.Now().Add(stopTimeout); time.Now().Before(end); time.Sleep(flushPause) {
+		waiting := false
+		for _, c := range sessions {
+			n, _ := c.of.queue.Len()
+			select {
+			case <-c.link.Done():
+			default:
+				waiting = waiting || n > 0 || c.link.EntryBytes() > 0
+			}
+		}
+		if !waiting {
+			return
+		}
+	}
+}
+
+// abandon counts what is left in the queues when nobody will write it any more.
+func (t *Transport) abandon() {
+	t.mu.Lock()
+	pods := slices.Collect(maps.Values(t.pods))
+	lost := 0
+	for _, p := range pods {
+		lost += p.giveUpLocked()
+		p.forgotten = true
+	}
+	clear(t.pods)
+	clear(t.addresses)
+	t.publishLocked()
+	t.mu.Unlock()
+	t.count(dropLinkLost, lost)
+	for _, p := range pods {
+		t.count(dropStopped, p.queue.Suspend())
+	}
+}
+
+// status is what is known of the pods that have proved themselves, and of those
+// that were refused when they connected.
+func (t *Transport) status() (self PodStatus, pods []PodStatus) {
+	now := time.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	self = PodStatus{
+		Address:     t.own.String(),
+		ID:          t.shaker.ID().String(),
+		Incarnation: fmt.Sprintf("%016x", t.incarnation),
+		State:       PodSelf,
+		Since:       t.began,
+		Version:     t.build,
+		Protocol:    wire.Version,
+	}
+	for _, p := range t.pods {
+		if !p.met && p.used == nil {
+			continue // it may never become more than a connection
+		}
+		pods = append(pods, p.statusLocked())
+	}
+	for _, ip := range t.refusals.Keys() {
+		r, _ := t.refusals.Peek(ip)
+		if now.Sub(r.at) < refusalsKept {
+			pods = append(pods, PodStatus{
+				Address: r.said, State: PodRefused, Since: r.at, Reason: r.reason,
+				Error: fmt.Sprintf("it connected from %s: %v", ip, r.err),
+			})
+		}
+	}
+	return self, pods
+}
+
+// figures are the gauges of the links.
+func (t *Transport) figures(f *figures) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.pods {
+		messages, bytes := p.queue.Len()
+		f.queuedMessages += messages
+		f.queuedByte += bytes
+		if p.used == nil {
+			continue
+		}
+		f.links++
+		f.instanceDiffers += number(p.differs.instance)
+		f.tokensDiffer += number(p.differs.tokens)
+	}
+}
