@@ -1,8 +1,8 @@
 package directory
 
 import (
-	"iter"
-	"time"
+	"fmt"
+	"slices"
 
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/messages"
@@ -12,150 +12,287 @@ import (
 // method that is an event takes the present time, see [Time], and appends to
 // the effects that [Pod.Effects] takes.
 type Pod struct {
-	cfg Config
+	cfg     Config
+	now     Time
+	stopped bool
+	effects []Effect
+	taken   []Effect     // what Effects returned last
+	toSelf  []wire.Entry // entries for this pod's own roles, handled before the event ends
+
+	// The clock that the cluster shares.
+	clockAhead uint64 // of now
+	lastEpoch  uint64
+
+	// Membership.
+	self      *remote
+	slots     []*remote // nil where free
+	ords      []uint32  // where the next pod in a free slot begins to count
+	free      []int32
+	byID      map[wire.PodID]*remote
+	byAddress map[string]*remote
+	bySession map[Session]*remote
+	view      []*remote // by ID
+	points    []point   // the view again
+	hash      uint64    // of the view
+	version   uint32    // of the view, counted here
+
+	viewChanged       bool // and afterChange is still to come
+	complete, mayDeny bool
+	holdUntil         Time
+	holdTimerSet      bool
+	lastRound         Time
+	rounds            int
+	roundSet          bool
+
+	timers   timerHeap
+	timerSeq uint64
+
+	// Owner.
+	local        table[messages.PeerID, connection]
+	localMembers table[claimKey, membership]
+	localGroups  map[wire.Name]*table[messages.PeerID, struct{}]
+
+	// Home.
+	peers    table[messages.PeerID, held]
+	rivals   map[messages.PeerID][]claim
+	groups   table[wire.Name, *group]
+	claims   int
+	evicted  map[evictKey]owner
+	watches  table[wire.Name, *watch]
+	ended    map[claimKey]Time
+	endings  map[wire.Name]int // how many of ended are of a group
+	lingers  queue[lingering]
+	withheld bool // something waits until this pod may deny
+
+	sweepPeers, sweepGroups, sweepWatches walk
+
+	// Subscriber.
+	interests table[wire.Name, interest]
+	lastID    uint32
+	heard     queue[hearsay]
+
+	// Sender.
+	lookups      map[uint32]*lookup
+	lookupOf     map[wire.Name]*lookup
+	tokens       float64
+	tokensAt     Time
+	groupAnswers []Place
+
+	// Scratch.
+	scores   []uint64
+	chosen   []int32
+	found    []claim
+	placeBuf []place
+	answers  []answer
 }
 
 // New returns the directory of a pod that has no link and no peer yet.
-func New(cfg Config) *Pod { return &Pod{cfg: cfg.withDefaults()} }
+func New(cfg Config) *Pod {
+	cfg = cfg.withDefaults()
+	p := &Pod{
+		cfg:         cfg,
+		clockAhead:  cfg.Clock,
+		byID:        make(map[wire.PodID]*remote),
+		byAddress:   make(map[string]*remote),
+		bySession:   make(map[Session]*remote),
+		localGroups: make(map[wire.Name]*table[messages.PeerID, struct{}]),
+		rivals:      make(map[messages.PeerID][]claim),
+		evicted:     make(map[evictKey]owner),
+		ended:       make(map[claimKey]Time),
+		endings:     make(map[wire.Name]int),
+		lookups:     make(map[uint32]*lookup),
+		lookupOf:    make(map[wire.Name]*lookup),
+		tokens:      float64(cfg.AskAllBurst),
+	}
+	p.self = p.enter(cfg.Self)
+	p.self.up, p.self.ord = true, p.self.base
+	p.viewChanged = false
+	p.evaluate()
+	return p
+}
 
-// SessionUp says that a session with m is in use from now on. It replaces an
-// older one with m; one that is not newer is ignored. Another incarnation known
-// at m's address is gone.
-func (p *Pod) SessionUp(now Time, s Session, m Member) {}
+// begin begins an event. It returns false if the pod has stopped.
+func (p *Pod) begin(now Time) bool {
+	p.now = max(p.now, now)
+	return !p.stopped
+}
 
-// SessionDown says that a session has ended. Its pod is suspect until the grace
-// is over, unless the session was not the one in use, which is ignored.
-func (p *Pod) SessionDown(now Time, s Session) {}
+// finish ends an event or one of its steps: what this pod said to itself is
+// handled, and what follows from another view is begun.
+func (p *Pod) finish() {
+	for {
+		for i := 0; i < len(p.toSelf); i++ {
+			e := p.toSelf[i]
+			if err := p.handle(p.self, &e); err != nil {
+				panic(fmt.Sprintf("directory: a pod says to itself: %v", err)) // a bug of this package
+			}
+		}
+		p.toSelf = p.toSelf[:0]
+		if !p.viewChanged {
+			return
+		}
+		p.viewChanged = false
+		p.afterChange()
+	}
+}
 
-// PodGone says that a pod is gone for certain: no grace.
-func (p *Pod) PodGone(now Time, id wire.PodID) {}
+func (p *Pod) do(e Effect) { p.effects = append(p.effects, e) }
 
-// RoundTrip says how long a round trip on s takes, for the time that lookups
-// wait. It has no effects.
-func (p *Pod) RoundTrip(s Session, d time.Duration) {}
+// send sends e to r, if it can be reached.
+func (p *Pod) send(r *remote, e wire.Entry) {
+	switch {
+	case r.slot == 0:
+		p.toSelf = append(p.toSelf, e)
+	case r.up:
+		p.do(Effect{Do: Send, Session: r.session, Entry: e})
+	}
+}
+
+// Effects returns what is to be done since the last call, in order. The slice is
+// valid until the next call.
+func (p *Pod) Effects() []Effect {
+	e := p.effects
+	if cap(p.taken) > 1<<12 {
+		p.taken = nil // do not keep the room of a first sync for ever
+	}
+	p.effects, p.taken = p.taken[:0], e
+	return e
+}
+
+// Stop says LEAVE to every pod. Open lookups end as [Unknown]; all later events
+// are ignored.
+func (p *Pod) Stop(now Time) {
+	if !p.begin(now) {
+		return
+	}
+	for _, l := range p.openLookups() {
+		p.conclude(l, Unknown)
+	}
+	for _, r := range p.view {
+		if r.slot != 0 {
+			p.send(r, wire.Entry{Kind: wire.Leave})
+		}
+	}
+	p.stopped = true
+}
+
+// maxClock is more than any clock shows: 146,000 years after 1970.
+const maxClock = 1 << 62
+
+// Clock returns the cluster clock in microseconds.
+func (p *Pod) Clock(now Time) uint64 { return p.clockAhead + uint64(max(now, p.now)/1000) }
+
+// ObserveClock takes notice of another pod's cluster clock, in microseconds: this
+// pod's is never behind it. Values no clock can have are ignored. It has no
+// effects.
+func (p *Pod) ObserveClock(now Time, clock uint64) {
+	p.now = max(p.now, now)
+	if mine := p.Clock(p.now); clock > mine && clock < maxClock {
+		p.clockAhead += clock - mine
+	}
+}
+
+// nextEpoch returns the epoch of a connection made now.
+func (p *Pod) nextEpoch() uint64 {
+	p.lastEpoch = max(p.lastEpoch+1, p.Clock(p.now))
+	p.ObserveClock(p.now, p.lastEpoch)
+	return p.lastEpoch
+}
 
 // Receive handles entries that came on s, in their order. Those of a session
 // that is not in use are ignored. It does not keep the slice. After an error,
 // which names an entry that no pod may send, the caller closes the session and
 // says [Pod.SessionDown]; what came before it has been handled.
-func (p *Pod) Receive(now Time, s Session, entries []wire.Entry) error { return nil }
-
-// Sync places what is to be placed at the other end of s, at most max entries,
-// and then a VIEW. It returns whether there is more to do; see [SyncDue].
-func (p *Pod) Sync(now Time, s Session, max int) (more bool) { return false }
-
-// Join says that peer id has the fresh connection conn here, and is a member of
-// groups while it lasts. It replaces an older connection of id here without a
-// word. The epoch returned is that of all claims of the connection.
-func (p *Pod) Join(now Time, id messages.PeerID, conn uint64, groups ...wire.Name) (epoch uint64) {
-	return 0
+func (p *Pod) Receive(now Time, s Session, entries []wire.Entry) error {
+	if !p.begin(now) {
+		return nil
+	}
+	for i := range entries {
+		r := p.bySession[s]
+		if r == nil {
+			break
+		}
+		if err := p.handle(r, &entries[i]); err != nil {
+			p.finish()
+			return err
+		}
+		p.finish()
+	}
+	return nil
 }
 
-// Leave says that connection conn of id has ended. It does nothing when a newer
-// one of id is here, or conn has been evicted.
-func (p *Pod) Leave(now Time, id messages.PeerID, conn uint64) {}
-
-// Subscribe says that somebody here wants to know who is there for n. Effects
-// tell of changes; [Pod.Current] says what is known. A second Subscribe for a
-// name does nothing.
-func (p *Pod) Subscribe(now Time, n wire.Name) {}
-
-// Unsubscribe says that nobody here wants to know of n any more. Nothing is
-// notified of it from now on.
-func (p *Pod) Unsubscribe(now Time, n wire.Name) {}
-
-// Heard says that a message of id came from a pod. If somebody here subscribes
-// to id and knows of no place where it is, it is online there with epoch 0,
-// until the homes had time to say so or not.
-func (p *Pod) Heard(now Time, id messages.PeerID, from wire.PodID) {}
-
-// Lookup asks where n is. Exactly one Answer follows for n, also when Lookup is
-// called again before (for a group: one for each member, see [Answer]). Owners
-// whose epoch is not above newerThan are not answers: one who just bounced a
-// message. The Answer may be among the effects of this very call.
-func (p *Pod) Lookup(now Time, n wire.Name, newerThan uint64) {}
-
-// Tick does what is due at now. It may be called at any time.
-func (p *Pod) Tick(now Time) {}
-
-// Deadline returns when Tick is due, false when nothing is waited for.
-func (p *Pod) Deadline() (Time, bool) { return 0, false }
-
-// ObserveClock takes notice of another pod's cluster clock, in microseconds: this
-// pod's is never behind it. Values no clock can have are ignored. It has no
-// effects.
-func (p *Pod) ObserveClock(now Time, clock uint64) {}
-
-// Clock returns the cluster clock in microseconds.
-func (p *Pod) Clock(now Time) uint64 { return 0 }
-
-// Stop says LEAVE to every pod. Open lookups end as [Unknown]; all later events
-// are ignored.
-func (p *Pod) Stop(now Time) {}
-
-// Effects returns what is to be done since the last call, in order. The slice is
-// valid until the call after the next.
-func (p *Pod) Effects() []Effect { return nil }
-
-// Place says that a member of a name is at a pod.
-type Place struct {
-	Name   wire.Name
-	Member messages.PeerID
-	Pod    wire.PodID
-	Epoch  uint64
+// handle handles one entry from r.
+func (p *Pod) handle(r *remote, e *wire.Entry) error {
+	if err := check(e); err != nil {
+		return err
+	}
+	switch e.Kind {
+	case wire.Register:
+		return p.onRegister(r, e)
+	case wire.Unregister:
+		p.onUnregister(r, e)
+	case wire.Evict:
+		p.onEvict(e)
+	case wire.View:
+		p.onView(r, e.Epoch)
+	case wire.Subscribe:
+		return p.onSubscribe(r, e)
+	case wire.Unsubscribe:
+		p.onUnsubscribe(r, e.Name)
+	case wire.Online:
+		return p.onOnline(r, e)
+	case wire.Offline:
+		p.onOffline(r, e)
+	case wire.Answered:
+		p.onAnswered(r, e)
+	case wire.WhoHas:
+		p.onWhoHas(r, e)
+	case wire.IHave:
+		p.onIHave(r, e)
+	case wire.Nobody:
+		p.onNobody(r, e)
+	case wire.Leave:
+		p.lose(r)
+	case wire.Digest:
+		p.onDigest(r, e)
+	}
+	return nil
 }
 
-// Current returns what was notified of n: who is online, nil if nobody is or
-// nobody here subscribes.
-func (p *Pod) Current(n wire.Name) []Place { return nil }
+// check refuses what no pod may say, and completes the member of a peer's name.
+func check(e *wire.Entry) error {
+	switch e.Kind {
+	case wire.View, wire.Leave, wire.Digest:
+		return nil
+	case wire.Register, wire.Unregister, wire.Evict, wire.Subscribe, wire.Unsubscribe, wire.Online, wire.Offline,
+		wire.Answered, wire.WhoHas, wire.IHave, wire.Nobody:
+	default:
+		return fmt.Errorf("directory entry of kind %d", e.Kind)
+	}
+	switch e.Name.Space() {
+	case wire.Peer:
+		e.Member = e.Name.ID()
+	case wire.Group:
+		if e.Kind == wire.Evict {
+			return fmt.Errorf("EVICT of a group")
+		}
+	default:
+		return fmt.Errorf("directory entry of kind %d: name in space %d", e.Kind, e.Name.Space())
+	}
+	if e.Epoch >= maxClock {
+		return fmt.Errorf("directory entry of kind %d: epoch %d", e.Kind, e.Epoch)
+	}
+	return nil
+}
 
 // Homes returns the homes of n in this pod's view, the first choice first.
-func (p *Pod) Homes(n wire.Name) []wire.PodID { return nil }
-
-// Claims yields the claims this pod knows as a home, its own included where it
-// is one. For tests and for looking into a running pod; it walks everything.
-func (p *Pod) Claims() iter.Seq[Place] { return func(func(Place) bool) {} }
-
-// Local yields this pod's own claims.
-func (p *Pod) Local() iter.Seq[Place] { return func(func(Place) bool) {} }
-
-// Subscription is a name that a pod asked this one, as a home, to be told about.
-type Subscription struct {
-	Name     wire.Name
-	Pod      wire.PodID
-	Answered bool // ANSWERED was sent
+func (p *Pod) Homes(n wire.Name) []wire.PodID {
+	var ids []wire.PodID
+	for _, slot := range p.choose(n.Hash()) {
+		ids = append(ids, p.slots[slot].ID)
+	}
+	return ids
 }
 
-// Subscriptions yields what pods, this one included, subscribe to here. As
-// [Pod.Claims].
-func (p *Pod) Subscriptions() iter.Seq[Subscription] { return func(func(Subscription) bool) {} }
-
-// Answers is what a home told this pod for one of its subscriptions.
-type Answers struct {
-	Name     wire.Name
-	Pod      wire.PodID // the home
-	Answered bool       // ANSWERED came
-	Members  []Place
-}
-
-// Interests yields the answers for each subscription of this pod, those of one
-// name one after another. As [Pod.Claims].
-func (p *Pod) Interests() iter.Seq[Answers] { return func(func(Answers) bool) {} }
-
-// Stats are numbers for gauges.
-type Stats struct {
-	Pods          int // in the view, this one included
-	Suspect       int // of them, without a link
-	Local         int // peers connected here
-	Claims        int // kept for other pods
-	Subscriptions int // kept for other pods
-	Interests     int // of this pod
-	Lookups       int // open
-	Lingering     int // names and members whose end is not told yet
-	Syncing       int // sessions not placed at yet
-	Complete      bool
-	MayDeny       bool
-}
-
-// Stats returns the present numbers. It costs about as much as there are pods.
-func (p *Pod) Stats() Stats { return Stats{} }
+// isHome says whether this pod is a home of n.
+func (p *Pod) isHome(n wire.Name) bool { return slices.Contains(p.choose(n.Hash()), 0) }

@@ -1,0 +1,318 @@
+package directory
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/messages"
+)
+
+// owner is a pod that has something, since an epoch.
+type owner struct {
+	pod   wire.PodID
+	epoch uint64
+}
+
+// beats says whether o is newer than x.
+func (o owner) beats(x owner) bool {
+	return o.epoch > x.epoch || o.epoch == x.epoch && o.pod > x.pod
+}
+
+// claim is what the pod in a slot said in one of its sessions.
+type claim struct {
+	slot  int32
+	ord   uint32
+	epoch uint64
+}
+
+// held is the claims to a PeerID, nearly always one. There is no pointer in it,
+// so the collector has nothing to do with a million of them.
+type held struct {
+	claim
+	rivals bool // there are more, in Pod.rivals
+}
+
+// group is the claims to be a member of a group.
+type group struct {
+	members table[messages.PeerID, []claim]
+}
+
+// evictKey names a claim of a PeerID, evicted has to whom it was told it lost.
+type evictKey struct {
+	id   messages.PeerID
+	slot int32
+}
+
+// lingering is something to be looked at again after the linger.
+type lingering struct {
+	at  Time
+	key claimKey
+}
+
+// load returns the claims of other pods, also those not believed any more. The
+// result is good until the next load.
+func (p *Pod) load(n wire.Name, member messages.PeerID) []claim {
+	list := p.found[:0]
+	if n.Space() == wire.Peer {
+		if h := p.peers.get(member); h != nil {
+			list = append(list, h.claim)
+			if h.rivals {
+				list = append(list, p.rivals[member]...)
+			}
+		}
+	} else if g := p.groups.get(n); g != nil {
+		if l := (*g).members.get(member); l != nil {
+			list = append(list, *l...)
+		}
+	}
+	p.found = list
+	return list
+}
+
+// save puts the claims back.
+func (p *Pod) save(n wire.Name, member messages.PeerID, list []claim) {
+	if n.Space() == wire.Peer {
+		if len(list) == 0 {
+			if h := p.peers.get(member); h != nil {
+				if h.rivals {
+					delete(p.rivals, member)
+				}
+				p.peers.remove(member)
+			}
+			return
+		}
+		h := p.peers.put(member)
+		h.claim = list[0]
+		if more := len(list) > 1; more || h.rivals {
+			h.rivals = more
+			if more {
+				p.rivals[member] = slices.Clone(list[1:])
+			} else {
+				delete(p.rivals, member)
+			}
+		}
+		return
+	}
+	g := p.groups.get(n)
+	if len(list) == 0 {
+		if g == nil {
+			return
+		}
+		(*g).members.remove(member)
+		if (*g).members.len() == 0 {
+			p.groups.remove(n)
+		}
+		return
+	}
+	if g == nil {
+		g = p.groups.put(n)
+		*g = new(group)
+	}
+	l := (*g).members.put(member)
+	*l = append((*l)[:0], list...)
+}
+
+// uncount takes a claim that is to be removed or replaced off the accounts.
+func (p *Pod) uncount(n wire.Name, member messages.PeerID, c claim) {
+	r := p.slots[c.slot]
+	r.keeping.claims--
+	p.claims--
+	if c.ord == r.ord {
+		r.kept.remove(n, member, c.epoch)
+	} else {
+		r.older.claims--
+	}
+	if len(p.evicted) > 0 && n.Space() == wire.Peer {
+		delete(p.evicted, evictKey{member, c.slot})
+	}
+}
+
+// best returns the newest claim that is believed, this pod's own included. It
+// changes nothing.
+func (p *Pod) best(n wire.Name, member messages.PeerID) (owner, bool) {
+	best, ok := p.own(n, member)
+	for _, c := range p.load(n, member) {
+		if r := p.slots[c.slot]; r.alive(c.ord) {
+			if o := (owner{r.ID, c.epoch}); !ok || o.beats(best) {
+				best, ok = o, true
+			}
+		}
+	}
+	return best, ok
+}
+
+func (p *Pod) onRegister(r *remote, e *wire.Entry) error {
+	list := p.load(e.Name, e.Member)
+	fresh := claim{r.slot, r.ord, e.Epoch}
+	i := slices.IndexFunc(list, func(c claim) bool { return c.slot == r.slot })
+	switch {
+	case i < 0:
+		if r.keeping.claims >= p.cfg.Limits.Claims {
+			return fmt.Errorf("REGISTER: more than %d claims of one pod", p.cfg.Limits.Claims)
+		}
+		list = append(list, fresh)
+	case list[i].ord == r.ord && e.Epoch < list[i].epoch:
+		return fmt.Errorf("REGISTER: epoch %d after %d", e.Epoch, list[i].epoch)
+	default:
+		p.uncount(e.Name, e.Member, list[i])
+		list[i] = fresh
+	}
+	r.keeping.claims++
+	p.claims++
+	r.kept.add(e.Name, e.Member, e.Epoch)
+	p.found = list
+	p.save(e.Name, e.Member, list)
+	p.ObserveClock(p.now, e.Epoch)
+	p.look(e.Name, e.Member, false)
+	return nil
+}
+
+func (p *Pod) onUnregister(r *remote, e *wire.Entry) {
+	list := p.load(e.Name, e.Member)
+	i := slices.IndexFunc(list, func(c claim) bool { return c.slot == r.slot })
+	if i < 0 {
+		return
+	}
+	p.uncount(e.Name, e.Member, list[i])
+	p.save(e.Name, e.Member, slices.Delete(list, i, i+1))
+	p.look(e.Name, e.Member, true)
+}
+
+// scrub removes claims that are not believed any more. It returns the others,
+// and whether there were any to remove.
+func (p *Pod) scrub(n wire.Name, member messages.PeerID) (list []claim, scrubbed bool) {
+	list = p.load(n, member)
+	alive := list[:0]
+	for _, c := range list {
+		r := p.slots[c.slot]
+		if r.alive(c.ord) {
+			alive = append(alive, c)
+			continue
+		}
+		scrubbed = true
+		p.uncount(n, member, c)
+		p.release(r)
+	}
+	if scrubbed {
+		p.save(n, member, alive)
+	}
+	return alive, scrubbed
+}
+
+// look looks at a claim again: the losers of a PeerID are told, and so are
+// subscribers of whatever is not what they were told last. ended says that a
+// claim has just been removed.
+func (p *Pod) look(n wire.Name, member messages.PeerID, ended bool) {
+	list, scrubbed := p.scrub(n, member)
+	best, ok := p.own(n, member)
+	mine, isMine := best, ok
+	for _, c := range list {
+		if o := (owner{p.slots[c.slot].ID, c.epoch}); !ok || o.beats(best) {
+			best, ok = o, true
+		}
+	}
+	if n.Space() == wire.Peer && (len(list) > 1 || isMine && len(list) > 0) {
+		p.fence(n, member, list, best)
+		if isMine && mine != best {
+			p.send(p.self, wire.Entry{Kind: wire.Evict, Name: n, Pod: best.pod, Epoch: best.epoch})
+		}
+	}
+	key := claimKey{n, member}
+	if ok {
+		p.unlinger(key)
+	} else if ended || scrubbed {
+		p.linger(key)
+	}
+	p.tell(n, member, best, ok)
+}
+
+// fence tells each pod whose claim to a PeerID is not the newest, once for each
+// winner. Groups are never arbitrated by themselves.
+func (p *Pod) fence(n wire.Name, id messages.PeerID, list []claim, best owner) {
+	for _, c := range list {
+		r := p.slots[c.slot]
+		key := evictKey{id, c.slot}
+		if r.ID == best.pod || !r.up || p.evicted[key] == best {
+			continue
+		}
+		p.evicted[key] = best
+		p.send(r, wire.Entry{Kind: wire.Evict, Name: n, Pod: best.pod, Epoch: best.epoch})
+	}
+}
+
+// linger notes that the last claim has ended.
+func (p *Pod) linger(key claimKey) {
+	if p.cfg.Timing.Linger == 0 {
+		return
+	}
+	at := p.now + Time(p.cfg.Timing.Linger)
+	if _, ok := p.ended[key]; !ok && key.name.Space() == wire.Group {
+		p.endings[key.name]++
+	}
+	p.ended[key] = at
+	p.lingers.push(lingering{at, key})
+}
+
+// unlinger forgets the end of a claim.
+func (p *Pod) unlinger(key claimKey) {
+	if len(p.ended) == 0 {
+		return
+	}
+	if _, ok := p.ended[key]; !ok {
+		return
+	}
+	delete(p.ended, key)
+	if key.name.Space() == wire.Group {
+		if p.endings[key.name]--; p.endings[key.name] == 0 {
+			delete(p.endings, key.name)
+		}
+	}
+}
+
+// lingered looks again at what ended a linger ago, and answers those who
+// subscribed meanwhile.
+func (p *Pod) lingered(l lingering) {
+	if p.ended[l.key] == l.at {
+		p.unlinger(l.key)
+		p.look(l.key.name, l.key.member, false)
+	}
+	if w := p.watches.get(l.key.name); w != nil {
+		p.answer(l.key.name, *w)
+	}
+}
+
+// isEnding says whether a claim to n has ended less than a linger ago.
+func (p *Pod) isEnding(n wire.Name) bool {
+	if n.Space() == wire.Group {
+		return p.endings[n] > 0
+	}
+	_, ok := p.ended[claimKey{n, n.ID()}]
+	return ok
+}
+
+// sweepOne visits the next name that a sweep has to look at.
+func (p *Pod) sweepOne() {
+	switch {
+	case p.sweepPeers.due:
+		if i, ok := p.sweepPeers.next(p.peers.len()); ok {
+			e := p.peers.at(i)
+			if e.value.rivals || !p.slots[e.value.slot].alive(e.value.ord) {
+				p.look(wire.PeerName(e.key), e.key, false)
+			}
+		}
+	case p.sweepGroups.due:
+		if i, ok := p.sweepGroups.next(p.groups.len()); ok {
+			e := p.groups.at(i)
+			n, g := e.key, e.value
+			for j := g.members.len() - 1; j >= 0; j-- {
+				p.look(n, g.members.at(j).key, false)
+			}
+		}
+	case p.sweepWatches.due:
+		if i, ok := p.sweepWatches.next(p.watches.len()); ok {
+			e := p.watches.at(i)
+			p.review(e.key, e.value)
+		}
+	}
+}

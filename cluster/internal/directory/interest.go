@@ -1,0 +1,370 @@
+package directory
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/messages"
+)
+
+// interest is a name that somebody here subscribes to: what each home said, and
+// what was made of it.
+type interest struct {
+	version uint32   // of the view for which at is right
+	homes   int32    // so many of at are the homes
+	at      []answer // others, behind them, have not been unsubscribed yet
+
+	online  bool // a PeerID
+	current owner
+	members *table[messages.PeerID, owner] // a group: those that are online
+
+	heardFrom  wire.PodID // a PeerID: 0 is none
+	heardUntil Time
+}
+
+// answer is what one home said, and the session in which it was asked; 0 is none.
+// When it is asked anew what it had said stays until it is done answering.
+type answer struct {
+	slot     int32
+	told     uint32
+	id       uint32
+	answered bool
+	online   bool // a PeerID
+	stale    bool // from before it was asked anew
+	at       owner
+	members  *table[messages.PeerID, said] // a group
+}
+
+// said is what a home said of a member, in answer to which subscription.
+type said struct {
+	owner
+	id uint32
+}
+
+// hearsay is a peer that a message came from.
+type hearsay struct {
+	at   Time
+	name wire.Name
+}
+
+func (a *answer) of(n wire.Name, member messages.PeerID) (owner, bool) {
+	if n.Space() == wire.Peer {
+		return a.at, a.online
+	}
+	if a.members != nil {
+		if s := a.members.get(member); s != nil {
+			return s.owner, true
+		}
+	}
+	return owner{}, false
+}
+
+func (i *interest) known(n wire.Name, member messages.PeerID) (owner, bool) {
+	if n.Space() == wire.Peer {
+		return i.current, i.online
+	}
+	if i.members != nil {
+		if o := i.members.get(member); o != nil {
+			return *o, true
+		}
+	}
+	return owner{}, false
+}
+
+func (i *interest) set(n wire.Name, member messages.PeerID, o owner, online bool) {
+	switch {
+	case n.Space() == wire.Peer:
+		i.current, i.online = o, online
+	case online:
+		if i.members == nil {
+			i.members = new(table[messages.PeerID, owner])
+		}
+		*i.members.put(member) = o
+	case i.members != nil:
+		i.members.remove(member)
+	}
+}
+
+// Subscribe says that somebody here wants to know who is there for n. Effects
+// tell of changes; [Pod.Current] says what is known. A second Subscribe for a
+// name does nothing.
+func (p *Pod) Subscribe(now Time, n wire.Name) {
+	if !p.begin(now) || p.interests.get(n) != nil {
+		return
+	}
+	i := p.interests.put(n)
+	p.update(n, i)
+	for j := range i.at {
+		if r := p.slots[i.at[j].slot]; r.up {
+			p.ask(r, n, &i.at[j])
+		}
+	}
+	// This pod's own claims count at once.
+	if n.Space() == wire.Peer {
+		p.judge(n, i, n.ID())
+	} else if mine := p.localGroups[n]; mine != nil {
+		for j := range mine.len() {
+			p.judge(n, i, mine.at(j).key)
+		}
+	}
+	p.finish()
+}
+
+// Unsubscribe says that nobody here wants to know of n any more. Nothing is
+// notified of it from now on.
+func (p *Pod) Unsubscribe(now Time, n wire.Name) {
+	if !p.begin(now) {
+		return
+	}
+	if i := p.interests.get(n); i != nil {
+		for j := range i.at {
+			a := &i.at[j]
+			if r := p.slots[a.slot]; r != nil && r.up && a.told == r.ord {
+				p.send(r, wire.Entry{Kind: wire.Unsubscribe, Name: n})
+			}
+		}
+		p.interests.remove(n)
+	}
+	p.finish()
+}
+
+// ask subscribes to n at r.
+func (p *Pod) ask(r *remote, n wire.Name, a *answer) {
+	if p.lastID++; p.lastID == 0 {
+		p.lastID = 1
+	}
+	a.told, a.id = r.ord, p.lastID
+	a.answered = false
+	a.stale = a.online
+	p.send(r, wire.Entry{Kind: wire.Subscribe, Name: n, ID: a.id})
+}
+
+// update works out the homes again if the view has changed, drops what pods
+// outside it said, and judges anew.
+func (p *Pod) update(n wire.Name, i *interest) {
+	if i.version == p.version {
+		return
+	}
+	i.version = p.version
+	homes := p.choose(n.Hash())
+	i.homes = int32(len(homes))
+	at := p.answers[:0]
+	for _, slot := range homes {
+		at = append(at, answer{slot: slot})
+	}
+	for _, old := range i.at {
+		r := p.slots[old.slot]
+		if r == nil || r.gone || old.told < r.base {
+			continue
+		}
+		if j := slices.Index(homes, old.slot); j >= 0 {
+			at[j] = old
+		} else {
+			at = append(at, old)
+		}
+	}
+	p.answers = at
+	i.at = append(i.at[:0], at...)
+	clear(i.at[len(i.at):cap(i.at)])
+	clear(at)
+	p.judgeAll(n, i)
+}
+
+// placeInterest sees to it that r is subscribed to if it is a home and, as soon
+// as this pod may deny, that it is not if it is none.
+func (p *Pod) placeInterest(r *remote, n wire.Name, i *interest) {
+	p.update(n, i)
+	for j := 0; j < len(i.at); j++ {
+		a := &i.at[j]
+		if r.slot == 0 && j >= int(i.homes) && !p.slots[a.slot].up {
+			// A pod that cannot be told to forget, and is no home any more. It
+			// forgets by itself, by the next session or by the grace.
+			if p.mayDeny {
+				p.forget(n, i, j)
+				j--
+			} else {
+				r.sync.stray = true
+			}
+			continue
+		}
+		if a.slot != r.slot {
+			continue
+		}
+		switch told := a.told == r.ord; {
+		case j < int(i.homes):
+			if !told {
+				p.ask(r, n, a)
+			}
+		case !told: // of an earlier session, and not asked again
+			p.forget(n, i, j)
+			j--
+		case p.mayDeny:
+			p.send(r, wire.Entry{Kind: wire.Unsubscribe, Name: n})
+			p.forget(n, i, j)
+			j--
+		default:
+			r.sync.stray = true
+		}
+	}
+}
+
+// forget drops an answer.
+func (p *Pod) forget(n wire.Name, i *interest, j int) {
+	i.at = slices.Delete(i.at, j, j+1)
+	p.judgeAll(n, i)
+}
+
+// subscribed returns the interest in what r tells of, and its answer, if it is
+// told in answer to the present subscription there.
+func (p *Pod) subscribed(r *remote, e *wire.Entry) (*interest, *answer) {
+	i := p.interests.get(e.Name)
+	if i == nil {
+		return nil, nil
+	}
+	p.update(e.Name, i)
+	for j := range i.at {
+		if a := &i.at[j]; a.slot == r.slot && a.told == r.ord && a.id == e.ID {
+			return i, a
+		}
+	}
+	return nil, nil
+}
+
+func (p *Pod) onOnline(r *remote, e *wire.Entry) error {
+	p.ObserveClock(p.now, e.Epoch)
+	i, a := p.subscribed(r, e)
+	if i == nil {
+		return nil
+	}
+	if e.Name.Space() == wire.Peer {
+		a.online, a.stale, a.at = true, false, owner{e.Pod, e.Epoch}
+	} else {
+		if a.members == nil {
+			a.members = new(table[messages.PeerID, said])
+		}
+		if a.members.len() >= p.cfg.Limits.Members && a.members.get(e.Member) == nil {
+			return fmt.Errorf("ONLINE: more than %d members of one group", p.cfg.Limits.Members)
+		}
+		*a.members.put(e.Member) = said{owner{e.Pod, e.Epoch}, a.id}
+	}
+	p.judge(e.Name, i, e.Member)
+	return nil
+}
+
+func (p *Pod) onOffline(r *remote, e *wire.Entry) {
+	i, a := p.subscribed(r, e)
+	if i == nil {
+		return
+	}
+	if e.Name.Space() == wire.Peer {
+		a.online, a.stale = false, false
+	} else if a.members != nil {
+		a.members.remove(e.Member)
+	}
+	p.judge(e.Name, i, e.Member)
+}
+
+func (p *Pod) onAnswered(r *remote, e *wire.Entry) {
+	i, a := p.subscribed(r, e)
+	if i == nil {
+		return
+	}
+	a.answered = true
+	if a.stale {
+		a.online, a.stale = false, false
+	}
+	if a.members != nil {
+		for j := a.members.len() - 1; j >= 0; j-- {
+			if m := a.members.at(j); m.value.id != a.id {
+				a.members.remove(m.key)
+			}
+		}
+	}
+	p.judgeAll(e.Name, i)
+}
+
+// judge makes of all answers one, for one member, and notifies what is new. A
+// home that has not spoken is not a "no".
+func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
+	best, ok := p.own(n, member)
+	silent := false
+	for j := range i.at {
+		a := &i.at[j]
+		if o, online := a.of(n, member); online && (!ok || o.beats(best)) {
+			best, ok = o, true
+		}
+		if j < int(i.homes) && !a.answered {
+			silent = true
+		}
+	}
+	if !ok && i.heardFrom != 0 {
+		best, ok = owner{i.heardFrom, 0}, true
+	}
+	current, online := i.known(n, member)
+	switch {
+	case ok && online && current == best:
+	case ok:
+		i.set(n, member, best, true)
+		p.do(Effect{Do: NotifyOnline, Name: n, Member: member, Pod: best.pod, Epoch: best.epoch})
+		if n.Space() == wire.Peer {
+			if best.pod == p.self.ID {
+				p.do(Effect{Do: Forget, Name: n, Member: member})
+			} else {
+				p.do(Effect{Do: Learn, Name: n, Member: member, Pod: best.pod, Epoch: best.epoch})
+			}
+		}
+	case online && !silent:
+		i.set(n, member, owner{}, false)
+		p.do(Effect{Do: NotifyOffline, Name: n, Member: member})
+		if n.Space() == wire.Peer {
+			p.do(Effect{Do: Forget, Name: n, Member: member})
+		}
+	}
+}
+
+// judgeAll judges every member that anybody mentions.
+func (p *Pod) judgeAll(n wire.Name, i *interest) {
+	if n.Space() == wire.Peer {
+		p.judge(n, i, n.ID())
+		return
+	}
+	if i.members != nil {
+		for j := i.members.len() - 1; j >= 0; j-- {
+			p.judge(n, i, i.members.at(j).key)
+		}
+	}
+}
+
+// Heard says that a message of id came from a pod. If somebody here subscribes
+// to id and knows of no place where it is, it is online there with epoch 0,
+// until the homes had time to say so or not.
+func (p *Pod) Heard(now Time, id messages.PeerID, from wire.PodID) {
+	if !p.begin(now) || from == 0 {
+		return
+	}
+	n := wire.PeerName(id)
+	i := p.interests.get(n)
+	if i == nil {
+		return
+	}
+	p.update(n, i)
+	if !i.online {
+		// Its claim is on the way to the homes, at most a linger, and from there
+		// to here.
+		i.heardFrom = from
+		i.heardUntil = p.now + 2*Time(p.cfg.Timing.Linger)
+		p.heard.push(hearsay{i.heardUntil, n})
+		p.judge(n, i, id)
+	}
+	p.finish()
+}
+
+// unheard ends a hearsay.
+func (p *Pod) unheard(h hearsay) {
+	if i := p.interests.get(h.name); i != nil && i.heardFrom != 0 && i.heardUntil == h.at {
+		i.heardFrom = 0
+		p.update(h.name, i)
+		p.judge(h.name, i, h.name.ID())
+	}
+}

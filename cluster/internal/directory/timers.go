@@ -1,0 +1,113 @@
+package directory
+
+import "container/heap"
+
+// A timer that fires late is out of date if what it was set for has another
+// time by then, so none is ever taken back.
+type timer struct {
+	at   Time
+	seq  uint64 // timers of one time fire in the order in which they were set
+	what timerKind
+	id   uint32
+}
+
+type timerKind uint8
+
+const (
+	graceTimer  timerKind = iota // id: slot
+	holdTimer                    //
+	roundTimer                   //
+	digestTimer                  // id: slot
+	lookupTimer                  // id: lookup
+)
+
+type timerHeap []timer
+
+func (h timerHeap) Len() int { return len(h) }
+func (h timerHeap) Less(i, j int) bool {
+	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].seq < h[j].seq
+}
+func (h timerHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *timerHeap) Push(x any)   { *h = append(*h, x.(timer)) }
+func (h *timerHeap) Pop() any {
+	last := len(*h) - 1
+	x := (*h)[last]
+	*h = (*h)[:last]
+	return x
+}
+
+func (p *Pod) setTimer(at Time, what timerKind, id uint32) {
+	p.timerSeq++
+	heap.Push(&p.timers, timer{at, p.timerSeq, what, id})
+}
+
+// Deadline returns when Tick is due, false when nothing is waited for.
+func (p *Pod) Deadline() (Time, bool) {
+	var next Time
+	ok := false
+	consider := func(at Time) {
+		if !ok || at < next {
+			next, ok = at, true
+		}
+	}
+	if p.stopped {
+		return 0, false
+	}
+	if len(p.timers) > 0 {
+		consider(p.timers[0].at)
+	}
+	if p.lingers.len() > 0 {
+		consider(p.lingers.first().at)
+	}
+	if p.heard.len() > 0 {
+		consider(p.heard.first().at)
+	}
+	return next, ok
+}
+
+// Tick does what is due at now. It may be called at any time.
+func (p *Pod) Tick(now Time) {
+	if !p.begin(now) {
+		return
+	}
+	for len(p.timers) > 0 && p.timers[0].at <= p.now {
+		t := heap.Pop(&p.timers).(timer)
+		p.fire(t)
+		p.finish()
+	}
+	for p.lingers.len() > 0 && p.lingers.first().at <= p.now {
+		p.lingered(p.lingers.pop())
+		p.finish()
+	}
+	for p.heard.len() > 0 && p.heard.first().at <= p.now {
+		p.unheard(p.heard.pop())
+		p.finish()
+	}
+}
+
+func (p *Pod) fire(t timer) {
+	switch t.what {
+	case graceTimer:
+		if r := p.slots[t.id]; r != nil && !r.gone && !r.up && r.suspectUntil <= p.now {
+			p.lose(r)
+		}
+	case holdTimer:
+		p.holdTimerSet = false
+		if p.holdUntil > p.now {
+			p.setHoldTimer()
+		} else {
+			p.evaluate()
+		}
+	case roundTimer:
+		p.roundSet = false
+		p.startRound()
+	case digestTimer:
+		if r := p.slots[t.id]; r != nil && r.up && r.digestAt == t.at {
+			p.sendDigest(r)
+		}
+	case lookupTimer:
+		if l := p.lookups[t.id]; l != nil && l.deadline == t.at {
+			p.lookupLate(l)
+		}
+	}
+}

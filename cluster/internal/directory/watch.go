@@ -1,0 +1,241 @@
+package directory
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/messages"
+)
+
+// watch is who subscribes to a name here.
+type watch struct {
+	subs []subscriber
+}
+
+// subscriber is a pod that asked to be told about a name.
+type subscriber struct {
+	slot      int32
+	ord       uint32
+	id        uint32 // chosen by it, repeated in all it is told
+	answered  bool
+	online    bool // a PeerID: it was told so last
+	notBefore Time // of ANSWERED
+	at        owner
+	members   *table[messages.PeerID, owner] // a group: those it was told online last
+}
+
+func (s *subscriber) last(n wire.Name, member messages.PeerID) (owner, bool) {
+	if n.Space() == wire.Peer {
+		return s.at, s.online
+	}
+	if s.members != nil {
+		if o := s.members.get(member); o != nil {
+			return *o, true
+		}
+	}
+	return owner{}, false
+}
+
+func (s *subscriber) set(n wire.Name, member messages.PeerID, o owner, online bool) {
+	switch {
+	case n.Space() == wire.Peer:
+		s.at, s.online = o, online
+	case online:
+		if s.members == nil {
+			s.members = new(table[messages.PeerID, owner])
+		}
+		*s.members.put(member) = o
+	case s.members != nil:
+		s.members.remove(member)
+	}
+}
+
+func (p *Pod) onSubscribe(r *remote, e *wire.Entry) error {
+	w := p.watches.get(e.Name)
+	if w == nil {
+		w = p.watches.put(e.Name)
+		*w = new(watch)
+	}
+	subs := (*w).subs
+	s := subscriber{slot: r.slot, ord: r.ord, id: e.ID}
+	if p.isEnding(e.Name) {
+		// The one that ended may be about to appear elsewhere: do not make a "no"
+		// of this moment for somebody who still knows it as online.
+		s.notBefore = p.now + Time(p.cfg.Timing.Linger)
+		p.lingers.push(lingering{s.notBefore, claimKey{e.Name, e.Member}})
+	}
+	i := slices.IndexFunc(subs, func(s subscriber) bool { return s.slot == r.slot })
+	if i >= 0 {
+		p.uncountSub(&subs[i])
+		subs[i] = s
+	} else {
+		if r.keeping.subs >= p.cfg.Limits.Subscriptions {
+			if len(subs) == 0 {
+				p.watches.remove(e.Name)
+			}
+			return fmt.Errorf("SUBSCRIBE: more than %d subscriptions of one pod", p.cfg.Limits.Subscriptions)
+		}
+		i = len(subs)
+		(*w).subs = append(subs, s)
+	}
+	r.keeping.subs++
+	p.introduce(e.Name, &(*w).subs[i])
+	p.answer(e.Name, *w)
+	return nil
+}
+
+func (p *Pod) uncountSub(s *subscriber) {
+	r := p.slots[s.slot]
+	r.keeping.subs--
+	if s.ord != r.ord {
+		r.older.subs--
+	}
+}
+
+// introduce tells a new subscriber who is there.
+func (p *Pod) introduce(n wire.Name, s *subscriber) {
+	tell := func(member messages.PeerID) {
+		if best, ok := p.best(n, member); ok {
+			p.push(n, member, s, best, true)
+		}
+	}
+	if n.Space() == wire.Peer {
+		tell(n.ID())
+		return
+	}
+	p.eachMember(n, func(member messages.PeerID) bool { tell(member); return true })
+}
+
+// eachMember calls f for each member of a group that a claim is kept for here,
+// believed or not, until f returns false.
+func (p *Pod) eachMember(n wire.Name, f func(messages.PeerID) bool) {
+	var others *table[messages.PeerID, []claim]
+	if g := p.groups.get(n); g != nil {
+		others = &(*g).members
+		for i := range others.len() {
+			if !f(others.at(i).key) {
+				return
+			}
+		}
+	}
+	if mine := p.localGroups[n]; mine != nil {
+		for i := range mine.len() {
+			member := mine.at(i).key
+			if others != nil && others.get(member) != nil {
+				continue
+			}
+			if !f(member) {
+				return
+			}
+		}
+	}
+}
+
+func (p *Pod) onUnsubscribe(r *remote, n wire.Name) {
+	w := p.watches.get(n)
+	if w == nil {
+		return
+	}
+	subs := (*w).subs
+	i := slices.IndexFunc(subs, func(s subscriber) bool { return s.slot == r.slot })
+	if i < 0 {
+		return
+	}
+	p.uncountSub(&subs[i])
+	(*w).subs = slices.Delete(subs, i, i+1)
+	if len((*w).subs) == 0 {
+		p.watches.remove(n)
+	}
+}
+
+// tell tells all subscribers of n about a member.
+func (p *Pod) tell(n wire.Name, member messages.PeerID, best owner, ok bool) {
+	if w := p.watches.get(n); w != nil {
+		for i := range (*w).subs {
+			p.push(n, member, &(*w).subs[i], best, ok)
+		}
+	}
+}
+
+// push tells s about a member, if that is not what it was told last. One whose
+// session has ended will subscribe again and be told all then.
+func (p *Pod) push(n wire.Name, member messages.PeerID, s *subscriber, best owner, ok bool) {
+	r := p.slots[s.slot]
+	if !r.up || s.ord != r.ord {
+		return
+	}
+	last, online := s.last(n, member)
+	switch {
+	case ok:
+		if !online || last != best {
+			s.set(n, member, best, true)
+			p.send(r, wire.Entry{Kind: wire.Online, Name: n, Member: member, Pod: best.pod, Epoch: best.epoch, ID: s.id})
+		}
+	case !online:
+	case !p.mayDeny:
+		p.withheld = true
+	default:
+		if len(p.ended) > 0 {
+			if _, lingers := p.ended[claimKey{n, member}]; lingers {
+				return
+			}
+		}
+		s.set(n, member, owner{}, false)
+		p.send(r, wire.Entry{Kind: wire.Offline, Name: n, Member: member, ID: s.id})
+	}
+}
+
+// answer says ANSWERED to those who wait for it and may have it.
+func (p *Pod) answer(n wire.Name, w *watch) {
+	for i := range w.subs {
+		s := &w.subs[i]
+		r := p.slots[s.slot]
+		if s.answered || !r.up || s.ord != r.ord {
+			continue
+		}
+		if !p.mayDeny {
+			p.withheld = true
+			return
+		}
+		if p.now >= s.notBefore {
+			s.answered = true
+			p.send(r, wire.Entry{Kind: wire.Answered, Name: n, ID: s.id})
+		}
+	}
+}
+
+// review removes subscriptions that are not believed any more and says what was
+// held back.
+func (p *Pod) review(n wire.Name, w *watch) {
+	kept := w.subs[:0]
+	for i := range w.subs {
+		s := &w.subs[i]
+		if r := p.slots[s.slot]; !r.alive(s.ord) {
+			p.uncountSub(s)
+			p.release(r)
+			continue
+		}
+		kept = append(kept, *s)
+	}
+	clear(w.subs[len(kept):])
+	w.subs = kept
+	if len(kept) == 0 {
+		p.watches.remove(n)
+		return
+	}
+	for i := range w.subs {
+		s := &w.subs[i]
+		if n.Space() == wire.Peer {
+			best, ok := p.best(n, n.ID())
+			p.push(n, n.ID(), s, best, ok)
+		} else if s.members != nil {
+			for j := s.members.len() - 1; j >= 0; j-- {
+				member := s.members.at(j).key
+				best, ok := p.best(n, member)
+				p.push(n, member, s, best, ok)
+			}
+		}
+	}
+	p.answer(n, w)
+}
