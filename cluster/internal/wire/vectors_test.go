@@ -247,6 +247,17 @@ func typeOf(t testing.TB, name string) wire.Type {
 	return 0
 }
 
+// parse returns what the parser of a type says of a payload.
+func parse(typ wire.Type, payload []byte) (err error) {
+	switch typ {
+	case wire.TypeHello: // the only one whose Append has errors of its own
+		_, err = wire.ParseHello(payload)
+	default:
+		_, err = reencode(typ, payload)
+	}
+	return err
+}
+
 // reencode parses a payload and returns the frame of what it parsed as.
 func reencode(typ wire.Type, payload []byte) ([]byte, error) {
 	switch typ {
@@ -418,7 +429,7 @@ func TestVectorsRefused(t *testing.T) {
 				t.Fatal("vector has no known reason or no bytes")
 			}
 			typ := typeOf(t, v.field(t, "as"))
-			if _, err := reencode(typ, v.hex); !errors.Is(err, want) {
+			if err := parse(typ, v.hex); !errors.Is(err, want) {
 				t.Errorf("as %v: %v, want %v", typ, err, want)
 			}
 		})

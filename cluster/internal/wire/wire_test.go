@@ -224,6 +224,43 @@ func TestKeepsNothing(t *testing.T) {
 	}
 }
 
+// TestRoom: appending to a message that was parsed does not write into the frame
+// behind it.
+func TestRoom(t *testing.T) {
+	msg := messages.AppendTransport(nil, alice, nil)
+	b := append(wire.AppendDataHeader(nil, wire.TypeForward, &wire.Data{}, len(msg)), msg...)
+	b = wire.AppendPing(b, wire.Ping{ID: 7})
+	d, err := wire.ParseData(wire.TypeForward, b[wire.HeaderSize:][:wire.DataPrefix+len(msg)])
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = append(d.Message, "something"...)
+	if p, err := wire.ParsePing(b[len(b)-16:]); err != nil || p.ID != 7 {
+		t.Errorf("the ping behind it became %+v, %v", p, err)
+	}
+}
+
+// TestOtherTypes: a parser takes only payloads of its own types, and of entries
+// no more than fit in a frame.
+func TestOtherTypes(t *testing.T) {
+	forward := append(wire.AppendDataHeader(nil, wire.TypeForward, &wire.Data{}, 38), messages.AppendTransport(nil, alice, nil)...)
+	if _, err := wire.ParseData(wire.TypePing, forward[wire.HeaderSize:]); !errors.Is(err, wire.ErrMalformed) {
+		t.Errorf("PING as data: %v", err)
+	}
+	for _, typ := range []wire.Type{wire.TypeEntries, wire.TypePing, wire.EntryType(wire.Digest + 1)} {
+		if _, err := wire.ParseEntries(nil, typ, make([]byte, 12)); !errors.Is(err, wire.ErrMalformed) {
+			t.Errorf("%v as entries: %v", typ, err)
+		}
+	}
+	views := make([]byte, 16<<10+8)
+	if entries, err := wire.ParseEntries(nil, wire.EntryType(wire.View), views[8:]); len(entries) != 2048 || err != nil {
+		t.Errorf("16 KiB of views: %d, %v", len(entries), err)
+	}
+	if _, err := wire.ParseEntries(nil, wire.EntryType(wire.View), views); !errors.Is(err, wire.ErrTooLong) {
+		t.Errorf("one view more: %v", err)
+	}
+}
+
 // TestMadeToFit: texts that no frame could hold are made to fit; what cannot be
 // made to is refused.
 func TestMadeToFit(t *testing.T) {
