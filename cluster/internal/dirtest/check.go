@@ -1,0 +1,174 @@
+package dirtest
+
+import (
+	"slices"
+
+	"github.com/crosspod/crosspod/cluster/internal/directory"
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/messages"
+)
+
+// What is checked while things happen. Truth is the tenures: which connection
+// was the owner on which pod from when to when. A directory may be behind it by
+// the tolerance of the script's Check.
+
+// roundTrip is the longest way there and back.
+func (w *world) roundTrip() int64 {
+	longest := w.script.MaxDelay * 1000
+	for _, x := range w.script.Sets {
+		if x.What == "delay" {
+			longest = max(longest, x.Value*1000)
+		}
+	}
+	return 2*longest + 2*ms
+}
+
+// checkEviction is invariant 1: of two connections further apart than a round
+// trip no newer one is closed for an older one.
+func (w *world) checkEviction(loser, winner *tenure) {
+	switch {
+	case winner == nil:
+		w.violate("I1", "%s loses %s to a claim that nobody made", loser.pod.label, loser.peer.label)
+	case loser.start <= winner.start:
+	case loser.start-winner.start <= w.roundTrip():
+		w.result.CloseCalls++
+	case loser.pod.apart || winner.pod.apart:
+		w.result.BornApart++ // P4: it had only its wall clock
+	default:
+		w.violate("I1", "%s loses its connection of %s to one at %s that is %s ms older",
+			loser.pod.label, loser.peer.label, winner.pod.label, millis((loser.start-winner.start)/1000))
+	}
+}
+
+// checkOneOwner is invariant 1: some time after t began no older connection of
+// the peer is there any more.
+func (w *world) checkOneOwner(x *peer, t *tenure) {
+	if w.relaxed || t.end != 0 {
+		return
+	}
+	for _, old := range x.tenures {
+		if old.start < t.start && old.end == 0 {
+			w.violate("I1", "%s is still at %s, and has been at %s for %s ms",
+				x.label, old.pod.label, t.pod.label, millis((w.now-t.start)/1000))
+		}
+	}
+}
+
+// away reports whether x, or its membership in group if that is not zero, may
+// have looked absent at some moment from one time until now. A connection
+// counts as present when it has been there for as long as the tolerance, and
+// one that a newer one superseded for as long after its end.
+func (w *world) away(x *peer, group wire.Name, from int64) bool {
+	at := from
+	for again := true; again; {
+		again = false
+		for _, t := range x.tenures {
+			if group != (wire.Name{}) && !slices.Contains(t.groups, group) {
+				continue
+			}
+			if t.start+w.tolerance > at {
+				continue
+			}
+			if t.end == 0 {
+				return false
+			}
+			if end := w.covers(t, group); end > at {
+				at, again = end, true
+			}
+		}
+		if at > w.now {
+			return false
+		}
+	}
+	return true
+}
+
+// covers returns until when a tenure that is over makes its peer look present:
+// while its heir, if it has one, gets known.
+func (w *world) covers(t *tenure, group wire.Name) int64 {
+	h := t.heir
+	if h == nil || group != (wire.Name{}) && !slices.Contains(h.groups, group) {
+		return t.end
+	}
+	until := t.end + w.tolerance
+	if h.end != 0 {
+		until = min(until, max(t.end, w.covers(h, group)))
+	}
+	return until
+}
+
+// checkAbsent is invariant 3: what is dropped because nobody has its
+// destination was sent to a peer that was away.
+func (w *world) checkAbsent(x *peer, since int64, what string) {
+	if !w.relaxed && !w.away(x, wire.Name{}, since-w.remembered()) {
+		w.violate("I3", "%s: %s has been there all along", what, x.label)
+	}
+}
+
+// remembered is how long an absence may be remembered by a sender.
+func (w *world) remembered() int64 { return absent }
+
+// checkAnswer is invariant 3: a lookup answers the owner, nobody or unknown.
+func (p *pod) checkAnswer(e *directory.Effect, asked int64) {
+	w := p.w
+	w.result.Lookups++
+	w.log("%s looked up %s: %s", p.label, w.text(e.Name), w.answerText(e))
+	if w.relaxed || e.Name.Space() != wire.Peer {
+		return
+	}
+	switch e.Result {
+	case directory.Owner:
+		t := w.tenures[claimKey{e.Name.ID(), e.Pod, e.Epoch}]
+		if t == nil || t.end != 0 && t.end < asked-w.tolerance {
+			w.violate("I3", "%s is told that %s is at %s, where it is not", p.label, w.text(e.Name), w.pod(e.Pod))
+		}
+		if e.Epoch <= e.NewerThan {
+			w.violate("I3", "%s is told of an owner of %s that it has missed", p.label, w.text(e.Name))
+		}
+	case directory.NobodyHas:
+		if !w.away(w.peers[w.text(e.Name)], wire.Name{}, asked) {
+			w.violate("I3", "%s is told that nobody has %s, which has been there all along", p.label, w.text(e.Name))
+		}
+	}
+}
+
+func (w *world) answerText(e *directory.Effect) string {
+	switch e.Result {
+	case directory.Owner:
+		return w.as(e.Name, e.Member) + "at " + w.pod(e.Pod)
+	case directory.NobodyHas:
+		return "nobody"
+	}
+	return "unknown"
+}
+
+// checkOnline: who is said to be online was there not long ago.
+func (p *pod) checkOnline(n wire.Name, claim claimKey) {
+	w := p.w
+	if w.relaxed || claim.epoch == 0 {
+		return
+	}
+	// While pods fail, a home may have nothing better to tell than a claim of a pod
+	// that is suspect, and must hold back that it has ended.
+	late := w.tolerance
+	if w.script.Check == Rough {
+		late += hold
+	}
+	t := w.tenures[claim]
+	if t == nil || t.end != 0 && t.end < w.now-late {
+		w.violate("I4", "%s is told that %s is at %s, where it is not", p.label, w.peerText(claim.member), w.pod(claim.pod))
+	}
+}
+
+// checkOffline is invariants 4 and 5: nobody is said to be offline who has been
+// there all along.
+func (p *pod) checkOffline(n wire.Name, m messages.PeerID, i *interest) {
+	w := p.w
+	var group wire.Name
+	if n.Space() != wire.Peer {
+		group = n
+	}
+	if (!w.relaxed || w.script.Severe != nil) && !w.away(w.peers[w.peerText(m)], group, w.now-w.tolerance) {
+		w.violate("I4", "%s is told that %s is offline, which has been there all along", p.label, w.peerText(m))
+	}
+}

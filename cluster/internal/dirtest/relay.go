@@ -1,0 +1,290 @@
+package dirtest
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/crosspod/crosspod/cluster/internal/directory"
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/messages"
+)
+
+// peer is a client, with every connection that ever counted as its owner.
+type peer struct {
+	label   string
+	id      messages.PeerID
+	name    wire.Name
+	tenures []*tenure
+}
+
+// tenure is the time in which one connection of a peer was the owner of its
+// name on its pod: what is true, as opposed to what directories know.
+type tenure struct {
+	peer   *peer
+	pod    *pod
+	socket *socket
+	epoch  uint64
+	groups []wire.Name
+	start  int64
+	end    int64   // 0: not yet
+	heir   *tenure // the newer one that ended it, if it did not just go away
+}
+
+type claimKey struct {
+	member messages.PeerID
+	pod    wire.PodID
+	epoch  uint64
+}
+
+// socket is one connection of a peer to a pod.
+type socket struct {
+	peer      *peer
+	pod       *pod
+	number    uint64
+	groups    []wire.Name
+	handshake int64
+	tenure    *tenure
+}
+
+func (s *socket) lose(why string) {
+	w := s.pod.w
+	if t := s.tenure; t.end == 0 {
+		t.end = w.now
+		w.log("%s is away from %s: %s", s.peer.label, s.pod.label, why)
+	}
+}
+
+// interest is what the local peers of a pod want to know of one name.
+type interest struct {
+	who     map[string]map[messages.PeerID]bool // subscriber: whom it was told to be online
+	held    bool                                // a runner-up wants to know too
+	told    map[messages.PeerID]claimKey        // what the directory said last, online only
+	started int64
+}
+
+// connect registers a fresh connection of a peer.
+func (p *pod) connect(x *peer, groups []wire.Name) {
+	w := p.w
+	if !p.ready || p.stopping {
+		w.log("%s finds %s not ready", x.label, p.label)
+		return
+	}
+	old := p.sockets[x.id]
+	if old != nil {
+		old.lose("another connection")
+		// Its reader ends when it notices, and says so.
+		w.after(w.die(30*ms, forLate, p.index, uint64(w.now)), func() {
+			if p.alive && !p.stopping {
+				p.event(func(now directory.Time) { p.dir.Leave(now, x.id, old.number) })
+			}
+		})
+	}
+	p.dropRunnerUp(x)
+	w.lastSocket++
+	s := &socket{peer: x, pod: p, number: w.lastSocket, handshake: w.now, groups: groups}
+	w.log("%s connects at %s", x.label, p.label)
+	p.own(s)
+	if old != nil {
+		old.tenure.heir = s.tenure
+	}
+}
+
+// own makes s the owner of its peer's name with a new epoch.
+func (p *pod) own(s *socket) {
+	w := p.w
+	t := &tenure{peer: s.peer, pod: p, socket: s, groups: s.groups, start: w.now}
+	s.tenure = t
+	s.peer.tenures = append(s.peer.tenures, t)
+	p.sockets[s.peer.id] = s
+	p.event(func(now directory.Time) {
+		t.epoch = p.dir.Join(now, s.peer.id, s.number, s.groups...)
+		w.tenures[claimKey{s.peer.id, p.id, t.epoch}] = t
+	})
+	w.after(w.tolerance, func() { w.checkOneOwner(s.peer, t) })
+}
+
+// hangUp ends a peer's connection here.
+func (p *pod) hangUp(x *peer) {
+	if s := p.sockets[x.id]; s != nil {
+		s.lose("it hangs up")
+		delete(p.sockets, x.id)
+		p.event(func(now directory.Time) { p.dir.Leave(now, x.id, s.number) })
+		return
+	}
+	p.dropRunnerUp(x)
+}
+
+// evict takes a connection away that a newer one elsewhere supersedes. A young
+// one stays as runner-up: clients dial several addresses and keep the first.
+func (p *pod) evict(id messages.PeerID, number uint64, winner wire.PodID, epoch uint64) {
+	w := p.w
+	s := p.sockets[id]
+	if s == nil || s.number != number {
+		return
+	}
+	s.tenure.heir = w.tenures[claimKey{id, winner, epoch}]
+	w.checkEviction(s.tenure, s.tenure.heir)
+	delete(p.sockets, id)
+	s.lose("superseded")
+	if w.now-s.handshake > runnerUpYoung {
+		return
+	}
+	w.log("%s keeps %s as runner-up", p.label, s.peer.label)
+	p.runnersUp[id] = s
+	p.interest(s.peer.name).held = true
+	p.event(func(now directory.Time) { p.dir.Subscribe(now, s.peer.name) })
+	w.after(runnerUpHold, func() {
+		if p.alive && p.runnersUp[id] == s {
+			p.dropRunnerUp(s.peer)
+		}
+	})
+}
+
+// dropRunnerUp closes the runner-up of a peer.
+func (p *pod) dropRunnerUp(x *peer) {
+	if p.runnersUp[x.id] == nil {
+		return
+	}
+	delete(p.runnersUp, x.id)
+	p.w.log("%s drops its runner-up of %s", p.label, x.label)
+	p.interests[x.name].held = false
+	p.loseInterest(x.name)
+}
+
+func (p *pod) interest(n wire.Name) *interest {
+	i := p.interests[n]
+	if i == nil {
+		i = &interest{who: map[string]map[messages.PeerID]bool{}, told: map[messages.PeerID]claimKey{}, started: p.w.now}
+		p.interests[n] = i
+	}
+	return i
+}
+
+// loseInterest ends the interest in a name when nobody has any.
+func (p *pod) loseInterest(n wire.Name) {
+	if i := p.interests[n]; i != nil && len(i.who) == 0 && !i.held {
+		delete(p.interests, n)
+		p.event(func(now directory.Time) { p.dir.Unsubscribe(now, n) })
+	}
+}
+
+// subscribe has a local peer want to know of a name. It hears at once what is
+// known.
+func (p *pod) subscribe(n wire.Name, who string) {
+	i := p.interest(n)
+	if i.who[who] != nil {
+		return
+	}
+	i.who[who] = map[messages.PeerID]bool{}
+	p.event(func(now directory.Time) { p.dir.Subscribe(now, n) })
+	if p.interests[n] != i {
+		return
+	}
+	for _, m := range slices.SortedFunc(maps.Keys(i.told), compareIDs) {
+		i.who[who][m] = true
+	}
+}
+
+func (p *pod) unsubscribe(n wire.Name, who string) {
+	i := p.interests[n]
+	if i == nil || i.who[who] == nil {
+		return
+	}
+	delete(i.who, who)
+	p.loseInterest(n)
+}
+
+func (p *pod) online(n wire.Name, m messages.PeerID, pod wire.PodID, epoch uint64) {
+	w := p.w
+	w.result.Notices++
+	w.log("%s: %s %sonline at %s", p.label, w.text(n), w.as(n, m), w.pod(pod))
+	i := p.interests[n]
+	if i == nil {
+		w.violate("I4", "%s is told of %s, which nobody there wants to know of", p.label, w.text(n))
+		return
+	}
+	claim := claimKey{m, pod, epoch}
+	if i.told[m] == claim {
+		w.violate("I4", "%s is told twice that %s is online", p.label, w.peerText(m))
+	}
+	p.checkOnline(n, claim)
+	i.told[m] = claim
+	for _, told := range i.who {
+		told[m] = true
+	}
+}
+
+func (p *pod) offline(n wire.Name, m messages.PeerID) {
+	w := p.w
+	w.result.Notices++
+	w.log("%s: %s %soffline", p.label, w.text(n), w.as(n, m))
+	i := p.interests[n]
+	if i == nil {
+		w.violate("I4", "%s is told of %s, which nobody there wants to know of", p.label, w.text(n))
+		return
+	}
+	if _, ok := i.told[m]; !ok {
+		w.violate("I4", "%s is told that %s is offline and never was that it was online", p.label, w.peerText(m))
+	}
+	p.checkOffline(n, m, i)
+	delete(i.told, m)
+	for _, told := range i.who {
+		delete(told, m)
+	}
+	if s := p.runnersUp[m]; s != nil && n == s.peer.name {
+		delete(p.runnersUp, m)
+		i.held = false
+		w.log("%s takes %s back", p.label, s.peer.label)
+		p.own(s)
+		p.later = append(p.later, func() { p.loseInterest(n) })
+	}
+}
+
+// heard tells the directory of a message from a peer that is subscribed to and
+// not known to be there: it must not precede the news of its sender.
+func (p *pod) heard(src messages.PeerID, from *pod) {
+	n := wire.PeerName(src)
+	i := p.interests[n]
+	if i == nil {
+		return
+	}
+	if _, ok := i.told[src]; ok {
+		return
+	}
+	p.event(func(now directory.Time) { p.dir.Heard(now, src, from.id) })
+}
+
+// stop closes all connections and leaves.
+func (p *pod) stop() {
+	w := p.w
+	p.stopping = true
+	w.log("%s stops", p.label)
+	for _, id := range slices.SortedFunc(maps.Keys(p.sockets), compareIDs) {
+		p.hangUp(p.sockets[id].peer)
+	}
+	p.event(p.dir.Stop)
+	w.after(60*ms, func() {
+		if !p.alive {
+			return
+		}
+		for _, e := range slices.Clone(p.ends) {
+			e.send(control, frame{kind: eof})
+		}
+		p.die()
+	})
+}
+
+// crash ends the process at once. With a reset the others hear of it, each in
+// its time; without, they find out as with a path that swallows everything.
+func (p *pod) crash() {
+	w := p.w
+	w.log("%s crashes", p.label)
+	p.die()
+	for _, e := range slices.Clone(p.ends) {
+		other := e.peer
+		w.after(w.paths.notice(other.pod, p), other.close)
+	}
+}
+
+func compareIDs(a, b messages.PeerID) int { return strings.Compare(string(a[:]), string(b[:])) }
