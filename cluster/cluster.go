@@ -1,13 +1,20 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
+
+	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
 // Defaults of a [Config].
@@ -94,4 +101,194 @@ type Config struct {
 	// Listen and Dial are the network. nil: TCP.
 	Listen func(network, address string) (net.Listener, error)
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Cluster is this pod's part of the fabric.
+type Cluster struct {
+	Metrics   *Metrics
+	Transport *Transport
+	Locator   *PeerLocator
+	Forwarder *Forwarder
+	Discovery *Discovery
+
+	// Set by Start, never changed.
+	local   LocalPeers
+	node    *node
+	unwatch func() // ends that local tells of its peers
+	log     *slog.Logger
+	ready   chan struct{} // closed when this pod has what it needs, see WaitReady
+	once    sync.Once     // of Stop
+	stopped chan struct{} // closed when Stop has been called
+	waiting sync.WaitGroup
+}
+
+// Start joins the cluster: it listens for other pods, finds them and links to
+// them, and keeps doing so until [Cluster.Stop]. It does not wait for any of
+// them, see [Cluster.WaitReady]. When it fails nothing is left. ctx only bounds
+// the start.
+func Start(ctx context.Context, c Config) (_ *Cluster, err error) {
+	if c.Local == nil {
+		return nil, errors.New("cluster: the peers of this pod are missing")
+	}
+	log := c.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	resolver, err := newResolver(&c)
+	if err != nil {
+		return nil, err
+	}
+	cl := &Cluster{local: c.Local, log: log, ready: make(chan struct{}), stopped: make(chan struct{})}
+	if cl.Metrics, err = newMetrics(c.Meter); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = cl.Metrics.close() // of no interest beside err
+		}
+	}()
+	if cl.Transport, err = newTransport(&c, cl.Metrics, log); err != nil {
+		return nil, err
+	}
+	if err = ctx.Err(); err != nil {
+		return nil, fmt.Errorf("start the cluster: %w", err)
+	}
+	if err = cl.Transport.listen(); err != nil {
+		return nil, err
+	}
+	// From here on nothing fails.
+	cl.node = newNode(cl.Transport.self(), c.Local, cl.Metrics, log)
+	cl.Forwarder = newForwarder(cl.node, cl.Transport, cl.Metrics, log)
+	cl.node.effects = cl.Forwarder
+	cl.Locator = cl.Forwarder.locator
+	cl.Discovery = newDiscovery(resolver, c.Interval, cl.Transport, log)
+	cl.Metrics.observeFigures(cl.figures)
+
+	if len(c.Secrets) == 0 {
+		log.Warn("links between pods are not signed: whoever reaches the cluster port can join. Set a cluster secret")
+	}
+	go cl.node.run()
+	cl.unwatch = c.Local.Observe(cl.node.peerChanged)
+	for id := range c.Local.Peers() {
+		cl.node.peerChanged(id)
+	}
+	cl.Transport.start(wired{cl.node, cl.Forwarder}, cl.Discovery.linksChanged)
+	cl.Discovery.start()
+	cl.waiting.Go(cl.waitReady)
+	return cl, nil
+}
+
+// wired is the fabric as the transport sees it.
+type wired struct {
+	*node
+	forwarder *Forwarder
+}
+
+var _ fabric = wired{}
+
+func (w wired) receiver(from wire.PodID) receiver  { return w.forwarder.newReceiver(from) }
+func (w wired) dropped(r dropReason, messages int) { w.forwarder.dropped(r, messages) }
+func (w wired) peers() int                         { return int(w.connected.Load()) }
+
+// waitReady notes when the pod is ready.
+func (c *Cluster) waitReady() {
+	timeout := time.NewTimer(readyWait)
+	defer timeout.Stop()
+	select {
+	case <-c.Discovery.tried:
+	case <-timeout.C:
+		c.log.Warn("serving without having reached all pods", "waited", readyWait)
+	case <-c.stopped:
+		return
+	}
+	close(c.ready)
+}
+
+// WaitReady waits until this pod may serve peers: when the addresses of the
+// pods have been resolved once (an answer without any counts) and there has been
+// a link to each of them that can be reached, or ten seconds after the start.
+// The clock from which connections take their order depends on these links.
+// Ready once is ready for ever. The error is that of ctx, or [ErrStopped].
+func (c *Cluster) WaitReady(ctx context.Context) error {
+	select {
+	case <-c.ready:
+		return nil
+	case <-c.stopped:
+		return ErrStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Stop leaves the cluster: the other pods hear LEAVE, messages that are queued
+// for them are still written for a moment, links are closed. Peers should have
+// been told to go before, since what they send to other pods is dropped from
+// now on. It undoes Start in reverse order: first what opens links, then what
+// uses them, then the links. It may be called more than once, and on nil.
+func (c *Cluster) Stop() {
+	if c == nil {
+		return
+	}
+	c.once.Do(func() {
+		close(c.stopped)
+		c.waiting.Wait()
+		c.Discovery.stop()
+		c.unwatch()
+		c.node.stop()
+		c.Forwarder.stop()
+		c.Transport.stop()
+		if err := c.Metrics.close(); err != nil {
+			c.log.Debug("cluster stopped", "err", err)
+		}
+	})
+}
+
+// SetSecrets replaces the secrets that links are proved with; see
+// [Config.Secrets]. Links that exist stay.
+func (c *Cluster) SetSecrets(secrets ...string) error { return c.Transport.keys.Swap(secrets...) }
+
+// figures are the gauges of this moment.
+func (c *Cluster) figures() (f figures) {
+	c.Transport.figures(&f)
+	s := c.node.stats.Load()
+	f.local, f.claims, f.subscriptions, f.interests = s.Local, s.Claims, s.Subscriptions, s.Interests
+	f.pods, f.settled = s.Pods, s.Complete
+	r := c.Forwarder.routes.Stats()
+	f.parkedMessages, f.parkedBytes, f.owners, f.absences = r.Messages, r.Bytes, r.Owners, r.Absences
+	return f
+}
+
+// Status returns what this pod sees of its cluster.
+func (c *Cluster) Status() Status {
+	var s Status
+	s.Self, s.Pods = c.Transport.status()
+	s.Self.Peers = int(c.node.connected.Load())
+	linked := make(map[string]bool)
+	for _, p := range s.Pods {
+		linked[p.Address] = true
+	}
+	discovery, apart := c.Discovery.status()
+	s.Discovery = discovery
+	for _, p := range apart {
+		// A pod whose link was lost is known already, with more to say.
+		if !linked[p.Address] {
+			s.Pods = append(s.Pods, p)
+		}
+	}
+	slices.SortFunc(s.Pods, func(a, b PodStatus) int {
+		return cmp.Or(cmp.Compare(a.Address, b.Address), cmp.Compare(a.ID, b.ID))
+	})
+	d := c.node.stats.Load()
+	s.Directory = DirectoryStatus{
+		Local: d.Local, Claims: d.Claims, Subscriptions: d.Subscriptions, Interests: d.Interests, Settled: d.Complete,
+	}
+	select {
+	case <-c.ready:
+		s.Ready = true
+	default:
+	}
+	if s.Signed = c.Transport.keys.Len() > 0; !s.Signed {
+		s.Warnings = append(s.Warnings, "links between pods are not signed")
+	}
+	return s
 }

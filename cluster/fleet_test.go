@@ -1,0 +1,431 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/crosspod/crosspod/internal/memnet"
+	"github.com/crosspod/crosspod/messages"
+)
+
+// fleet is a whole cluster in a bubble: pods a, b, c … on a network in memory,
+// each with peers that only have names.
+type fleet struct {
+	t       *testing.T
+	net     *memnet.Network
+	latency time.Duration
+	began   time.Time
+	log     *slog.Logger
+
+	mu    sync.Mutex
+	pods  map[string]*fleetPod // those that run
+	named []string             // what is resolved
+	all   []*fleetPod          // also those that have ended
+	trace []string
+}
+
+// fleetPod is one process of a pod, with its peers: a relay in a few lines.
+type fleetPod struct {
+	*Cluster
+	fleet *fleet
+	name  string
+
+	mu        sync.Mutex
+	last      uint64
+	conns     map[messages.PeerID]uint64
+	names     map[messages.PeerID]string
+	interests map[messages.PeerID]int
+	changed   func(messages.PeerID)
+	crashed   bool
+
+	received, delivered int
+	drops               map[string]int
+}
+
+const fleetSecret = "thirty-two characters and a few more"
+
+var errFakeGone = errors.New("not here")
+
+func newFleet(t *testing.T, latency time.Duration, pods ...string) *fleet {
+	f := &fleet{
+		t: t, latency: latency, began: time.Now(), log: slog.New(slog.DiscardHandler),
+		named: pods,
+		net:   memnet.New(memnet.Config{Latency: latency, Buffer: 1 << 20}),
+		pods:  make(map[string]*fleetPod),
+	}
+	if testing.Verbose() {
+		f.log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	t.Cleanup(func() {
+		for _, p := range f.running() {
+			p.stop()
+		}
+	})
+	var starting sync.WaitGroup
+	for _, name := range pods {
+		p := f.start(name)
+		starting.Go(func() {
+			if err := p.WaitReady(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	starting.Wait()
+	f.settle()
+	f.began = time.Now()
+	return f
+}
+
+// ip is the address of a pod: that of a ends in 1.
+func ip(name string) string { return fmt.Sprintf("10.0.0.%d", name[0]-'a'+1) }
+
+// start starts a pod; the others find it at once, or with their next look.
+func (f *fleet) start(name string) *fleetPod {
+	f.t.Helper()
+	p := &fleetPod{
+		fleet: f, name: name,
+		conns:     make(map[messages.PeerID]uint64),
+		names:     make(map[messages.PeerID]string),
+		interests: make(map[messages.PeerID]int),
+		drops:     make(map[string]int),
+	}
+	host := f.net.Host(ip(name))
+	f.mu.Lock()
+	f.pods[name] = p
+	if !slices.Contains(f.named, name) {
+		f.named = append(slices.Clone(f.named), name)
+	}
+	f.all = append(f.all, p)
+	f.mu.Unlock()
+	cl, err := Start(f.t.Context(), Config{
+		Resolver: f,
+		PodIPs:   []netip.Addr{netip.MustParseAddr(ip(name))},
+		Secrets:  []string{fleetSecret},
+		Interval: time.Second,
+		Local:    p,
+		Logger:   f.log.With("on", name),
+		Listen:   func(network, address string) (net.Listener, error) { return host.Listen(network, address) },
+		Dial:     host.Dial,
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	p.Cluster = cl
+	cl.Forwarder.Attach(p)
+	return p
+}
+
+// Resolve implements [Resolver].
+func (f *fleet) Resolve(context.Context) ([]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []string
+	for _, name := range f.named {
+		all = append(all, net.JoinHostPort(ip(name), "7090"))
+	}
+	return all, nil
+}
+
+func (f *fleet) String() string { return "fleet" }
+
+func (f *fleet) running() []*fleetPod {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Collect(maps.Values(f.pods))
+}
+
+// pod returns the running pod of that name.
+func (f *fleet) pod(name string) *fleetPod {
+	f.t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.pods[name]
+	if p == nil {
+		f.t.Fatalf("pod %s does not run", name)
+	}
+	return p
+}
+
+// settle gives all pods the time to agree on who is there.
+func (f *fleet) settle() {
+	f.t.Helper()
+	for range 1000 {
+		time.Sleep(10 * time.Millisecond)
+		settled := true
+		pods := f.running()
+		for _, p := range pods {
+			s := p.node.stats.Load()
+			settled = settled && s.Complete && s.Pods == len(pods)
+		}
+		if settled {
+			time.Sleep(4 * f.latency)
+			return
+		}
+	}
+	for _, p := range f.running() {
+		f.t.Logf("%s: %+v", p.name, *p.node.stats.Load())
+	}
+	f.t.Fatal("the pods do not settle")
+}
+
+// note adds a line to the trace.
+func (f *fleet) note(format string, args ...any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	at := time.Since(f.began).Round(time.Millisecond).Milliseconds()
+	f.trace = append(f.trace, fmt.Sprintf("%6d ms  %s", at, fmt.Sprintf(format, args...)))
+}
+
+// crash ends a pod as SIGKILL does: nobody hears a word of it.
+func (f *fleet) crash(name string) {
+	p := f.pod(name)
+	p.mu.Lock()
+	p.crashed = true
+	p.mu.Unlock()
+	f.mu.Lock()
+	delete(f.pods, name)
+	f.mu.Unlock()
+	f.net.Host(ip(name)).Crash()
+	// What is left of it talks to nobody.
+	f.net.Cut(ip(name), memnet.Any)
+	f.net.Cut(memnet.Any, ip(name))
+	p.Cluster.Stop()
+	f.net.Host(ip(name)).Crash()
+	f.net.Heal(ip(name), memnet.Any)
+	f.net.Heal(memnet.Any, ip(name))
+}
+
+func (p *fleetPod) stop() {
+	p.fleet.mu.Lock()
+	delete(p.fleet.pods, p.name)
+	p.fleet.mu.Unlock()
+	p.Cluster.Stop()
+}
+
+// join connects a peer; an older connection of it here is replaced.
+func (p *fleetPod) join(name string) {
+	id := messages.HashID(name)
+	p.mu.Lock()
+	p.last++
+	p.conns[id], p.names[id] = p.last, name
+	changed := p.changed
+	p.mu.Unlock()
+	changed(id)
+}
+
+func (p *fleetPod) leave(name string) {
+	id := messages.HashID(name)
+	p.mu.Lock()
+	delete(p.conns, id)
+	changed := p.changed
+	p.mu.Unlock()
+	changed(id)
+}
+
+func (p *fleetPod) has(name string) bool { return p.HasPeer(messages.HashID(name)) }
+
+// subscribe has one more peer of p interested in name.
+func (p *fleetPod) subscribe(name string) {
+	id := messages.HashID(name)
+	p.mu.Lock()
+	p.interests[id]++
+	p.names[id] = name
+	p.mu.Unlock()
+	p.Forwarder.InterestChanged(id)
+}
+
+func (p *fleetPod) unsubscribe(name string) {
+	id := messages.HashID(name)
+	p.mu.Lock()
+	p.interests[id]--
+	p.mu.Unlock()
+	p.Forwarder.InterestChanged(id)
+}
+
+// send has a peer of p send a message, as its reader would.
+func (p *fleetPod) send(from, to, text string) {
+	dst := messages.HashID(to)
+	msg := messages.AppendTransport(nil, messages.HashID(from), []byte(from+": "+text))
+	p.mu.Lock()
+	p.received++
+	p.mu.Unlock()
+	if p.HasPeer(dst) {
+		p.deliver(dst, msg)
+		return
+	}
+	err := p.Forwarder.Forward(p.fleet.t.Context(), dst, msg)
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrNoOwner):
+		p.Dropped("no_peer", 1)
+	case errors.Is(err, ErrQueueFull):
+		p.Dropped("link_full", 1)
+	case errors.Is(err, ErrNoLink):
+		p.Dropped("no_link", 1)
+	default:
+		p.Dropped("forward", 1)
+	}
+}
+
+func (p *fleetPod) deliver(dst messages.PeerID, msg []byte) {
+	p.mu.Lock()
+	p.delivered++
+	name := p.names[dst]
+	p.mu.Unlock()
+	p.fleet.note("%s: %s gets %q", p.name, name, msg[messages.TransportHeaderSize:])
+}
+
+// fleetPod is what relay is to a cluster.
+var (
+	_ LocalPeers = (*fleetPod)(nil)
+	_ Dispatcher = (*fleetPod)(nil)
+	_ Host       = (*fleetPod)(nil)
+)
+
+func (p *fleetPod) HasPeer(id messages.PeerID) bool {
+	_, ok := p.Connection(id)
+	return ok
+}
+
+func (p *fleetPod) DispatchToLocal(dst messages.PeerID, msg []byte) error {
+	if !p.HasPeer(dst) {
+		return errFakeGone
+	}
+	p.deliver(dst, msg)
+	return nil
+}
+
+func (p *fleetPod) NewDispatcher() Dispatcher { return p }
+func (p *fleetPod) Dispatch(dst messages.PeerID, msg []byte) error {
+	return p.DispatchToLocal(dst, msg)
+}
+func (p *fleetPod) Flush()              {}
+func (p *fleetPod) Gone(err error) bool { return errors.Is(err, errFakeGone) }
+
+func (p *fleetPod) Connection(id messages.PeerID) (uint64, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	conn, ok := p.conns[id]
+	return conn, ok
+}
+
+func (p *fleetPod) Peers() iter.Seq[messages.PeerID] {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Values(slices.Collect(maps.Keys(p.conns)))
+}
+
+func (p *fleetPod) Observe(changed func(messages.PeerID)) func() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.changed = changed
+	return func() {}
+}
+
+func (p *fleetPod) Evict(id messages.PeerID, conn uint64) {
+	p.mu.Lock()
+	evicted := p.conns[id] == conn
+	if evicted {
+		delete(p.conns, id)
+	}
+	name, changed := p.names[id], p.changed
+	p.mu.Unlock()
+	if evicted {
+		p.fleet.note("%s: %s evicted", p.name, name)
+		changed(id)
+	}
+}
+
+func (p *fleetPod) Interested(id messages.PeerID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.interests[id] > 0
+}
+
+func (p *fleetPod) Settle(id messages.PeerID, online, changed bool) {
+	p.mu.Lock()
+	name := p.names[id]
+	_, here := p.conns[id]
+	crashed := p.crashed
+	p.mu.Unlock()
+	if crashed || here && !online {
+		return
+	}
+	word := map[bool]string{false: "offline", true: "online"}[online]
+	if !changed {
+		word += ", again"
+	}
+	p.fleet.note("%s: %s is %s", p.name, name, word)
+}
+
+func (p *fleetPod) Dropped(reason string, messages int) {
+	p.mu.Lock()
+	p.drops[reason] += messages
+	p.mu.Unlock()
+	p.fleet.note("%s: %d dropped, %s", p.name, messages, reason)
+}
+
+// text is the trace so far.
+func (f *fleet) text() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return strings.Join(f.trace, "\n")
+}
+
+// account checks that each message had one fate, over all pods there were.
+// Nothing may be on its way. What a pod had read when it ended, and had not said
+// so yet, counts as lost as well.
+func (f *fleet) account() {
+	f.t.Helper()
+	received, delivered, dropped, waiting, unsure := 0, 0, 0, 0, 0
+	var detail []string
+	f.mu.Lock()
+	all := slices.Clone(f.all)
+	ended := len(f.all) > len(f.pods)
+	f.mu.Unlock()
+	for _, p := range all {
+		p.mu.Lock()
+		if ended {
+			unsure += p.drops["link_lost"]
+		}
+		received += p.received
+		delivered += p.delivered
+		for reason, n := range p.drops {
+			dropped += n
+			detail = append(detail, fmt.Sprintf("%s: %d %s", p.name, n, reason))
+		}
+		p.mu.Unlock()
+		g := p.figures()
+		waiting += g.parkedMessages + g.queuedMessages
+	}
+	if over := delivered + dropped - received; over < 0 || over > unsure || waiting != 0 {
+		f.t.Errorf("%d received, %d delivered, %d dropped %v, %d still wait", received, delivered, dropped, detail, waiting)
+	}
+}
+
+// drops is how many messages all pods have dropped, by reason.
+func (f *fleet) drops() map[string]int {
+	sum := make(map[string]int)
+	f.mu.Lock()
+	all := slices.Clone(f.all)
+	f.mu.Unlock()
+	for _, p := range all {
+		p.mu.Lock()
+		for reason, n := range p.drops {
+			sum[reason] += n
+		}
+		p.mu.Unlock()
+	}
+	return sum
+}

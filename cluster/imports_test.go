@@ -1,0 +1,14 @@
+package cluster_test
+
+import (
+	"testing"
+
+	"github.com/crosspod/crosspod/internal/deptest"
+)
+
+func TestImports(t *testing.T) {
+	deptest.OnlyOurs(t,
+		"github.com/crosspod/crosspod/messages",
+		"github.com/crosspod/crosspod/cluster/internal",
+		"github.com/crosspod/crosspod/internal")
+}
