@@ -25,7 +25,7 @@ const (
 	Malformed            Reason = "malformed"
 	Timeout              Reason = "timeout"
 	FirstFrameNotHello   Reason = "first_frame_not_hello"
-	Self                 Reason = "self"      // the other side says it is this pod
+	Self                 Reason = "self"      // the other side is this pod: proved, where there is a secret
 	Reflected            Reason = "reflected" // this side's own nonce came back
 	Version              Reason = "version"   // no version in common
 	TLS                  Reason = "tls"       // no TLS, or not for this protocol

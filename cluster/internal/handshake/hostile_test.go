@@ -311,7 +311,7 @@ func TestReflection(t *testing.T) {
 	}{
 		{"as it was", func(*wire.Hello) {}, Reflected},
 		{"as another pod", func(h *wire.Hello) { h.Address = "zoe:1" }, Reflected},
-		{"with another nonce", func(h *wire.Hello) { h.Nonce[0]++ }, Self},
+		{"with another nonce", func(h *wire.Hello) { h.Nonce[0]++ }, HMACMismatch},
 		{"as another pod with another nonce", func(h *wire.Hello) { h.Incarnation++; h.Nonce[0]++ }, HMACMismatch},
 	}
 	for _, tt := range tests {
@@ -338,18 +338,33 @@ func TestReflection(t *testing.T) {
 	}
 }
 
-// TestNamesake: who says it is the pod that it talks to gets no further.
+// TestNamesake: who says it is the pod that it talks to is not believed without
+// the secret, lest one day at an address keeps it from being dialled for ever, and
+// gets no further with it.
 func TestNamesake(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		_, err := against(t, pod(t, "left", secret), Acceptor, func(conn net.Conn) {
-			p := newPuppet(t, pod(t, "left", secret), Dialer, conn).begin()
-			if err := errors.Join(p.greet(), p.listen()); err != nil {
-				t.Error(err)
-			}
-			p.hung()
-		})
-		want(t, "acceptor", err, Self)
-	})
+	for _, role := range []Role{Dialer, Acceptor} {
+		for _, knows := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				var met *Conn
+				_, err := against(t, pod(t, "left", secret), role, func(conn net.Conn) {
+					p := newPuppet(t, pod(t, "left", secret), role.other(), conn)
+					if !knows {
+						p.keys = []key{newKey(newSecret)}
+						p.keys[0].id = newKey(oldSecret).id
+					}
+					met, _ = p.run(t.Context())
+				})
+				if met != nil {
+					t.Errorf("a link with the %v", role)
+				}
+				if knows {
+					want(t, role.String(), err, Self)
+				} else if got := reason(t, err); got != HMACMismatch && got != Closed {
+					t.Errorf("%v: %v, want it not to be believed", role, err)
+				}
+			})
+		}
+	}
 }
 
 // TestChanged: the proofs cover every byte of both HELLOs and what is beside the

@@ -105,6 +105,11 @@ func (s *shake) prove() (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Only now: a pod does not dial again what it takes for itself, so that has
+	// to be proved as well.
+	if s.theirs.PodID() == s.pod.id {
+		return nil, refuse(Self, "the other side is this pod")
+	}
 	return &Conn{
 		TLS:           s.tls,
 		Below:         s.below,
