@@ -21,16 +21,19 @@ func (o owner) beats(x owner) bool {
 
 // claim is what the pod in a slot said in one of its sessions.
 type claim struct {
-	slot  int32
-	ord   uint32
-	epoch uint64
+	epoch  uint64
+	slot   int32
+	ord    uint32
+	beaten bool // there was a newer one beside it
+	rivals bool // there are more, in Pod.rivals; only of those in Pod.peers
 }
 
-// held is the claims to a PeerID, nearly always one. There is no pointer in it,
-// so the collector has nothing to do with a million of them.
-type held struct {
-	claim
-	rivals bool // there are more, in Pod.rivals
+// counts says whether a claim is believed. One that was beaten counts again if
+// the newer one ends, but not if its pod is only suspect: the peer has moved
+// away from there, and whoever comes back says so anew.
+func (p *Pod) counts(c *claim) bool {
+	r := p.slots[c.slot]
+	return r.alive(c.ord) && (!c.beaten || r.up && c.ord == r.ord)
 }
 
 // group is the claims to be a member of a group.
@@ -55,9 +58,9 @@ type lingering struct {
 func (p *Pod) load(n wire.Name, member messages.PeerID) []claim {
 	list := p.found[:0]
 	if n.Space() == wire.Peer {
-		if h := p.peers.get(member); h != nil {
-			list = append(list, h.claim)
-			if h.rivals {
+		if c := p.peers.get(member); c != nil {
+			list = append(list, *c)
+			if c.rivals {
 				list = append(list, p.rivals[member]...)
 			}
 		}
@@ -74,23 +77,23 @@ func (p *Pod) load(n wire.Name, member messages.PeerID) []claim {
 func (p *Pod) save(n wire.Name, member messages.PeerID, list []claim) {
 	if n.Space() == wire.Peer {
 		if len(list) == 0 {
-			if h := p.peers.get(member); h != nil {
-				if h.rivals {
+			if c := p.peers.get(member); c != nil {
+				if c.rivals {
 					delete(p.rivals, member)
 				}
 				p.peers.remove(member)
 			}
 			return
 		}
-		h := p.peers.put(member)
-		h.claim = list[0]
-		if more := len(list) > 1; more || h.rivals {
-			h.rivals = more
-			if more {
-				p.rivals[member] = slices.Clone(list[1:])
-			} else {
-				delete(p.rivals, member)
-			}
+		// A peer has one claim, nearly always. There is no pointer in it, so the
+		// collector has nothing to do with a million of them.
+		c := p.peers.put(member)
+		had := c.rivals
+		*c = list[0]
+		if c.rivals = len(list) > 1; c.rivals {
+			p.rivals[member] = slices.Clone(list[1:])
+		} else if had {
+			delete(p.rivals, member)
 		}
 		return
 	}
@@ -132,19 +135,23 @@ func (p *Pod) uncount(n wire.Name, member messages.PeerID, c claim) {
 // changes nothing.
 func (p *Pod) best(n wire.Name, member messages.PeerID) (owner, bool) {
 	best, ok := p.own(n, member)
-	for _, c := range p.load(n, member) {
-		if r := p.slots[c.slot]; r.alive(c.ord) {
-			if o := (owner{r.ID, c.epoch}); !ok || o.beats(best) {
-				best, ok = o, true
-			}
+	return p.bestOf(p.load(n, member), best, ok)
+}
+
+func (p *Pod) bestOf(list []claim, best owner, ok bool) (owner, bool) {
+	for i := range list {
+		if o := p.ownerOf(&list[i]); p.counts(&list[i]) && (!ok || o.beats(best)) {
+			best, ok = o, true
 		}
 	}
 	return best, ok
 }
 
+func (p *Pod) ownerOf(c *claim) owner { return owner{p.slots[c.slot].ID, c.epoch} }
+
 func (p *Pod) onRegister(r *remote, e *wire.Entry) error {
 	list := p.load(e.Name, e.Member)
-	fresh := claim{r.slot, r.ord, e.Epoch}
+	fresh := claim{slot: r.slot, ord: r.ord, epoch: e.Epoch}
 	i := slices.IndexFunc(list, func(c claim) bool { return c.slot == r.slot })
 	switch {
 	case i < 0:
@@ -205,17 +212,17 @@ func (p *Pod) scrub(n wire.Name, member messages.PeerID) (list []claim, scrubbed
 // claim has just been removed.
 func (p *Pod) look(n wire.Name, member messages.PeerID, ended bool) {
 	list, scrubbed := p.scrub(n, member)
-	best, ok := p.own(n, member)
-	mine, isMine := best, ok
-	for _, c := range list {
-		if o := (owner{p.slots[c.slot].ID, c.epoch}); !ok || o.beats(best) {
-			best, ok = o, true
+	mine, isMine := p.own(n, member)
+	best, ok := p.bestOf(list, mine, isMine)
+	if ok && (len(list) > 1 || isMine && len(list) > 0) {
+		if p.beat(list, best) {
+			p.save(n, member, list)
 		}
-	}
-	if n.Space() == wire.Peer && (len(list) > 1 || isMine && len(list) > 0) {
-		p.fence(n, member, list, best)
-		if isMine && mine != best {
-			p.send(p.self, wire.Entry{Kind: wire.Evict, Name: n, Pod: best.pod, Epoch: best.epoch})
+		if n.Space() == wire.Peer {
+			p.fence(n, member, list, best)
+			if isMine && mine != best {
+				p.send(p.self, wire.Entry{Kind: wire.Evict, Name: n, Pod: best.pod, Epoch: best.epoch})
+			}
 		}
 	}
 	key := claimKey{n, member}
@@ -225,6 +232,17 @@ func (p *Pod) look(n wire.Name, member messages.PeerID, ended bool) {
 		p.linger(key)
 	}
 	p.tell(n, member, best, ok)
+}
+
+// beat marks the claims that are older than best and returns whether any was
+// not marked before.
+func (p *Pod) beat(list []claim, best owner) (marked bool) {
+	for i := range list {
+		if c := &list[i]; !c.beaten && best.beats(p.ownerOf(c)) {
+			c.beaten, marked = true, true
+		}
+	}
+	return marked
 }
 
 // fence tells each pod whose claim to a PeerID is not the newest, once for each
@@ -297,7 +315,7 @@ func (p *Pod) sweepOne() {
 	case p.sweepPeers.due:
 		if i, ok := p.sweepPeers.next(p.peers.len()); ok {
 			e := p.peers.at(i)
-			if e.value.rivals || !p.slots[e.value.slot].alive(e.value.ord) {
+			if c := e.value; c.rivals || !p.slots[c.slot].alive(c.ord) {
 				p.look(wire.PeerName(e.key), e.key, false)
 			}
 		}

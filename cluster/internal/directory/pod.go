@@ -53,7 +53,7 @@ type Pod struct {
 	localGroups  map[wire.Name]*table[messages.PeerID, struct{}]
 
 	// Home.
-	peers    table[messages.PeerID, held]
+	peers    table[messages.PeerID, claim]
 	rivals   map[messages.PeerID][]claim
 	groups   table[wire.Name, *group]
 	claims   int
