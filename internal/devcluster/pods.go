@@ -81,6 +81,7 @@ func StartPods(ctx context.Context, c PodsConfig) (_ *Pods, err error) {
 		return nil, err
 	}
 	p.front = newSplitter(ln, p.pods)
+	p.front.spare(p.victim())
 	for _, pod := range p.pods { // all at once, as a Deployment does
 		if err = pod.start(); err != nil {
 			break
@@ -255,7 +256,11 @@ func (p *Pods) Shutdown(ctx context.Context) error {
 	return nil
 }
 
+// victim is the pod that KillOne kills; who connects before that is given others.
+func (p *Pods) victim() *pod { return p.pods[len(p.pods)-1] }
+
 // Restart starts the pods that have ended again and returns when they are ready.
+// From now on nobody kills any, and the one address leads to all of them.
 func (p *Pods) Restart(ctx context.Context, report func(Step)) error {
 	for _, pod := range p.pods {
 		if pod.living() {
@@ -270,6 +275,7 @@ func (p *Pods) Restart(ctx context.Context, report func(Step)) error {
 		}
 		report(Restarted{Pod: pod.name, Took: time.Since(started)})
 	}
+	p.front.spare(nil)
 	return nil
 }
 
@@ -350,60 +356,57 @@ func ask(ctx context.Context, url string) error {
 	return nil
 }
 
-// peer is a client and the pod it is on.
+// peer is a client that knows which pod it is on.
 type peer struct {
 	*client.Client
 
-	mu    sync.Mutex // guards what follows
-	local string     // address of its newest connection
+	mu   sync.Mutex // guards what follows
+	next *pod       // where it connects; nil: whichever lives
+	on   *pod       // where it connected last
 }
 
-// dial connects a peer to the one address.
-func (p *Pods) dial(ctx context.Context, name string) (*peer, error) {
-	var dialer net.Dialer
-	peer := new(peer)
+// connect connects a peer to a pod. When that dies it is on its own: it connects
+// to any that lives.
+func (p *Pods) connect(ctx context.Context, name string, to *pod) (*peer, error) {
+	peer := &peer{next: to}
 	c, err := client.Dial(ctx, client.Config{
 		URL: p.URL(), Name: name, Token: client.SecretToken(p.secret, tokenTTL),
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := dialer.DialContext(ctx, network, address)
-			if err == nil {
-				peer.mu.Lock()
-				peer.local = conn.LocalAddr().String()
-				peer.mu.Unlock()
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			pod := peer.turn(p.pods)
+			if pod == nil {
+				return nil, errors.New("no pod lives")
 			}
-			return conn, err
+			return new(net.Dialer).DialContext(ctx, network, pod.peers)
 		},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("connect %s: %w", name, err)
+		return nil, fmt.Errorf("connect %s to %s: %w", name, to.name, err)
 	}
 	peer.Client = c
 	return peer, nil
 }
 
-// where returns the pod that a peer is on; nil: on none just now.
-func (p *Pods) where(peer *peer) *pod {
-	peer.mu.Lock()
-	defer peer.mu.Unlock()
-	pod, _ := p.front.pod(peer.local)
-	return pod
+// turn returns the pod to connect to now.
+func (p *peer) turn(pods []*pod) *pod {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.next != nil {
+		p.on, p.next = p.next, nil
+		return p.on
+	}
+	first := 1 + slices.Index(pods, p.on)
+	for i := range pods {
+		if pod := pods[(first+i)%len(pods)]; pod.living() {
+			p.on = pod
+			return pod
+		}
+	}
+	return nil
 }
 
-// connect connects a peer so that it is on none of the pods in not. The splitter
-// gives out pods in turn, so this takes a few attempts at most.
-func (p *Pods) connect(ctx context.Context, name string, report func(Step), not ...*pod) (*peer, *pod, error) {
-	for range 3 * len(p.pods) {
-		started := time.Now()
-		peer, err := p.dial(ctx, name)
-		if err != nil {
-			return nil, nil, err
-		}
-		pod := p.where(peer)
-		if pod != nil && !slices.Contains(not, pod) {
-			report(Connected{Name: name, ID: peer.PeerID(), Took: time.Since(started), Pod: pod.name})
-			return peer, pod, nil
-		}
-		_ = peer.Close()
-	}
-	return nil, nil, fmt.Errorf("connect %s: the one address leads to the same pod again and again", name)
+// pod returns the name of the pod it is on.
+func (p *peer) pod() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.on.name
 }

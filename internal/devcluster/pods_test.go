@@ -89,10 +89,6 @@ func whoAnswers(t *testing.T, p *Pods) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pod, ok := p.front.pod(conn.LocalAddr().String())
-	if !ok || pod.peers != strings.TrimSpace(line) {
-		t.Errorf("the splitter says %v, %v, and %s answers", pod, ok, line)
-	}
 	return strings.TrimSpace(line)
 }
 
@@ -110,12 +106,18 @@ func TestPods(t *testing.T) {
 		slices.Sort(all)
 		return slices.Compact(all)
 	}
+	if got := round(); len(got) != 2 || slices.Contains(got, p.victim().peers) {
+		t.Errorf("one round leads to %q, want all pods but the one to be killed", got)
+	}
+	p.front.spare(nil)
 	if got := round(); len(got) != 3 {
 		t.Errorf("one round leads to %q, want all pods", got)
 	}
 	p.pods[1].kill()
-	if got := round(); len(got) != 2 || slices.Contains(got, p.pods[1].peers) {
-		t.Errorf("one round leads to %q, and %s is dead", got, p.pods[1].peers)
+	for range 2 {
+		if got := round(); len(got) != 2 || slices.Contains(got, p.pods[1].peers) {
+			t.Errorf("one round leads to %q, and %s is dead", got, p.pods[1].peers)
+		}
 	}
 	var steps []Step
 	if err := p.Restart(t.Context(), func(s Step) { steps = append(steps, s) }); err != nil {
@@ -308,6 +310,31 @@ func TestTail(t *testing.T) {
 	}
 	if got := kept.String(); len(got) > tailSize || !strings.HasSuffix(got, "line 998\nline 999") {
 		t.Errorf("kept %d bytes, %q at the end", len(got), got[len(got)-20:])
+	}
+}
+
+// A peer connects to its pod, and later to the next one that lives.
+func TestTurn(t *testing.T) {
+	p, err := startPods(t, "works", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := &peer{next: p.pods[1]}
+	for i, want := range []*pod{p.pods[1], p.pods[2], p.pods[0]} {
+		if i == 2 {
+			p.pods[1].kill()
+		}
+		if got := peer.turn(p.pods); got != want || peer.pod() != want.name {
+			t.Errorf("turn %d leads to %s, want %s", i, peer.pod(), want.name)
+		}
+	}
+	if got := peer.turn(p.pods); got != p.pods[2] {
+		t.Errorf("then to %s, want pod 3", got.name)
+	}
+	p.pods[0].kill()
+	p.pods[2].kill()
+	if got := peer.turn(p.pods); got != nil {
+		t.Errorf("%s is dead", got.name)
 	}
 }
 

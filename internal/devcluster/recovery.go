@@ -56,17 +56,18 @@ var ErrLost = errors.New("devcluster: messages between pods that live were lost"
 
 // Check is [Cluster.Check] with the two peers on different pods.
 func (p *Pods) Check(ctx context.Context, report func(Step)) error {
-	a, podA, err := p.connect(ctx, peerA, report)
-	if err != nil {
-		return err
+	var peers [2]*client.Client
+	for i, name := range []string{peerA, peerB} {
+		started := time.Now()
+		peer, err := p.connect(ctx, name, p.pods[i])
+		if err != nil {
+			return err
+		}
+		defer peer.Close()
+		report(Connected{Name: name, ID: peer.PeerID(), Took: time.Since(started), Pod: peer.pod()})
+		peers[i] = peer.Client
 	}
-	defer a.Close()
-	b, _, err := p.connect(ctx, peerB, report, podA)
-	if err != nil {
-		return err
-	}
-	defer b.Close()
-	return check(ctx, a.Client, b.Client, report)
+	return check(ctx, peers[0], peers[1], report)
 }
 
 // KillOne has a peer exchange messages with two others, kills the pod of one of
@@ -74,26 +75,19 @@ func (p *Pods) Check(ctx context.Context, report func(Step)) error {
 // answers again. Meanwhile nothing may be lost between the other two. The pod
 // stays dead; see [Pods.Restart].
 func (p *Pods) KillOne(ctx context.Context, report func(Step)) error {
-	quiet := func(Step) {}
-	a, podA, err := p.connect(ctx, peerA, quiet)
-	if err != nil {
-		return err
+	victim := p.victim()
+	var peers [3]*peer
+	for i, to := range []struct {
+		name string
+		pod  *pod
+	}{{peerA, p.pods[0]}, {peerB, victim}, {peerC, p.pods[len(p.pods)-2]}} {
+		var err error
+		if peers[i], err = p.connect(ctx, to.name, to.pod); err != nil {
+			return err
+		}
+		defer peers[i].Close()
 	}
-	defer a.Close()
-	b, podB, err := p.connect(ctx, peerB, quiet, podA)
-	if err != nil {
-		return err
-	}
-	defer b.Close()
-	elsewhere := []*pod{podA, podB}
-	if len(p.pods) == 2 {
-		elsewhere = []*pod{podB}
-	}
-	c, _, err := p.connect(ctx, peerC, quiet, elsewhere...)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
+	a, b, c := peers[0], peers[1], peers[2]
 
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
@@ -113,18 +107,14 @@ func (p *Pods) KillOne(ctx context.Context, report func(Step)) error {
 	if err := talk.answered(ctx, b.PeerID(), c.PeerID()); err != nil {
 		return fmt.Errorf("exchange messages before a pod is killed: %w", err)
 	}
-	report(Killed{Pod: podB.name, Peers: []string{peerB}})
+	report(Killed{Pod: victim.name, Peers: []string{peerB}})
 	killed := time.Now()
 	talk.forget()
-	podB.kill()
+	victim.kill()
 	if err := talk.answered(ctx, b.PeerID()); err != nil {
 		return fmt.Errorf("wait until %s answers again: %w", peerB, err)
 	}
-	r := Recovered{Name: peerB, Took: time.Since(killed)}
-	if now := p.where(b); now != nil {
-		r.Pod = now.name
-	}
-	report(r)
+	report(Recovered{Name: peerB, Pod: b.pod(), Took: time.Since(killed)})
 
 	cancel() // nothing more is sent
 	u := talk.settled(c.PeerID())

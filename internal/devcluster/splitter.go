@@ -22,14 +22,14 @@ type splitter struct {
 	cut     context.CancelFunc
 	serving sync.WaitGroup
 
-	mu    sync.Mutex // guards what follows
-	next  int
-	taken map[string]*pod // by the address of who connected
+	mu     sync.Mutex // guards what follows
+	next   int
+	spared *pod // gets no connection here; nil: none
 }
 
 // newSplitter serves ln until close.
 func newSplitter(ln net.Listener, pods []*pod) *splitter {
-	s := &splitter{ln: ln, pods: pods, taken: make(map[string]*pod)}
+	s := &splitter{ln: ln, pods: pods}
 	s.ctx, s.cut = context.WithCancel(context.Background())
 	s.serving.Go(s.serve)
 	return s
@@ -42,12 +42,12 @@ func (s *splitter) close() {
 	s.serving.Wait()
 }
 
-// pod returns the pod that the connection from address was given to.
-func (s *splitter) pod(address string) (*pod, bool) {
+// spare keeps connections away from a pod that is going to be killed; nil: from
+// none.
+func (s *splitter) spare(p *pod) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p, ok := s.taken[address]
-	return p, ok
+	s.spared = p
 }
 
 func (s *splitter) serve() {
@@ -71,21 +71,11 @@ func (s *splitter) serve() {
 // join copies between a connection and the pod that takes it until either ends.
 func (s *splitter) join(conn net.Conn) {
 	defer conn.Close()
-	to, pod := s.dial()
+	to := s.dial()
 	if to == nil {
 		return // there is no pod
 	}
 	defer to.Close()
-	from := conn.RemoteAddr().String()
-	s.mu.Lock()
-	s.taken[from] = pod
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.taken, from)
-		s.mu.Unlock()
-	}()
-
 	stop := context.AfterFunc(s.ctx, func() {
 		_ = conn.Close()
 		_ = to.Close()
@@ -110,20 +100,20 @@ func copyUntilEnd(to, from net.Conn) {
 }
 
 // dial connects to the next pod in turn that takes it; nil when none does.
-func (s *splitter) dial() (net.Conn, *pod) {
+func (s *splitter) dial() net.Conn {
 	s.mu.Lock()
-	first := s.next
+	first, spared := s.next, s.spared
 	s.next++
 	s.mu.Unlock()
 	dialer := net.Dialer{Timeout: splitterDial}
 	for i := range s.pods {
 		p := s.pods[(first+i)%len(s.pods)]
-		if !p.living() {
+		if p == spared || !p.living() {
 			continue
 		}
 		if conn, err := dialer.DialContext(s.ctx, "tcp", p.peers); err == nil {
-			return conn, p
+			return conn
 		}
 	}
-	return nil, nil
+	return nil
 }
