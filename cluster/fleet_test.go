@@ -196,14 +196,9 @@ func (f *fleet) crash(name string) {
 	f.mu.Lock()
 	delete(f.pods, name)
 	f.mu.Unlock()
+	p.Discovery.stop() // so that what is left of it talks to nobody
 	f.net.Host(ip(name)).Crash()
-	// What is left of it talks to nobody.
-	f.net.Cut(ip(name), memnet.Any)
-	f.net.Cut(memnet.Any, ip(name))
 	p.Cluster.Stop()
-	f.net.Host(ip(name)).Crash()
-	f.net.Heal(ip(name), memnet.Any)
-	f.net.Heal(memnet.Any, ip(name))
 }
 
 func (p *fleetPod) stop() {

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/crosspod/crosspod/cluster/internal/directory"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -162,15 +163,20 @@ func (f *fleet) sorted() string {
 	return b.String()
 }
 
-// homes are the pods that keep what is known of a peer, as each pod believes.
+// homes are the pods that keep what is known of a peer, when all agree on who is
+// there.
 func (f *fleet) homes(name string) []string {
 	pods := f.running()
 	who := make(map[wire.PodID]string)
-	for _, p := range pods {
+	d := directory.New(directory.Config{Self: pods[0].node.self})
+	for i, p := range pods {
 		who[p.node.self.ID] = p.name
+		if i > 0 {
+			d.SessionUp(0, directory.Session(i), p.node.self)
+		}
 	}
 	var homes []string
-	for _, id := range pods[0].node.pod.Homes(wire.PeerName(messages.HashID(name))) {
+	for _, id := range d.Homes(wire.PeerName(messages.HashID(name))) {
 		homes = append(homes, who[id])
 	}
 	return homes
