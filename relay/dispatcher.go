@@ -2,8 +2,9 @@ package relay
 
 import (
 	"errors"
-	"fmt"
+	"iter"
 
+	"github.com/crosspod/crosspod/cluster"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/store"
 )
@@ -21,6 +22,8 @@ var ErrQueueFull = errors.New("relay: queue full")
 // It is safe for concurrent use.
 type LocalPeerDispatcher struct{ store *store.Store }
 
+var _ cluster.LocalDispatcher = (*LocalPeerDispatcher)(nil)
+
 // NewLocalPeerDispatcher returns a dispatcher for the peers of st.
 func NewLocalPeerDispatcher(st *store.Store) *LocalPeerDispatcher {
 	return &LocalPeerDispatcher{store: st}
@@ -34,25 +37,86 @@ func (d *LocalPeerDispatcher) HasPeer(id messages.PeerID) bool {
 
 // DispatchToLocal queues msg, one whole Transport message with its source set,
 // to dst and does not keep it. A nil error means queued. [ErrLocalPeerGone]
-// means that dst is not here; [ErrQueueFull] that msg was dropped and counted.
-// Anything but a Transport message of at most [messages.MaxSize] bytes is
-// refused.
+// means that dst is not here, or is being closed: no fate has been counted.
+// After any other error msg was dropped and counted: [ErrQueueFull], or msg is
+// not a Transport message of at most [messages.MaxSize] bytes.
+//
+// If dst waits to be told that the source is online, it is told so ahead of msg.
 func (d *LocalPeerDispatcher) DispatchToLocal(dst messages.PeerID, msg []byte) error {
-	if _, _, err := messages.ParseTransport(msg); err != nil {
-		return fmt.Errorf("dispatch to %v: %w", dst, err)
+	c := courier{store: d.store, touched: make([]*Peer, 0, 1)}
+	err := c.forwarded(dst, msg)
+	c.start(true)
+	return err
+}
+
+// localPeers is the peers of a store as the fabric sees them.
+type localPeers struct{ *LocalPeerDispatcher }
+
+var _ cluster.LocalPeers = localPeers{}
+
+// NewDispatcher returns a dispatcher for the reader of one link. It queues as
+// the reader of a peer does: the writers are started when the batch is over.
+func (l localPeers) NewDispatcher() cluster.Dispatcher {
+	return &linkDispatcher{courier: courier{store: l.store}}
+}
+
+// Gone reports whether the peer was not here.
+func (localPeers) Gone(err error) bool { return errors.Is(err, ErrLocalPeerGone) }
+
+// Connection returns the number of the connection registered for id.
+func (l localPeers) Connection(id messages.PeerID) (conn uint64, ok bool) {
+	p, seq := l.store.State(id)
+	if p == nil {
+		return 0, false
 	}
-	found, _ := d.store.Peer(dst)
-	to, ok := found.(*Peer)
-	if !ok || to.gone.Load() {
-		return ErrLocalPeerGone
+	return seq, true
+}
+
+// Peers yields the ids that are connected.
+func (l localPeers) Peers() iter.Seq[messages.PeerID] {
+	return func(yield func(messages.PeerID) bool) {
+		for p := range l.store.All() {
+			if !yield(p.ID()) {
+				return
+			}
+		}
 	}
-	switch to.out.push(msg) {
-	case ending:
-		return ErrLocalPeerGone
-	case refused:
-		return ErrQueueFull
-	case claimed:
-		go to.write()
+}
+
+// Observe has changed called with the id of each change.
+func (l localPeers) Observe(changed func(id messages.PeerID)) (cancel func()) {
+	return l.store.Observe(func(e store.Event) { changed(e.ID) })
+}
+
+// Evict takes out a connection that a newer one on another pod has superseded.
+// With a fabric the store's event is no offline notice.
+func (l localPeers) Evict(id messages.PeerID, conn uint64) {
+	found, ok := l.store.RemoveNumbered(id, conn)
+	if !ok {
+		return
 	}
-	return nil
+	if p, ok := found.(*Peer); ok {
+		p.env.metrics.PeerEvicted()
+		p.logger().Info("peer connected to another pod")
+		p.superseded()
+		p.env.runnersUp.watch(id)
+	}
+}
+
+// linkDispatcher hands over what one link brings.
+type linkDispatcher struct {
+	courier
+	messages int // since the last flush
+}
+
+// Dispatch queues one message; Flush starts the writers.
+func (d *linkDispatcher) Dispatch(dst messages.PeerID, msg []byte) error {
+	d.messages++
+	return d.forwarded(dst, msg)
+}
+
+// Flush starts the writers that are owed.
+func (d *linkDispatcher) Flush() {
+	d.start(d.messages == 1)
+	d.messages = 0
 }

@@ -2,12 +2,20 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"reflect"
 
+	"github.com/crosspod/crosspod/cluster"
 	"github.com/crosspod/crosspod/messages"
+	"github.com/crosspod/crosspod/metrics"
 )
 
 // CrossPodForwarder carries messages for peers of other pods.
+//
+// One that also has the methods of *cluster.Forwarder for batches
+// (ForwardBatched, Flush) and for presence (Attach, InterestChanged) is used
+// through them. One that has not works all the same, but peers are not told of
+// those that come and go on other pods.
 type CrossPodForwarder interface {
 	// Forward takes msg, one whole Transport message with its source set, for
 	// dst, a peer this pod does not have. It does not keep msg after it
@@ -22,6 +30,72 @@ type CrossPodForwarder interface {
 	// Locate returns the pod that has peer. It may wait until ctx ends, so a
 	// reader must never call it.
 	Locate(ctx context.Context, peer messages.PeerID) (pod string, ok bool)
+}
+
+// batchForwarder is a CrossPodForwarder that can leave the waking of links to
+// the end of a batch.
+type batchForwarder interface {
+	// ForwardBatched is Forward without waking anybody.
+	ForwardBatched(dst messages.PeerID, msg []byte) error
+	// Flush wakes every link that is owed it.
+	Flush()
+}
+
+// presenceForwarder is a CrossPodForwarder that knows who is online elsewhere.
+type presenceForwarder interface {
+	// Attach has the forwarder tell h from now on.
+	Attach(h cluster.Host)
+	// InterestChanged has it ask h whether somebody is interested in id, and
+	// repeat what it knows of id.
+	InterestChanged(id messages.PeerID)
+}
+
+// otherPods is the way to the peers of other pods.
+type otherPods struct {
+	forward  CrossPodForwarder
+	batch    batchForwarder    // forward, if it is one
+	presence presenceForwarder // forward, if it is one
+}
+
+// newOtherPods returns nil for a forwarder that is none.
+func newOtherPods(f CrossPodForwarder) *otherPods {
+	if isNil(f) {
+		return nil
+	}
+	o := &otherPods{forward: f}
+	o.batch, _ = f.(batchForwarder)
+	o.presence, _ = f.(presenceForwarder)
+	return o
+}
+
+// send hands msg over, without waking a link if that can be left to flush.
+func (o *otherPods) send(dst messages.PeerID, msg []byte) error {
+	if o.batch != nil {
+		return o.batch.ForwardBatched(dst, msg)
+	}
+	return o.forward.Forward(context.Background(), dst, msg)
+}
+
+// flush wakes the links that are owed it.
+func (o *otherPods) flush() {
+	if o.batch != nil {
+		o.batch.Flush()
+	}
+}
+
+// forwardDropped is how a message is counted that the forwarder did not take.
+func forwardDropped(err error) metrics.DropReason {
+	switch {
+	case errors.Is(err, cluster.ErrNoOwner):
+		return metrics.NoPeer
+	case errors.Is(err, cluster.ErrQueueFull):
+		return metrics.LinkFull
+	case errors.Is(err, cluster.ErrNoLink):
+		return metrics.NoLink
+	case errors.Is(err, cluster.ErrStopped):
+		return metrics.FabricStopped
+	}
+	return metrics.Forward
 }
 
 // isNil reports whether f is nil or holds a nil pointer, as a forwarder of a

@@ -28,9 +28,11 @@ var (
 // side. Closing the socket at once could reset it and lose the Close.
 const closeLinger = time.Second
 
-// maxTouchedKept is the capacity of the list of destinations that a reader
-// keeps between batches.
-const maxTouchedKept = 32
+// Why a peer is no longer the owner of its id, as bits.
+const (
+	endingBit     uint32 = 1 << iota // its connection is over
+	supersededBit                    // a newer connection has the id
+)
 
 // Peer is one connected peer: its connection, its outbound queue, and the
 // subscriptions it has made. All methods are safe for concurrent use; Work is
@@ -41,15 +43,15 @@ type Peer struct {
 	conn     listener.Conn
 	try      listener.TryWriter // conn, if it is one
 	env      *environment
-	store    *store.Store
 	notifier *store.PeerNotifier
-	forward  CrossPodForwarder // nil: a single pod
-	write    func()            // p.writeLoop, made once so that starting it allocates nothing
-	done     chan struct{}     // closed when Work has returned
+	pods     *otherPods    // nil: a single pod
+	write    func()        // p.writeLoop, made once so that starting it allocates nothing
+	done     chan struct{} // closed when Work has returned
+	since    int64         // when its handshake was over, now()
 
 	out outQueue
 
-	gone       atomic.Bool                      // no longer the owner of its id: replaced or ending
+	gone       atomic.Uint32                    // bits: why it is no longer the owner of its id, 0 while it is
 	subscriber atomic.Pointer[store.Subscriber] // made by readLoop at the first Subscribe
 	answered   atomic.Int64                     // when it last answered a health check, now()
 	active     atomic.Int64                     // when it last sent a Transport message, now(); 0: never
@@ -61,11 +63,11 @@ type Peer struct {
 	writes uint
 	rest   unwritten // what writeAtOnce has left
 
-	// Owned by readLoop.
-	last     *Peer   // the last destination found in the store
-	touched  []*Peer // destinations whose writer this reader has to start
-	received load    // since the last flush
-	limiter  *limiter
+	// Owned by readLoop, but the store, which never changes.
+	courier
+	received  load // since the last flush
+	limiter   *limiter
+	forwarded bool // to another pod, since the last flush
 }
 
 // environment is what the peers of one relay share.
@@ -75,6 +77,9 @@ type environment struct {
 	metrics *metrics.Metrics
 	wheel   *wheel
 	log     *slog.Logger
+
+	runnersUp *runnersUp // nil: superseded peers are cut
+	flapping  flapping
 }
 
 // NewPeer returns a peer over conn, which has completed its handshake and
@@ -96,9 +101,6 @@ func NewPeer(m *metrics.Metrics, id messages.PeerID, conn net.Conn, st *store.St
 	if notifier == nil {
 		notifier = store.NewPeerNotifier()
 	}
-	if isNil(crossPodFwd) {
-		crossPodFwd = nil
-	}
 	env := &environment{
 		limits:  limits,
 		budget:  processBudget(),
@@ -106,24 +108,25 @@ func NewPeer(m *metrics.Metrics, id messages.PeerID, conn net.Conn, st *store.St
 		wheel:   newWheel(limits),
 		log:     slog.New(slog.DiscardHandler),
 	}
-	return newPeer(env, id, asListenerConn(conn, limits), st, notifier, crossPodFwd)
+	return newPeer(env, id, asListenerConn(conn, limits), st, notifier, newOtherPods(crossPodFwd))
 }
 
-func newPeer(env *environment, id messages.PeerID, conn listener.Conn, st *store.Store, notifier *store.PeerNotifier, fwd CrossPodForwarder) *Peer {
+func newPeer(env *environment, id messages.PeerID, conn listener.Conn, st *store.Store, notifier *store.PeerNotifier, pods *otherPods) *Peer {
 	p := &Peer{
 		id:       id,
 		conn:     conn,
 		env:      env,
-		store:    st,
 		notifier: notifier,
-		forward:  fwd,
+		pods:     pods,
 		done:     make(chan struct{}),
+		since:    now(),
+		courier:  courier{store: st},
 	}
 	p.write = p.writeLoop
 	p.try, _ = conn.(listener.TryWriter)
 	p.out.limit = load{env.limits.QueueMessages, env.limits.QueueBytes}
 	p.out.budget, p.out.metrics, p.out.conn = env.budget, env.metrics, conn
-	p.answered.Store(now())
+	p.answered.Store(p.since)
 	p.limiter = newLimiter(env.limits)
 	return p
 }
@@ -215,9 +218,33 @@ func (p *Peer) CloseGracefully(ctx context.Context) error {
 // reason is the one that is logged.
 func (p *Peer) cut(reason error) {
 	p.cause.CompareAndSwap(nil, &reason)
-	p.gone.Store(true)
+	p.gone.Or(endingBit)
 	p.out.close()
 	_ = p.conn.Close() // it is given up either way
+}
+
+// ending reports whether the connection is over.
+func (p *Peer) ending() bool { return p.gone.Load()&endingBit != 0 }
+
+// superseded deals with a peer that is out of the store since a newer connection
+// has its id, here or on another pod: it is kept for a moment, or cut.
+func (p *Peer) superseded() {
+	p.gone.Or(supersededBit)
+	if p.env.flapping.changed(p.id, now()) {
+		p.env.metrics.PeerFlapping()
+		p.logger().Warn("peer id changes hands again and again: two machines with one key?", "changes", flappingChanges+1, "within", flappingWindow)
+	}
+	if !p.env.runnersUp.keep(p) {
+		p.cut(errReplaced)
+	}
+}
+
+// hear has a message from a peer of another pod be the news that it is online, if
+// p waits for that and nobody has told it. The notice goes ahead of the message.
+func (p *Peer) hear(src messages.PeerID) {
+	if s := p.subscriber.Load(); s != nil {
+		s.Heard(src)
+	}
 }
 
 // readLoop handles what the peer sends until the connection ends. It waits for
@@ -284,48 +311,28 @@ func (p *Peer) route(msg []byte) {
 	dst := messages.PeerID(msg[messages.HeaderSize:messages.TransportHeaderSize])
 	messages.SetTransportID(msg, p.id)
 	if to := p.lookup(dst); to != nil {
-		switch to.out.push(msg) {
-		case claimed:
-			p.touched = append(p.touched, to)
-		case ending:
+		if p.hand(to, msg) == ending {
 			p.env.metrics.Dropped(metrics.PeerGone, 1)
 		}
 		return
 	}
-	if p.forward == nil {
+	if p.pods == nil {
 		p.env.metrics.Dropped(metrics.NoPeer, 1)
 		return
 	}
-	if err := p.forward.Forward(context.Background(), dst, msg); err != nil {
-		p.env.metrics.Dropped(metrics.Forward, 1)
+	p.forwarded = true
+	if err := p.pods.send(dst, msg); err != nil {
+		p.env.metrics.Dropped(forwardDropped(err), 1)
 	}
 }
 
-// lookup returns the peer of this pod that owns dst, nil if there is none. It
-// remembers the last one found, for as long as that is the owner.
-func (p *Peer) lookup(dst messages.PeerID) *Peer {
-	if p.last != nil && p.last.id == dst && !p.last.gone.Load() {
-		return p.last
-	}
-	found, _ := p.store.Peer(dst)
-	to, _ := found.(*Peer)
-	p.last = to
-	return to
-}
-
-// flush starts the writers this reader owes and counts the batch. A message
-// that came alone is tried at once: waking a writer would take longer.
+// flush starts the writers this reader owes, has the links to other pods woken
+// that it owes, and counts the batch.
 func (p *Peer) flush() {
-	alone := p.received.messages == 1
-	for i, to := range p.touched {
-		if !alone || !to.writeAtOnce() {
-			go to.write()
-		}
-		p.touched[i] = nil
-	}
-	p.touched = p.touched[:0]
-	if cap(p.touched) > maxTouchedKept {
-		p.touched = nil
+	p.start(p.received.messages == 1)
+	if p.forwarded {
+		p.forwarded = false
+		p.pods.flush()
 	}
 	if p.received.messages > 0 {
 		p.env.metrics.Received(p.received.messages, p.received.bytes)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/crosspod/crosspod/messages"
@@ -36,8 +37,9 @@ type Relay struct {
 
 	serving sync.WaitGroup // handshakes and peers
 
-	mu       sync.Mutex // guards what follows
-	forward  CrossPodForwarder
+	pods atomic.Pointer[otherPods] // the way to other pods, nil on a single pod
+
+	mu       sync.Mutex               // guards what follows
 	peers    map[*Peer]struct{}       // every peer at work, replaced ones included
 	admitted int                      // peers at work and handshakes that were promised a place
 	halfOpen map[listener.Conn]func() // in Accept and not yet authenticated, with what cancels each
@@ -82,6 +84,7 @@ func NewRelay(cfg Config) (*Relay, error) {
 		peers:    make(map[*Peer]struct{}),
 		halfOpen: make(map[listener.Conn]func()),
 	}
+	env.runnersUp = newRunnersUp(r.store, m, r.lookAt)
 	r.notifier.SetLimits(limits.SubscriptionsPerPeer, limits.Subscriptions)
 	r.store.Observe(r.notifier.Observe)
 	r.SetCrossPodForwarder(cfg.CrossPodForwarder)
@@ -96,17 +99,6 @@ func (r *Relay) InstanceURL() string { return r.url }
 
 // Store returns the peers of this relay.
 func (r *Relay) Store() *store.Store { return r.store }
-
-// SetCrossPodForwarder has peers accepted from now on use f when the store does
-// not have a destination. A nil f, also a nil pointer in it, means none.
-func (r *Relay) SetCrossPodForwarder(f CrossPodForwarder) {
-	if isNil(f) {
-		f = nil
-	}
-	r.mu.Lock()
-	r.forward = f
-	r.mu.Unlock()
-}
 
 // handshakeError is a handshake that failed, and how it is counted.
 type handshakeError struct {
@@ -268,11 +260,11 @@ func (r *Relay) unadmit() {
 }
 
 // start makes the peer visible and serves it. A connection with the same id is
-// replaced and cut, without an offline notice.
+// replaced, without an offline notice.
 func (r *Relay) start(id messages.PeerID, c listener.Conn) {
 	started := time.Now()
 	r.mu.Lock()
-	p := newPeer(r.env, id, c, r.store, r.notifier, r.forward)
+	p := newPeer(r.env, id, c, r.store, r.notifier, r.pods.Load())
 	r.peers[p] = struct{}{}
 	r.serving.Add(1)
 	closing := r.closing
@@ -281,7 +273,7 @@ func (r *Relay) start(id messages.PeerID, c listener.Conn) {
 	transport := transportOf(c)
 	r.env.metrics.PeerConnected(transport)
 	if old, ok := r.store.Add(p).(*Peer); ok {
-		old.cut(errReplaced)
+		old.superseded()
 		r.env.metrics.PeerReplaced()
 		p.logger().Info("peer replaced", "older", old.RemoteAddr())
 	}
@@ -296,7 +288,8 @@ func (r *Relay) start(id messages.PeerID, c listener.Conn) {
 func (r *Relay) serve(p *Peer, transport string) {
 	defer r.serving.Done()
 	p.Work()
-	r.store.Remove(p)
+	r.env.runnersUp.left(p)
+	r.env.runnersUp.release(p)
 	r.env.metrics.PeerDisconnected(transport)
 	r.mu.Lock()
 	delete(r.peers, p)
@@ -337,6 +330,7 @@ func (r *Relay) Shutdown(ctx context.Context) error {
 	peers := slices.Collect(maps.Keys(r.peers))
 	halfOpen := maps.Clone(r.halfOpen)
 	r.mu.Unlock()
+	r.env.runnersUp.close()           // they are among the peers
 	for c, cancel := range halfOpen { // they never spoke; their Accepts return
 		cancel()
 		_ = c.Close()

@@ -1,0 +1,80 @@
+package relay
+
+import (
+	"fmt"
+
+	"github.com/crosspod/crosspod/messages"
+	"github.com/crosspod/crosspod/metrics"
+	"github.com/crosspod/crosspod/store"
+)
+
+// courier hands messages to the peers of this pod, on behalf of one reader: that
+// of a peer or that of a link to another pod. It starts no writer before start
+// is called. It is not safe for concurrent use.
+type courier struct {
+	store   *store.Store
+	last    *Peer   // the last destination found in the store
+	touched []*Peer // destinations whose writer this reader has to start
+}
+
+// maxTouchedKept is the capacity of the list of destinations that a reader
+// keeps between batches.
+const maxTouchedKept = 32
+
+// lookup returns the peer of this pod that owns dst, nil if there is none. It
+// remembers the last one found, for as long as that is the owner.
+func (c *courier) lookup(dst messages.PeerID) *Peer {
+	if c.last != nil && c.last.id == dst && c.last.gone.Load() == 0 {
+		return c.last
+	}
+	found, _ := c.store.Peer(dst)
+	to, _ := found.(*Peer)
+	c.last = to
+	return to
+}
+
+// hand queues msg to a peer and remembers whether its writer is to be started.
+func (c *courier) hand(to *Peer, msg []byte) pushResult {
+	result := to.out.push(msg)
+	if result == claimed {
+		c.touched = append(c.touched, to)
+	}
+	return result
+}
+
+// forwarded hands over a message that came from another pod; see
+// [LocalPeerDispatcher.DispatchToLocal].
+func (c *courier) forwarded(dst messages.PeerID, msg []byte) error {
+	to := c.lookup(dst)
+	if to == nil || to.gone.Load() != 0 {
+		return ErrLocalPeerGone
+	}
+	src, _, err := messages.ParseTransport(msg)
+	if err != nil {
+		to.env.metrics.Dropped(metrics.Malformed, 1)
+		return fmt.Errorf("dispatch to %v: %w", dst, err)
+	}
+	to.hear(src)
+	switch c.hand(to, msg) {
+	case ending:
+		return ErrLocalPeerGone
+	case refused:
+		return ErrQueueFull
+	}
+	return nil
+}
+
+// start starts the writers this reader owes. alone says that the batch was one
+// message, which is then tried at once: waking a writer would take longer.
+func (c *courier) start(alone bool) {
+	for i, to := range c.touched {
+		if !alone || !to.writeAtOnce() {
+			go to.write()
+		}
+		c.touched[i] = nil
+	}
+	c.touched = c.touched[:0]
+	if cap(c.touched) > maxTouchedKept {
+		c.touched = nil
+	}
+}

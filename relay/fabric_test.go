@@ -1,0 +1,427 @@
+package relay_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/crosspod/crosspod/cluster"
+	"github.com/crosspod/crosspod/messages"
+	"github.com/crosspod/crosspod/relay"
+)
+
+// scriptedFabric is a fabric of which the test says everything.
+type scriptedFabric struct {
+	host    cluster.Host
+	mu      sync.Mutex // guards looked
+	looked  []messages.PeerID
+	taken   []string // payloads
+	flushes int
+	answer  error
+}
+
+func (f *scriptedFabric) Forward(_ context.Context, dst messages.PeerID, msg []byte) error {
+	if f.answer != nil {
+		return f.answer
+	}
+	_, payload, err := messages.ParseTransport(msg)
+	f.taken = append(f.taken, string(payload))
+	return err
+}
+
+func (f *scriptedFabric) Locate(context.Context, messages.PeerID) (string, bool) { return "", false }
+
+func (f *scriptedFabric) Attach(h cluster.Host) { f.host = h }
+
+func (f *scriptedFabric) InterestChanged(id messages.PeerID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.looked = append(f.looked, id)
+}
+
+// lookedAt fails the test unless those are the ids it was asked to look at since
+// the last call.
+func (f *scriptedFabric) lookedAt(t *testing.T, want ...messages.PeerID) {
+	t.Helper()
+	synctest.Wait()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !slices.Equal(f.looked, want) {
+		t.Errorf("the fabric was asked to look at %v, want %v", f.looked, want)
+	}
+	f.looked = nil
+}
+
+func interested(t *testing.T, f *scriptedFabric, id messages.PeerID, want bool) {
+	t.Helper()
+	if got := f.host.Interested(id); got != want {
+		t.Errorf("Interested(%v) = %v", id, got)
+	}
+}
+
+// batching is one that also takes batches.
+type batching struct{ *scriptedFabric }
+
+func (f batching) ForwardBatched(dst messages.PeerID, msg []byte) error {
+	return f.Forward(context.Background(), dst, msg)
+}
+
+func (f batching) Flush() { f.flushes++ }
+
+// newFabricated returns a relay that uses f.
+func newFabricated(t *testing.T, f relay.CrossPodForwarder, change ...func(*relay.Config)) *relay.Relay {
+	t.Helper()
+	r := newRelay(t, change...)
+	r.SetCrossPodForwarder(f)
+	return r
+}
+
+func TestForwarderWithoutBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &scriptedFabric{}
+		r := newFabricated(t, f)
+		a := connect(t, r, "a")
+		a.write(messages.AppendTransport(nil, messages.HashID("b"), []byte("x")))
+		synctest.Wait()
+		if !slices.Equal(f.taken, []string{"x"}) {
+			t.Errorf("the fabric has %q", f.taken)
+		}
+	})
+}
+
+func TestForwarderIsFlushedAfterEachBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := batching{&scriptedFabric{}}
+		r := newFabricated(t, f)
+		a := connect(t, r, "a")
+		for i := range 3 {
+			a.write(messages.AppendTransport(nil, messages.HashID("b"), []byte("x")))
+			synctest.Wait()
+			if f.flushes != i+1 {
+				t.Errorf("flushed %d times after %d batches of one", f.flushes, i+1)
+			}
+		}
+		a.send(a, "to one of this pod")
+		a.expect(from(a, "to one of this pod"))
+		if f.flushes != 3 || len(f.taken) != 3 {
+			t.Errorf("flushed %d times for %d messages, want 3 for 3", f.flushes, len(f.taken))
+		}
+	})
+}
+
+// D7: what the fabric does not take, the relay counts, and what it took and let
+// go it tells the relay to count.
+func TestD7DropsOfTheFabricAreCountedByReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &scriptedFabric{}
+		meter, c := counted(t)
+		r := newFabricated(t, f, meter)
+		a := connect(t, r, "a")
+		want := map[string]int{}
+		for err, reason := range map[error]string{
+			cluster.ErrNoOwner:   "no_peer",
+			cluster.ErrQueueFull: "link_full",
+			cluster.ErrNoLink:    "no_link",
+			cluster.ErrStopped:   "fabric_stopped",
+			errors.New("shrug"):  "forward",
+		} {
+			f.answer = fmt.Errorf("forward: %w", err)
+			a.write(messages.AppendTransport(nil, messages.HashID("b"), nil))
+			synctest.Wait()
+			want[reason]++
+		}
+		f.answer = nil
+		for _, reason := range []string{"no_peer", "unknown", "no_link", "link_full", "link_lost", "parking_full", "bounced", "malformed", "fabric_stopped", "shrug"} {
+			for range 3 { // the fabric can only let go what it took
+				a.write(messages.AppendTransport(nil, messages.HashID("b"), nil))
+			}
+			synctest.Wait()
+			f.host.Dropped(reason, 3)
+			if reason == "shrug" {
+				reason = "forward"
+			}
+			want[reason] += 3
+		}
+		for reason, n := range want {
+			if got := c.dropped(t, reason); got != n {
+				t.Errorf("%d messages dropped as %s, want %d", got, reason, n)
+			}
+		}
+		c.balance(t)
+	})
+}
+
+func TestPresenceFromElsewhere(t *testing.T) { // P1, P2
+	synctest.Test(t, func(t *testing.T) {
+		f := &scriptedFabric{}
+		r := newFabricated(t, f)
+		a, x := connect(t, r, "a"), messages.HashID("x")
+		a.subscribe(x)
+		a.quiet()
+		f.lookedAt(t, x)
+		interested(t, f, x, true)
+		f.host.Settle(x, true, true)
+		a.expect(online(x))
+		f.host.Settle(x, false, true)
+		a.expect(offline(x))
+		a.write(messages.AppendPeerList(nil, messages.TypeUnsubscribePeerState, []messages.PeerID{x}))
+		a.quiet()
+		f.lookedAt(t, x)
+		interested(t, f, x, false)
+	})
+}
+
+func TestAnotherForwarderTakesPresenceOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, second := &scriptedFabric{}, &scriptedFabric{}
+		r := newFabricated(t, first)
+		a, x := connect(t, r, "a"), messages.HashID("x")
+		a.subscribe(x)
+		a.quiet()
+		first.host.Settle(x, true, true)
+		a.expect(online(x))
+		r.SetCrossPodForwarder(second)
+		second.lookedAt(t, x)
+		first.host.Settle(x, false, true) // its word counts no more
+		a.quiet()
+		second.host.Settle(x, false, true)
+		a.expect(offline(x))
+		a.subscribe(x)
+		a.quiet()
+		second.host.Settle(x, true, true)
+		a.expect(online(x))
+		var none *scriptedFabric
+		r.SetCrossPodForwarder(none)
+		a.expect(offline(x)) // there is only this pod, as far as is known
+		late := connect(t, r, "x")
+		a.quiet()
+		_ = late.Close()
+		a.expect(offline(x))
+	})
+}
+
+// R5: a message from another pod may be the first news of its sender.
+func TestR5OnlineGoesAheadOfTheFirstMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &scriptedFabric{}
+		r := newFabricated(t, f)
+		a, x := connect(t, r, "a"), &peer{id: messages.HashID("x")}
+		a.subscribe(x.id)
+		a.quiet()
+		d := relay.LocalPeers(r.Store()).NewDispatcher()
+		for _, payload := range []string{"first", "second"} {
+			if err := d.Dispatch(a.id, from(x, payload)); err != nil {
+				t.Error(err)
+			}
+		}
+		d.Flush()
+		a.expect(online(x.id), from(x, "first"), from(x, "second"))
+		f.host.Settle(x.id, true, true) // the directory says the same
+		a.quiet()
+		f.host.Settle(x.id, false, true)
+		a.expect(offline(x.id))
+		// One message at a time, and the way for other programs.
+		a.subscribe(x.id)
+		a.quiet()
+		if err := relay.NewLocalPeerDispatcher(r.Store()).DispatchToLocal(a.id, from(x, "third")); err != nil {
+			t.Error(err)
+		}
+		a.expect(online(x.id), from(x, "third"))
+	})
+}
+
+// D3: a link's reader waits for no peer.
+func TestD3DispatchWaitsForNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		meter, c := counted(t)
+		r := newRelay(t, meter, func(c *relay.Config) { c.Limits.QueueMessages = 10 })
+		slow, quick, x := connect(t, r, "slow"), connect(t, r, "quick"), &peer{id: messages.HashID("x")}
+		d := relay.LocalPeers(r.Store()).NewDispatcher()
+		const sent = 50
+		for i := range sent {
+			for _, to := range []*peer{slow, quick} {
+				if err := d.Dispatch(to.id, from(x, fmt.Sprint(i))); err != nil {
+					t.Error(err)
+				}
+			}
+			d.Flush()
+			quick.expect(from(x, fmt.Sprint(i)))
+			synctest.Wait()
+		}
+		if got := c.dropped(t, "queue_full"); got == 0 || got > sent {
+			t.Errorf("%d messages to the slow one were dropped", got)
+		}
+	})
+}
+
+func TestDispatchErrors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		meter, c := counted(t)
+		r := newRelay(t, meter)
+		local := relay.LocalPeers(r.Store())
+		d, a, x := local.NewDispatcher(), connect(t, r, "a"), &peer{id: messages.HashID("x")}
+		if err := d.Dispatch(x.id, from(a, "x")); !local.Gone(err) {
+			t.Errorf("Dispatch to a stranger = %v, want one that says gone", err)
+		}
+		if err := d.Dispatch(a.id, []byte{1, 3, 0}); err == nil || local.Gone(err) || c.dropped(t, "malformed") != 1 {
+			t.Errorf("Dispatch of three bytes = %v, %d counted", err, c.dropped(t, "malformed"))
+		}
+		_ = a.Close()
+		synctest.Wait()
+		if err := d.Dispatch(a.id, from(x, "x")); !local.Gone(err) {
+			t.Errorf("Dispatch to one that has left = %v, want one that says gone", err)
+		}
+		if got := c.value(t, "relay_messages_dropped_total"); got != 1 {
+			t.Errorf("%v messages were counted as dropped, want the malformed one: the others go back", got)
+		}
+	})
+}
+
+func TestConnectionsOfAPod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRelay(t)
+		local := relay.LocalPeers(r.Store())
+		var seen []messages.PeerID
+		cancel := local.Observe(func(id messages.PeerID) { seen = append(seen, id) })
+		a := connect(t, r, "a")
+		first, ok := local.Connection(a.id)
+		if !ok || !local.HasPeer(a.id) || !slices.Equal(seen, []messages.PeerID{a.id}) {
+			t.Errorf("Connection = %d, %v; changes of %v were told", first, ok, seen)
+		}
+		time.Sleep(6 * time.Second) // no longer young
+		a = connect(t, r, "a")
+		if second, ok := local.Connection(a.id); !ok || second <= first {
+			t.Errorf("the second connection has number %d, the first %d", second, first)
+		}
+		if got := slices.Collect(local.Peers()); !slices.Equal(got, []messages.PeerID{a.id}) {
+			t.Errorf("Peers = %v", got)
+		}
+		for range local.Peers() {
+			break
+		}
+		_ = a.Close()
+		synctest.Wait()
+		if _, ok := local.Connection(a.id); ok || len(seen) != 3 {
+			t.Errorf("a peer that left has a connection; %d changes were told", len(seen))
+		}
+		cancel()
+		connect(t, r, "a")
+		if len(seen) != 3 {
+			t.Error("told after cancel")
+		}
+	})
+}
+
+// P4: a connection that a newer one on another pod has superseded is closed
+// without an offline notice.
+func TestP4EvictedWithoutANotice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &scriptedFabric{}
+		meter, c := counted(t)
+		r := newFabricated(t, f, meter)
+		local := relay.LocalPeers(r.Store())
+		watcher, old := connect(t, r, "watcher"), connect(t, r, "x")
+		watcher.subscribe(old.id)
+		watcher.expect(online(old.id))
+		stale, _ := local.Connection(old.id)
+		time.Sleep(6 * time.Second) // no longer young
+		old = connect(t, r, "x")
+		watcher.expect(online(old.id)) // the answer to a subscription did not use it up
+		time.Sleep(6 * time.Second) // no longer young
+		local.Evict(old.id, stale)
+		watcher.send(old, "still here")
+		old.expect(from(watcher, "still here"))
+
+		conn, _ := local.Connection(old.id)
+		local.Evict(old.id, conn)
+		old.end()
+		f.host.Settle(old.id, true, true) // on the other pod
+		synctest.Wait()
+		if local.HasPeer(old.id) {
+			t.Error("the evicted connection is in the store")
+		}
+		watcher.quiet()
+		if got := c.value(t, "relay_peer_evictions_total"); got != 1 {
+			t.Errorf("%v evictions counted, want 1", got)
+		}
+		local.Evict(old.id, conn) // once more changes nothing
+		f.host.Settle(old.id, false, true)
+		watcher.expect(offline(old.id))
+	})
+}
+
+// The runner-up of a connection on another pod has the id back when that ends.
+func TestRunnerUpOfAnotherPod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &scriptedFabric{}
+		r := newFabricated(t, f)
+		local := relay.LocalPeers(r.Store())
+		watcher, first := connect(t, r, "watcher"), connect(t, r, "x")
+		watcher.subscribe(first.id)
+		watcher.expect(online(first.id))
+		f.lookedAt(t, first.id)
+
+		conn, _ := local.Connection(first.id)
+		local.Evict(first.id, conn)
+		f.lookedAt(t, first.id)
+		interested(t, f, first.id, true)
+		f.host.Settle(first.id, true, true)
+		watcher.expect(online(first.id)) // it moved, and the one-shot was not used up
+		time.Sleep(2 * time.Second)
+		first.send(watcher, "I may still send")
+		watcher.expect(from(first, "I may still send"))
+		f.host.Settle(first.id, false, true)
+		if again, ok := local.Connection(first.id); !ok || again <= conn {
+			t.Errorf("Connection = %d, %v after %d", again, ok, conn)
+		}
+		watcher.send(first, "welcome back")
+		first.expect(from(watcher, "welcome back"))
+		watcher.quiet() // not told that it went
+		f.lookedAt(t, first.id)
+		time.Sleep(6 * time.Second) // no longer young
+		watcher.quiet()
+
+		// Its time over it is closed, and the fabric need not tell any more.
+		second := connect(t, r, "y")
+		conn, _ = local.Connection(second.id)
+		local.Evict(second.id, conn)
+		f.lookedAt(t, second.id)
+		start := time.Now()
+		second.end()
+		if took := time.Since(start); took != 3*time.Second {
+			t.Errorf("the runner-up was closed after %v", took)
+		}
+		f.lookedAt(t, second.id)
+		interested(t, f, second.id, false)
+		f.host.Settle(second.id, false, true)
+		if local.HasPeer(second.id) {
+			t.Error("a closed runner-up owns the id")
+		}
+	})
+}
+
+// Of one that was superseded here and the newer one on another pod, the oldest
+// has the id back.
+func TestRunnersUpHereAndElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &scriptedFabric{}
+		r := newFabricated(t, f)
+		local := relay.LocalPeers(r.Store())
+		first, second, sender := connect(t, r, "x"), connect(t, r, "x"), connect(t, r, "sender")
+		conn, _ := local.Connection(second.id)
+		local.Evict(second.id, conn)
+		f.host.Settle(second.id, true, true)
+		second.hangUp() // out of the store already: changes nothing
+		if local.HasPeer(first.id) {
+			t.Fatal("the end of a runner-up made another one the owner")
+		}
+		f.host.Settle(first.id, false, true)
+		sender.send(first, "hello")
+		first.expect(from(sender, "hello"))
+	})
+}

@@ -1,0 +1,66 @@
+package relay
+
+import (
+	"github.com/crosspod/crosspod/cluster"
+	"github.com/crosspod/crosspod/messages"
+	"github.com/crosspod/crosspod/metrics"
+)
+
+// SetCrossPodForwarder has peers accepted from now on use f when the store does
+// not have a destination. A nil f, also a nil pointer in it, means none. If f
+// knows who is online elsewhere, as *cluster.Forwarder does, every peer is told
+// of what comes and goes there from now on; with none, or another one, those
+// who are only elsewhere are offline. Call it before peers are accepted, and not
+// from two goroutines at once.
+func (r *Relay) SetCrossPodForwarder(f CrossPodForwarder) {
+	pods := newOtherPods(f)
+	r.pods.Store(pods)
+	if pods == nil || pods.presence == nil {
+		r.notifier.SetRemote(nil)
+		return
+	}
+	pods.presence.Attach(&host{r, pods})
+	r.notifier.SetRemote(pods.presence.InterestChanged)
+}
+
+// lookAt has the fabric look whether somebody here is interested in id.
+func (r *Relay) lookAt(id messages.PeerID) {
+	if pods := r.pods.Load(); pods != nil && pods.presence != nil {
+		pods.presence.InterestChanged(id)
+	}
+}
+
+// host is a relay as the fabric sees it, for as long as it uses that fabric.
+type host struct {
+	relay *Relay
+	pods  *otherPods
+}
+
+var _ cluster.Host = (*host)(nil)
+
+// Interested reports whether a peer wants to be told about id, or a connection
+// that was superseded by one elsewhere waits to have it back.
+func (h *host) Interested(id messages.PeerID) bool {
+	return h.relay.notifier.Interested(id) || h.relay.env.runnersUp.has(id)
+}
+
+// Settle passes on what is true of id in the whole cluster. An id that is
+// nowhere any more goes to its runner-up, and is not announced as gone.
+func (h *host) Settle(id messages.PeerID, online, changed bool) {
+	if h.relay.pods.Load() != h.pods {
+		return // another fabric's word counts
+	}
+	if !online && h.relay.env.runnersUp.takeBack(id, nil) {
+		return
+	}
+	h.relay.notifier.Settle(id, online, changed)
+}
+
+// Dropped counts messages that the fabric had taken and let go.
+func (h *host) Dropped(reason string, n int) {
+	r, ok := metrics.DropReasonNamed(reason)
+	if !ok {
+		r = metrics.Forward
+	}
+	h.relay.env.metrics.Dropped(r, n)
+}
