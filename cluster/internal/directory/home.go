@@ -170,7 +170,7 @@ func (p *Pod) onRegister(r *remote, e *wire.Entry) error {
 	r.kept.add(e.Name, e.Member, e.Epoch)
 	p.found = list
 	p.save(e.Name, e.Member, list)
-	p.ObserveClock(p.now, e.Epoch)
+	p.observeEpoch(e.Epoch)
 	p.look(e.Name, e.Member, false)
 	return nil
 }

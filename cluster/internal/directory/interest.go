@@ -232,7 +232,7 @@ func (p *Pod) subscribed(r *remote, e *wire.Entry) (*interest, *answer) {
 }
 
 func (p *Pod) onOnline(r *remote, e *wire.Entry) error {
-	p.ObserveClock(p.now, e.Epoch)
+	p.observeEpoch(e.Epoch)
 	i, a := p.subscribed(r, e)
 	if i == nil {
 		return nil

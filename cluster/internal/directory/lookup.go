@@ -109,7 +109,9 @@ func (p *Pod) askSelf(l *lookup) bool {
 			p.conclude(l, Owner)
 			return true
 		}
-		l.sure = l.sure && p.complete
+		if !l.everyone {
+			l.sure = l.sure && p.complete
+		}
 		return false
 	}
 	best, ok := p.best(l.name, l.name.ID())
@@ -119,6 +121,8 @@ func (p *Pod) askSelf(l *lookup) bool {
 	}
 	if !l.everyone {
 		l.sure = l.sure && p.complete && !ok
+	} else if ok && best.epoch < l.newerThan {
+		l.sure = false
 	}
 	return false
 }
@@ -135,7 +139,6 @@ func (p *Pod) askEveryone(l *lookup) {
 	if p.askSelf(l) {
 		return
 	}
-	l.sure = true
 	var patience Time
 	for _, r := range p.view {
 		switch {
@@ -252,7 +255,7 @@ func (p *Pod) expected(r *remote, e *wire.Entry) (*lookup, int) {
 }
 
 func (p *Pod) onIHave(r *remote, e *wire.Entry) {
-	p.ObserveClock(p.now, e.Epoch)
+	p.observeEpoch(e.Epoch)
 	l, i := p.expected(r, e)
 	if l == nil {
 		return
@@ -276,10 +279,11 @@ func (p *Pod) onIHave(r *remote, e *wire.Entry) {
 		p.concludeAt(l, owner{e.Pod, e.Epoch})
 		return
 	}
-	// What bounced. To a home it is not over yet, so its word is no "no"; among
-	// everyone it is, for the newer one would have been named by its own pod.
+	// What bounced: a home that has not heard of its end, so its word is no "no".
+	// Among everyone it is, for a newer one would have been named by its own pod.
+	// A still older one may be the truth again, if it is the one that lasted.
 	l.asked[i].done = true
-	if !l.everyone {
+	if !l.everyone || e.Epoch < l.newerThan {
 		l.sure = false
 	}
 	p.answeredBy(l, i)

@@ -249,7 +249,7 @@ func (p *Pod) onEvict(e *wire.Entry) {
 		return // late: what it was about is gone, or newer than the winner
 	}
 	conn := c.conn
-	p.ObserveClock(p.now, e.Epoch)
+	p.observeEpoch(e.Epoch)
 	p.drop(e.Member, c)
 	p.do(Effect{Do: Evict, Name: e.Name, Member: e.Member, Conn: conn, Pod: e.Pod, Epoch: e.Epoch})
 	p.do(Effect{Do: Learn, Name: e.Name, Member: e.Member, Pod: e.Pod, Epoch: e.Epoch})

@@ -192,6 +192,13 @@ func (p *Pod) ObserveClock(now Time, clock uint64) {
 	}
 }
 
+// observeEpoch takes notice of another pod's claim: the next one made here is
+// newer, even in the same microsecond.
+func (p *Pod) observeEpoch(epoch uint64) {
+	p.ObserveClock(p.now, epoch)
+	p.lastEpoch = max(p.lastEpoch, epoch)
+}
+
 // nextEpoch returns the epoch of a connection made now.
 func (p *Pod) nextEpoch() uint64 {
 	p.lastEpoch = max(p.lastEpoch+1, p.Clock(p.now))
