@@ -57,11 +57,15 @@ type Pair struct {
 }
 
 // NewPair returns the view of self of its connections with other: none yet.
-// Sessions are numbered above after. A pod that forgets pairs passes the
-// highest number it has ever given, so that a follower that has not forgotten
-// does not take a new session for an old one.
+// Where self leads, sessions are numbered above after: a pod that forgets pairs
+// passes the highest number it has ever given, so that a follower that has not
+// forgotten does not take a new session for an old one.
 func NewPair(self, other wire.PodID, after uint64) *Pair {
-	return &Pair{leads: Leads(self, other), number: after}
+	p := &Pair{leads: Leads(self, other)}
+	if p.leads {
+		p.number = after
+	}
+	return p
 }
 
 // Leads reports whether this pod chooses.

@@ -97,6 +97,15 @@ func TestNumbersAfterForgetting(t *testing.T) {
 	}
 }
 
+// TestFollowerCountsWhatItIsTold: what a follower has given to others, as their
+// leader, has nothing to do with it.
+func TestFollowerCountsWhatItIsTold(t *testing.T) {
+	follower := NewPair(large, small, 50)
+	if got := follower.Told(1, 1); got.Verdict != Use {
+		t.Errorf("the follower says %v to the first session", got)
+	}
+}
+
 func TestNewcomer(t *testing.T) {
 	for _, tt := range []struct {
 		known Incumbent
