@@ -54,7 +54,8 @@ func (r *Reader) Skip(n int) { r.off += n }
 
 // Fill waits for more bytes and appends them to those that Bytes returns, of
 // which there must be fewer than [ReadSize]. Whatever was skipped is gone
-// afterwards. It may return nil without new bytes.
+// afterwards. It may return nil without new bytes. With TLS the caller looks at
+// [Records.Pending] afterwards: a key update is answered from within.
 func (r *Reader) Fill() error {
 	switch {
 	case r.raw == nil:
@@ -99,6 +100,9 @@ func (r *Reader) fillTLS() error {
 			r.end += n
 			if n > 0 || !errors.Is(err, ErrNotReady) {
 				return err
+			}
+			if r.records.Pending() {
+				return nil // TLS has answered something, and the caller has to write that
 			}
 		}
 		if err := r.raw.Read(r.ready); err != nil {

@@ -104,20 +104,23 @@ func (q *Queue) push(t wire.Type, d *wire.Data) Result {
 	if len(d.Message) < messages.TransportHeaderSize || len(d.Message) > messages.MaxSize {
 		return RefusedSize
 	}
-	bucket := uint16(maphash.Bytes(q.seed, d.Destination[:]) % buckets)
+	f := frame{uint16(wire.DataHeaderSize + len(d.Message)), q.bucket(&d.Destination)}
 	q.mu.Lock()
-	result, dropped := q.pushLocked(t, d, bucket)
+	result, dropped := q.pushLocked(t, d, f)
 	q.mu.Unlock()
 	q.tell(dropped)
 	return result
 }
 
-func (q *Queue) pushLocked(t wire.Type, d *wire.Data, bucket uint16) (_ Result, dropped int) {
-	f := frame{uint16(wire.DataHeaderSize + len(d.Message)), bucket}
+func (q *Queue) bucket(dst *messages.PeerID) uint16 {
+	return uint16(maphash.Bytes(q.seed, dst[:]) % buckets)
+}
+
+func (q *Queue) pushLocked(t wire.Type, d *wire.Data, f frame) (_ Result, dropped int) {
 	if q.suspended {
 		return RefusedNoLink, 0
 	}
-	if int(q.taken[bucket])+f.cost() > q.limit/shares {
+	if int(q.taken[f.bucket])+f.cost() > q.limit/shares {
 		return RefusedFull, 0
 	}
 	for q.cost+f.cost() > q.limit {
@@ -143,7 +146,7 @@ func (q *Queue) pushLocked(t wire.Type, d *wire.Data, bucket uint16) (_ Result, 
 	c.sizes = append(c.sizes, f)
 	q.messages++
 	q.cost += f.cost()
-	q.taken[bucket] += int32(f.cost())
+	q.taken[f.bucket] += int32(f.cost())
 	if q.link != nil && !q.owed {
 		q.owed = true
 		return WakeDue, dropped

@@ -69,13 +69,15 @@ func (l *Link) dueLocked() bool {
 // writeLoop writes what waits and ends when nothing does. Only whoever claimed
 // the writer's place starts it.
 func (l *Link) writeLoop() {
+	again := false // there may be more in the queue
 	if rest, lent := l.rest, l.lent; lent != nil {
 		l.rest, l.lent = nil, nil
 		_, err := l.out.Write(rest)
 		netbatch.GiveBack(lent)
 		l.wrote(err)
+		again = true // whoever pushed meanwhile was told that there is a writer
 	}
-	for again := false; ; {
+	for {
 		w, ok := l.next(again)
 		if !ok {
 			return
