@@ -588,6 +588,13 @@ func TestDigest(t *testing.T) {
 	s.want()
 	s.got(1, register(2e15), register(3e15), wire.Entry{Kind: wire.Unregister, Name: x}, digest(0, 0))
 	s.want()
+	// The hashes are part of the protocol, worked out by hand here.
+	const ofPeer, ofMember = 0x3ee1ec94ead7aa7, 0x3d583ef66caeb4dd
+	member := wire.Entry{Kind: wire.Register, Name: wire.GroupName("g"), Member: id("x"), Epoch: 2e15}
+	s.got(1, register(2e15), digest(ofPeer, 1), member, digest(ofPeer^ofMember, 2))
+	member.Kind = wire.Unregister
+	s.got(1, wire.Entry{Kind: wire.Unregister, Name: x}, digest(ofMember, 1), member)
+	s.want()
 	s.got(1, register(2e15), digest(0, 0))
 	s.want("close 1: digest_mismatch")
 	if s.Stats().Suspect != 1 {
