@@ -274,17 +274,17 @@ func (t *Transport) admit(c *conn) error {
 		c.admitted(p)
 		p.conns[c.id] = c
 		p.version, p.offset = c.shaken.Version, time.Duration(ahead)*time.Microsecond
-		news := differences{c.shaken.OtherInstance, c.shaken.OtherTokens}
-		old2 := p.differs
-		p.differs = news
+		differed := p.differs
+		p.differs = differences{c.shaken.OtherInstance, c.shaken.OtherTokens}
+		differs := p.differs
 		act := t.actLocked(c, p.pair.Authenticated(c.id, c.shaken.Have))
 		t.mu.Unlock()
 		act()
 		t.report()
-		if news.instance && !old2.instance {
+		if differs.instance && !differed.instance {
 			t.log.Warn("pod announces another instance address: peers will be sent astray", "address", hello.Address)
 		}
-		if news.tokens && !old2.tokens {
+		if differs.tokens && !differed.tokens {
 			t.log.Warn("pod accepts other peer tokens: peers will be turned away there or here", "address", hello.Address)
 		}
 		return nil
@@ -382,7 +382,6 @@ func (t *Transport) openingLocked(c *conn) (frames []byte) {
 		for _, told := range c.of.read {
 			frames = wire.AppendTally(frames, told)
 		}
-		c.of.read = nil
 	}
 	if c.shaken.Capabilities.Has(wire.CapComplaint) && len(t.complaint) > 0 {
 		frames = wire.AppendComplaints(frames, t.complaint)
@@ -485,18 +484,18 @@ func (t *Transport) ended(c *conn, why error) {
 	}
 	var tell []byte
 	next := p.used
-	if next != nil && len(p.read) > 0 {
-		for _, told := range p.read {
-			tell = wire.AppendTally(tell, told)
+	if given != 0 && !t.stopped {
+		time.AfterFunc(tallyTimeout, func() { t.closeAccount(p, given) })
+		if next != nil && next.shaken.Capabilities.Has(wire.CapTally) && len(p.read) > 0 {
+			tell = wire.AppendTally(nil, p.read[len(p.read)-1]) // that of c
 		}
-		p.read = nil
 	}
 	if p.forgotten || !p.met && len(p.conns) == 0 {
 		t.forgetLocked(p)
 		lost += p.giveUpLocked()
 	}
 	t.mu.Unlock()
-	if tell != nil && next.shaken.Capabilities.Has(wire.CapTally) {
+	if tell != nil {
 		next.link.SendControl(tell)
 	}
 	t.count(dropLinkLost, lost)
@@ -578,6 +577,20 @@ func (t *Transport) forgetLocked(p *pod) {
 func (t *Transport) tallied(c *conn, told wire.Tally) {
 	t.mu.Lock()
 	lost := c.of.toldLocked(told)
+	t.mu.Unlock()
+	t.count(dropLinkLost, lost)
+}
+
+// closeAccount counts what was lost with a session of which the other pod says
+// nothing: it may never have heard of it.
+func (t *Transport) closeAccount(p *pod, number uint64) {
+	t.mu.Lock()
+	lost := 0
+	for i := range p.tallies {
+		if p.tallies[i].number == number {
+			lost = p.tallies[i].close()
+		}
+	}
 	t.mu.Unlock()
 	t.count(dropLinkLost, lost)
 }

@@ -258,16 +258,17 @@ func later(a, b time.Time) time.Time {
 }
 
 // hurryLocked has addresses resolved soon after a link was lost: its pod may
-// come back at another one.
+// come back at another one. A link that flaps is no reason to flood a name
+// server.
 func (d *Discovery) hurryLocked(now time.Time) {
 	if !d.lost {
 		return
 	}
 	d.lost = false
-	d.pace.Reset()
-	soon := d.resolvedAt.Add(time.Second) // a flapping link is no reason to flood a DNS server
+	soon := d.resolvedAt.Add(time.Second)
 	if soon.Before(now) {
 		soon = now
+		d.pace.Reset()
 	}
 	d.nextResolve = earlier(d.nextResolve, soon)
 }

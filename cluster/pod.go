@@ -40,14 +40,16 @@ type pod struct {
 	err       error // why the last session ended
 	reason    string
 	complains []Complaint
-	read      []wire.Tally // messages read in ended sessions, that it was not told yet
-	tallies   []tally
+	read      []wire.Tally // messages read in the last sessions that ended
+	tallies   []tally      // the last sessions that ended, some of them still open
 }
 
 // differences are settings that should be the same on all pods.
 type differences struct{ instance, tokens bool }
 
-// tally is an ended session of which it is not clear yet what was lost.
+// tally is the account of a session: of what was sent to the pod, how much it
+// has read. The pod says so at the beginning of each later session, more than
+// once, since such a session may end before anybody has read it.
 type tally struct {
 	number uint64 // that of USE
 	ended  bool   // sent and acked are known
@@ -55,11 +57,15 @@ type tally struct {
 	acked  uint64 // as the last PONG said
 	told   bool   // read is known
 	read   uint64
+	closed bool // what was lost has been counted
 }
 
-// maxTallies bounds the sessions of one pod that are unclear, and those it was
-// not told of.
-const maxTallies = 8
+// tallyTimeout is how long a pod that is back may take to say what it has read
+// in a session that has ended: it may still be draining it.
+const tallyTimeout = linkGrace + link.DefaultDrainTimeout + time.Second
+
+// maxTallies bounds the accounts of one pod, and the sessions it is told of.
+const maxTallies = 16
 
 // maxComplaints bounds what one pod complains of, as its frame does.
 const maxComplaints = 32
@@ -107,8 +113,8 @@ func resultOf(r link.Result) pushResult {
 // endedLocked notes what the ended session c has sent and read, and returns how
 // many messages are known to be lost.
 func (p *pod) endedLocked(c *conn) (lost int) {
-	if read := c.link.Received(); c.shaken.Capabilities.Has(wire.CapTally) {
-		p.read = append(p.read, wire.Tally{Session: c.given, Read: read})
+	if c.shaken.Capabilities.Has(wire.CapTally) {
+		p.read = append(p.read, wire.Tally{Session: c.given, Read: c.link.Received()})
 		p.read = p.read[max(0, len(p.read)-maxTallies):]
 	}
 	t, lost := p.tallyLocked(c.given)
@@ -117,7 +123,7 @@ func (p *pod) endedLocked(c *conn) (lost int) {
 	if !c.shaken.Capabilities.Has(wire.CapTally) {
 		t.told, t.read = true, t.acked
 	}
-	return lost + p.settleLocked()
+	return lost + t.settle()
 }
 
 // toldLocked notes what the other pod has read in an earlier session.
@@ -126,8 +132,10 @@ func (p *pod) toldLocked(told wire.Tally) (lost int) {
 		return 0 // there was none
 	}
 	t, lost := p.tallyLocked(told.Session)
-	t.told, t.read = true, told.Read
-	return lost + p.settleLocked()
+	if !t.told {
+		t.told, t.read = true, told.Read
+	}
+	return lost + t.settle()
 }
 
 // tallyLocked returns the account of a session. The oldest one makes room.
@@ -138,47 +146,41 @@ func (p *pod) tallyLocked(number uint64) (t *tally, lost int) {
 		}
 	}
 	if len(p.tallies) == maxTallies {
-		lost = p.tallies[0].lost()
+		lost = p.tallies[0].close()
 		p.tallies = append(p.tallies[:0], p.tallies[1:]...)
 	}
 	p.tallies = append(p.tallies, tally{number: number})
 	return &p.tallies[len(p.tallies)-1], lost
 }
 
-// settleLocked closes the accounts that are complete.
-func (p *pod) settleLocked() (lost int) {
-	open := p.tallies[:0]
-	for _, t := range p.tallies {
-		if t.ended && t.told {
-			lost += t.lost()
-		} else {
-			open = append(open, t)
-		}
-	}
-	p.tallies = open
-	return lost
-}
-
 // giveUpLocked closes all accounts: nobody will tell any more.
 func (p *pod) giveUpLocked() (lost int) {
-	for _, t := range p.tallies {
-		lost += t.lost()
+	for i := range p.tallies {
+		lost += p.tallies[i].close()
 	}
-	p.tallies = nil
 	return lost
 }
 
-// lost returns how many messages of the session were not read, as far as is
-// known.
-func (t *tally) lost() int {
+// settle closes the account if it is complete.
+func (t *tally) settle() (lost int) {
+	if !t.ended || !t.told {
+		return 0
+	}
+	return t.close()
+}
+
+// close returns how many messages of the session were not read, as far as is
+// known, once.
+func (t *tally) close() (lost int) {
+	if t.closed || !t.ended {
+		return 0
+	}
+	t.closed = true
 	read := t.acked
 	if t.told {
 		read = t.read
 	}
-	if !t.ended || read >= t.sent {
-		return 0
-	}
-	return int(t.sent - read)
+	return int(t.sent - min(read, t.sent))
 }
 
 // statusLocked is what is known of p.

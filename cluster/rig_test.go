@@ -19,6 +19,13 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
+const memAny = memnet.Any
+
+var (
+	testPeer    = messages.HashID("a peer")
+	testMessage = messages.AppendTransport(nil, testPeer, []byte("text"))
+)
+
 const rigSecret = "a secret of a cluster for tests only"
 
 // rig is a network with pods that have a transport and a discovery each, and
@@ -39,8 +46,28 @@ type rigPod struct {
 	cfg       Config
 	transport *Transport
 	discovery *Discovery
+	metrics   *Metrics
+	log       syncBuffer
 	ice       ice
 	stopped   bool
+}
+
+// syncBuffer is a text that is read while it is written.
+type syncBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *syncBuffer) count(text string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Count(b.text.String(), text)
 }
 
 func newRig(t *testing.T, latency time.Duration) *rig {
@@ -89,7 +116,8 @@ func (r *rig) pod(host string, change ...func(*Config)) *rigPod {
 		Secrets:  []string{rigSecret},
 		Version:  "v0-test",
 		Listen: func(network, address string) (net.Listener, error) {
-			ln, err := h.Listen(network, address)
+			host, _, _ := net.SplitHostPort(address)
+			ln, err := r.net.Host(host).Listen(network, address)
 			return icyListener{ln, &p.ice}, err
 		},
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -107,7 +135,8 @@ func (r *rig) pod(host string, change ...func(*Config)) *rigPod {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if p.transport, err = newTransport(&p.cfg, m, slog.New(slog.DiscardHandler)); err != nil {
+	p.metrics = m
+	if p.transport, err = newTransport(&p.cfg, m, slog.New(slog.NewTextHandler(&p.log, nil))); err != nil {
 		r.t.Fatal(err)
 	}
 	r.pods = append(r.pods, p)
@@ -148,6 +177,16 @@ func (p *rigPod) stop() {
 func (p *rigPod) crash() {
 	p.rig.net.Host(p.host).Crash()
 	p.stop()
+}
+
+// rejects is how many handshakes p has refused for a reason; empty: for any.
+func (p *rigPod) rejects(reason string) (n int) {
+	for i := range p.metrics.rejects {
+		if reason == "" || reason == helloRejects[i] {
+			n += int(p.metrics.rejects[i].Load())
+		}
+	}
+	return n
 }
 
 func (p *rigPod) id() wire.PodID { return p.transport.self().ID }
@@ -222,16 +261,16 @@ func (p *rigPod) send(o *rigPod, text string) pushResult {
 type witness struct {
 	skew time.Duration // of its wall clock
 
-	mu         sync.Mutex // guards what follows
-	sessions   map[wire.PodID]session
-	numbers    map[wire.PodID]uint64
-	trace      []string // up, down, gone, in order
-	got        []string // texts of messages
-	read       []wire.Entry
-	drops      [dropReasons]int
-	highest    uint64 // clock
-	fault      string
-	entriesErr error
+	mu       sync.Mutex // guards what follows
+	sessions map[wire.PodID]session
+	numbers  map[wire.PodID]uint64
+	trace    []string // up, down, gone, in order
+	got      []string // texts of messages
+	read     []wire.Entry
+	drops    [dropReasons]int
+	highest  uint64 // clock
+	fault    string
+	onUp     func(session)
 }
 
 func newWitness() *witness {
@@ -247,6 +286,9 @@ func (w *witness) linkUp(s session) {
 	w.numbers[s.pod()] = s.number()
 	w.sessions[s.pod()] = s
 	w.trace = append(w.trace, "up "+s.address())
+	if w.onUp != nil {
+		w.onUp(s)
+	}
 }
 
 func (w *witness) linkDown(s session) {
@@ -274,7 +316,7 @@ func (w *witness) entries(s session, entries []wire.Entry) error {
 		w.fault = "entries of a session that is not up"
 	}
 	w.read = append(w.read, entries...)
-	return w.entriesErr
+	return nil
 }
 
 func (w *witness) roundTrip(session, time.Duration) {}
@@ -434,3 +476,5 @@ func inBubble(t *testing.T, latency time.Duration, f func(*testing.T, *rig)) {
 		}
 	})
 }
+
+var discardLogger = slog.New(slog.DiscardHandler)
