@@ -38,7 +38,7 @@ type devOptions struct {
 func (p *program) devCommand() *cli.Command {
 	var o devOptions
 	var s setting.Set
-	s.Int(&o.pods, "pods", 1, 1, devcluster.MaxPods, "`NUMBER` of pods, each a process; 1 is a relay in this process")
+	s.Int(&o.pods, "pods", 3, 1, devcluster.MaxPods, "`NUMBER` of pods, each a process; 1 is a relay in this process")
 	s.Bool(&o.once, "once", "end after what it shows, with 0 when all was right; on any free port")
 	address := s.String(&o.address, "listen-address", devAddress, "`ADDRESS` of loopback to listen on").Short("l")
 	s.String(&o.secret, "secret", "", "`SECRET` to use, or the variable RELAY_AUTH_SECRET; a fresh one by default").Secret().AlsoEnv("AUTH_SECRET")

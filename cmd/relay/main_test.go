@@ -54,6 +54,10 @@ func TestUsage(t *testing.T) {
 		{name: "scheme that is none", args: []string{"-e", "https://r:443", "-s", "x"}, want: "relay: exposed address \"https://r:443\" has scheme"},
 		{name: "secret file that is missing", args: []string{"-e", "r:443", "--auth-secret-file", "missing"}, want: "--auth-secret-file: read secret file missing"},
 		{name: "certificate that is missing", args: []string{"-e", "r:443", "-s", "x", "-c", "missing", "-k", "missing"}, want: "missing"},
+		{name: "pods without an own address", args: []string{"-e", "r:443", "-s", "x", "--cluster-headless", "pods"}, want: "--pod-ip (RELAY_POD_IP or POD_IP) is missing"},
+		{name: "cluster secret that is short", args: []string{"-e", "r:443", "-s", "x", "--cluster-peers", "pod-1", "--pod-ip", "10.0.0.1", "--cluster-auth-secret", "short"}, want: "want at least 32"},
+		{name: "cluster secret file that is missing", args: []string{"-e", "r:443", "-s", "x", "--cluster-peers", "pod-1", "--pod-ip", "10.0.0.1", "--cluster-auth-secret-file", "missing"}, want: "--cluster-auth-secret-file: read secret file missing"},
+		{name: "cluster secret file that is none", args: []string{"-e", "r:443", "-s", "x", "--cluster-peers", "pod-1", "--pod-ip", "10.0.0.1", "--cluster-auth-secret-file", "main_test.go"}, want: "--cluster-auth-secret-file: "},
 		{name: "log file that cannot be written", args: []string{"-e", "r:443", "-s", "x", "--log-file", filepath.Join("missing", "relay.log")}, want: "--log-file is \"" + filepath.Join("missing", "relay.log") + "\": open log file"},
 	}
 	for _, tt := range tests {

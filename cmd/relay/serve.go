@@ -36,11 +36,13 @@ type pod struct {
 	opsToken     string
 	registry     *prometheus.Registry
 	relay        *relay.Server
-	tls          *tls.Config      // nil: plain
-	certificates *ws.Certificates // nil: not from files
+	tls          *tls.Config                   // nil: plain
+	certificates *ws.Certificates              // nil: not from files
+	fabric       *relay.ClusterBootstrapConfig // nil: there are no other pods
 
 	// Set by listen.
 	peers     net.Listener
+	others    *relay.ClusterBootstrap // nil: there are none
 	health    *admin.Health
 	operators *admin.Server
 }
@@ -68,8 +70,9 @@ func newPod(cfg *setting.Relay, log *logging.Log) (*pod, error) {
 		}
 		p.opsToken = tokens[0]
 	}
+	meter := sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)).Meter("")
 	if p.relay, err = relay.NewServer(relay.Config{
-		Meter:          sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)).Meter(""),
+		Meter:          meter,
 		ExposedAddress: cfg.ExposedAddress,
 		TLSSupport:     cfg.TLS(),
 		AuthValidator:  p.validator,
@@ -79,6 +82,9 @@ func newPod(cfg *setting.Relay, log *logging.Log) (*pod, error) {
 		return nil, err
 	}
 	if p.tls, err = p.tlsConfig(); err != nil {
+		return nil, err
+	}
+	if p.fabric, err = p.clusterConfig(meter, secrets); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -136,11 +142,18 @@ func (p *pod) listen(ctx context.Context) error {
 		OpsAddress:     p.cfg.OpsListenAddress,
 		OpsToken:       p.opsToken,
 		LogLevel:       p.log.Level,
+		Cluster:        p.clusterStatus,
 		Pprof:          p.cfg.Pprof,
 		Logger:         p.log.Logger,
 	})
 	if err == nil {
 		err = p.operators.Listen(ctx)
+	}
+	if err == nil {
+		// Last, since other pods hear of this one as soon as it listens.
+		if err = p.join(ctx); err != nil {
+			_ = p.operators.Close() // it returns nil
+		}
 	}
 	if err != nil {
 		_ = ln.Close() // it was never served
@@ -191,16 +204,26 @@ func (p *pod) serve(ctx, cut context.Context) error {
 			})
 		})
 	}
+	if p.others != nil && p.cfg.Cluster.SecretFile != "" {
+		g.Go(func() error {
+			defer stop()
+			return auth.WatchSecretFile(watching, p.cfg.Cluster.SecretFile, p.log.Logger, p.changeClusterSecrets)
+		})
+	}
 	g.Go(func() error {
 		memtrim.Run(watching, p.relay.Store().Len)
 		return nil
 	})
 	p.health.SetListeners("ws")
-	p.health.SetReady(true)
+	if p.awaitOthers(running) {
+		p.health.SetReady(true) // and so it stays, whatever becomes of the other pods
+	}
 
 	<-running.Done()
-	// In the reverse order: peers go first, while secrets and metrics are there.
+	// In the reverse order: peers go first, while what they sent last can still
+	// reach other pods; then the links; secrets and metrics are there to the end.
 	p.drain(ctx, cut)
+	p.leave()
 	stopWatching()
 	closing, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
@@ -227,6 +250,7 @@ func (p *pod) drain(asked, cut context.Context) {
 	if err := p.relay.Shutdown(ctx); err != nil {
 		p.log.Warn("peers were cut", "err", err)
 	}
+	p.log.Info("peers have gone")
 	p.health.SetListeners()
 }
 

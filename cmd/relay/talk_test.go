@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"io"
+	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -111,8 +113,42 @@ func (l *live) types(t *testing.T, line string) {
 	}
 }
 
+// asCommand has this test's program be the command, as which dev starts its pods.
+const asCommand = "CROSSPOD_TEST_COMMAND"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asCommand) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// Each pod is a process of its own, and all that is shown was right.
+func TestDevPods(t *testing.T) {
+	t.Setenv(asCommand, "1")
+	t.Setenv("NB_LISTEN_ADDRESS", "nowhere") // of another relay
+	dev := runLive(t, map[string]string{"RELAY_AUTH_SECRET": "given"}, "dev", "-l", "127.0.0.1:0", "--verbose")
+	for _, want := range []string{"pod 1 ", "alice  ", "sent  ", "killed, with bob on it", "answers again", "none lost", "started again"} {
+		dev.stdout.has(t, want)
+	}
+	command := strings.Fields(dev.stdout.has(t, " nc carol "))
+	if got := command[len(command)-1]; got != "given" {
+		t.Errorf("the secret is %q", got)
+	}
+	status := strings.Fields(dev.stdout.has(t, " cluster status "))
+	if got := run(t, nil, status[1:]...); got.code != exitOK || strings.Count(got.stdout, " up ") != 2 {
+		t.Errorf("relay cluster status: code %d, %s%s", got.code, got.stdout, got.stderr)
+	}
+	if got := run(t, nil, append([]string{"cluster", "doctor"}, status[3:]...)...); got.code != exitOK {
+		t.Errorf("relay cluster doctor: code %d, %s%s", got.code, got.stdout, got.stderr)
+	}
+	dev.stderr.has(t, "pod 3  time=")
+	dev.signals <- os.Interrupt
+	dev.ends(t, exitOK)
+}
+
 func TestDev(t *testing.T) {
-	dev := runLive(t, map[string]string{"RELAY_AUTH_SECRET": "given", "RELAY_LISTEN_ADDRESS": ":443"}, "dev", "-l", "127.0.0.1:0", "--verbose")
+	dev := runLive(t, map[string]string{"RELAY_AUTH_SECRET": "given", "RELAY_LISTEN_ADDRESS": ":443"}, "dev", "-l", "127.0.0.1:0", "--verbose", "--pods", "1")
 	command := strings.Fields(dev.stdout.has(t, " nc carol "))
 	if got := command[len(command)-1]; got != "given" {
 		t.Errorf("the secret is %q", got)
@@ -123,7 +159,7 @@ func TestDev(t *testing.T) {
 }
 
 func TestDevOnce(t *testing.T) {
-	dev := runLive(t, nil, "dev", "--once")
+	dev := runLive(t, nil, "dev", "--once", "--pods", "1")
 	dev.ends(t, exitOK)
 	if out := dev.stdout.b.String(); strings.Count(out, "equal") != 2 || strings.Contains(out, "\x1b") {
 		t.Errorf("printed\n%s", out)
@@ -131,11 +167,13 @@ func TestDevOnce(t *testing.T) {
 }
 
 func TestDevOnAnAddressThatIsTaken(t *testing.T) {
-	dev := runLive(t, nil, "dev", "-l", "127.0.0.1:0")
+	dev := runLive(t, nil, "dev", "-l", "127.0.0.1:0", "--pods", "1")
 	url := strings.Fields(dev.stdout.has(t, "relay "))[1]
-	other := runLive(t, nil, "dev", "-l", strings.TrimPrefix(url, "rel://"))
-	other.ends(t, exitError)
-	other.stderr.has(t, "takes any free port")
+	for _, pods := range []string{"1", "3"} {
+		other := runLive(t, nil, "dev", "-l", strings.TrimPrefix(url, "rel://"), "--pods", pods)
+		other.ends(t, exitError)
+		other.stderr.has(t, "takes any free port")
+	}
 }
 
 func TestColour(t *testing.T) {
@@ -220,4 +258,76 @@ func TestStart(t *testing.T) {
 	pod.signals <- syscall.SIGTERM
 	pod.ends(t, exitOK)
 	pod.stderr.has(t, "relay has stopped")
+}
+
+// Two pods in this process link, take another secret from a file that changes,
+// not one that is too short, and part in order.
+func TestStartPods(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "pods")
+	secret := func(text string) {
+		t.Helper()
+		next := filepath.Join(t.TempDir(), "next")
+		if err := os.WriteFile(next, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(next, file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	secret("a secret that only pods have, 1234\n")
+	var links []string
+	for range 2 {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		links = append(links, ln.Addr().String())
+		_ = ln.Close() // for the pod
+	}
+	var pods []*live
+	for _, address := range links {
+		_, port, _ := strings.Cut(address, ":")
+		pods = append(pods, runLive(t, map[string]string{"POD_IP": "127.0.0.1"},
+			"-l", "127.0.0.1:0", "-e", "relay.example.com:443", "-s", "secret", "--metrics-listen-address", "127.0.0.1:0", "-H", "127.0.0.1:0", "--ops-listen-address", "127.0.0.1:0",
+			"--drain-delay", "0s", "--cluster-peers", strings.Join(links, ","), "--cluster-port", port, "--cluster-auth-secret-file", file, "--cluster-dns", "127.0.0.1:1"))
+	}
+	for _, p := range pods {
+		p.stderr.has(t, "pod linked")
+	}
+	line := pods[0].stderr.has(t, "for=operations")
+	_, operations, _ := strings.Cut(strings.TrimSpace(line), "address=")
+	if got := run(t, nil, "cluster", "doctor", "--ops-address", operations); got.code != exitOK {
+		t.Errorf("relay cluster doctor: code %d, %s%s", got.code, got.stdout, got.stderr)
+	}
+	secret("short\n")
+	for _, p := range pods {
+		p.stderr.has(t, "cluster secrets not usable")
+	}
+	secret("another secret for pods, 123456789\na secret that only pods have, 1234\n")
+	for _, p := range pods {
+		p.stderr.has(t, "count=2")
+	}
+	pods[0].signals <- syscall.SIGTERM
+	pods[0].ends(t, exitOK)
+	pods[1].stderr.has(t, "the other pod is stopping")
+	pods[1].signals <- syscall.SIGTERM
+	pods[1].ends(t, exitOK)
+	for _, p := range pods {
+		p.stderr.has(t, "left the other pods")
+	}
+}
+
+// A port that is taken ends the start before anybody is served.
+func TestStartWithoutItsClusterPort(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	got := run(t, nil, "-l", "127.0.0.1:0", "-e", "relay.example.com:443", "-s", "secret", "--metrics-listen-address", "127.0.0.1:0", "-H", "127.0.0.1:0", "--ops-listen-address", "127.0.0.1:0",
+		"--pod-ip", "127.0.0.1", "--cluster-peers", "127.0.0.1", "--cluster-listen-address", taken.Addr().String())
+	if got.code != exitError || !strings.Contains(got.stderr, taken.Addr().String()) || strings.Contains(got.stderr, "relay starts") {
+		t.Errorf("code %d, stderr %q", got.code, got.stderr)
+	}
 }

@@ -72,9 +72,15 @@ func (c *Cluster) Secrets() []string {
 	return all
 }
 
+// maxClusterSecrets is how many secrets a pod can tell another that it has.
+const maxClusterSecrets = 8
+
 // CheckClusterSecrets says which of the secrets that pods share is too short,
-// by its place and never by its text.
+// by its place and never by its text, and when there are too many.
 func CheckClusterSecrets(secrets []string) error {
+	if n := len(secrets); n > maxClusterSecrets {
+		return fmt.Errorf("%d secrets: want at most %d at once", n, maxClusterSecrets)
+	}
 	for i, secret := range secrets {
 		if n := utf8.RuneCountInString(secret); n < MinClusterSecret {
 			return fmt.Errorf("secret %d of %d has %d characters: want at least %d; relay token --new-secret makes one", i+1, len(secrets), n, MinClusterSecret)

@@ -179,6 +179,16 @@ func TestCheckClusterSecrets(t *testing.T) {
 	}
 }
 
+func TestTooManyClusterSecrets(t *testing.T) {
+	many := slices.Repeat([]string{podSecret}, 8)
+	if err := CheckClusterSecrets(many); err != nil {
+		t.Error(err)
+	}
+	if err := CheckClusterSecrets(append(many, podSecret)); err == nil || !strings.Contains(err.Error(), "at most 8") {
+		t.Errorf("9 secrets: %v", err)
+	}
+}
+
 func TestClusterDefaults(t *testing.T) {
 	r, _ := NewRelay()
 	if c := r.Cluster; c.Wanted() || c.ClusterPort() != 7090 || c.Interval != 10*time.Second || c.Secrets() != nil || c.DNS.IsValid() {

@@ -15,11 +15,11 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/crosspod/crosspod/test/internal/flow"
 )
 
-// patience is how long a test waits for what must happen. It is no measure of
-// speed: a test that waits so long has failed.
-const patience = 60 * time.Second
+const patience = flow.Patience
 
 // binary is the relay under test, built by TestMain.
 var binary string
@@ -162,6 +162,23 @@ func (o *output) line(t *testing.T, parts ...string) string {
 			t.Fatalf("no line that says %q", parts)
 		}
 	}
+}
+
+// count waits until n lines contain part.
+func (o *output) count(t *testing.T, n int, part string) {
+	t.Helper()
+	flow.Eventually(t, fmt.Sprintf("%d lines that say %q", n, part), func() error {
+		got := 0
+		for line := range strings.Lines(o.String()) {
+			if strings.Contains(line, part) {
+				got++
+			}
+		}
+		if got < n {
+			return fmt.Errorf("there are %d", got)
+		}
+		return nil
+	})
 }
 
 func find(text string, parts []string) (string, error) {

@@ -46,10 +46,16 @@ type relayProcess struct {
 func startRelay(t *testing.T, env []string, args ...string) *relayProcess {
 	t.Helper()
 	p := &relayProcess{process: start(t, env, args...)}
+	p.listens(t)
+	return p
+}
+
+// listens waits until the relay listens and notes where.
+func (p *relayProcess) listens(t *testing.T) {
+	t.Helper()
 	for what, to := range map[string]*string{"tls=": &p.peers, "for=metrics": &p.metrics, "for=health": &p.health, "for=operations": &p.operations} {
 		*to = field(t, p.err.line(t, "msg=listening", " "+what), "address")
 	}
-	return p
 }
 
 // connect connects a peer to url.

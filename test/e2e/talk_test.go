@@ -4,11 +4,15 @@ package e2e
 
 import (
 	"encoding/hex"
+	"errors"
+	"net"
 	"os"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/crosspod/crosspod/test/internal/flow"
 )
 
 // hexBytes are bytes written in hexadecimal.
@@ -45,6 +49,35 @@ func TestDevOnce(t *testing.T) {
 			}
 			seen[sent] = true
 		}
+		for _, want := range []string{"(?m)^alice +connected to pod 1 ", "(?m)^bob +connected to pod 2 ", "(?m)^pod 3 +killed", `(?m)^bob +answers again after \d+\S+, on pod [12]$`, "none lost"} {
+			if !regexp.MustCompile(want).MatchString(out) {
+				t.Errorf("printed nothing like %q:\n%s", want, out)
+			}
+		}
+	}
+}
+
+// The pods of relay dev end with it, however it ends.
+func TestDevKilled(t *testing.T) {
+	dev := start(t, nil, "dev", "--listen-address", "127.0.0.1:0")
+	dev.out.line(t, "Ctrl-C ends it.")
+	var pods []string
+	for _, found := range regexp.MustCompile(`(?m)^pod \d +rel://(\S+)$`).FindAllStringSubmatch(dev.out.String(), -1) {
+		pods = append(pods, found[1])
+	}
+	if len(pods) != 3 {
+		t.Fatalf("it says of pods at %q, want 3", pods)
+	}
+	dev.signal(os.Kill)
+	for _, address := range pods {
+		flow.Eventually(t, address+" ends", func() error {
+			conn, err := net.Dial("tcp", address)
+			if err != nil {
+				return nil
+			}
+			_ = conn.Close()
+			return errors.New("it still listens")
+		})
 	}
 }
 
