@@ -31,8 +31,11 @@ type fleet struct {
 	mu    sync.Mutex
 	pods  map[string]*fleetPod // those that run
 	named []string             // what is resolved
-	all   []*fleetPod          // also those that have ended
-	trace []string
+	delay time.Duration        // until it is
+
+	resets bool        // links have been reset
+	all    []*fleetPod // also those that have ended
+	trace  []string
 }
 
 // fleetPod is one process of a pod, with its peers: a relay in a few lines.
@@ -48,6 +51,7 @@ type fleetPod struct {
 	interests map[messages.PeerID]int
 	changed   func(messages.PeerID)
 	crashed   bool
+	dawdle    time.Duration // in Settle
 
 	received, delivered int
 	drops               map[string]int
@@ -93,6 +97,12 @@ func ip(name string) string { return fmt.Sprintf("10.0.0.%d", name[0]-'a'+1) }
 // start starts a pod; the others find it at once, or with their next look.
 func (f *fleet) start(name string) *fleetPod {
 	f.t.Helper()
+	return f.startAs(name, true)
+}
+
+// startAs starts a pod that the others find only if it is named.
+func (f *fleet) startAs(name string, named bool) *fleetPod {
+	f.t.Helper()
 	p := &fleetPod{
 		fleet: f, name: name,
 		conns:     make(map[messages.PeerID]uint64),
@@ -103,7 +113,7 @@ func (f *fleet) start(name string) *fleetPod {
 	host := f.net.Host(ip(name))
 	f.mu.Lock()
 	f.pods[name] = p
-	if !slices.Contains(f.named, name) {
+	if named && !slices.Contains(f.named, name) {
 		f.named = append(slices.Clone(f.named), name)
 	}
 	f.all = append(f.all, p)
@@ -127,7 +137,17 @@ func (f *fleet) start(name string) *fleetPod {
 }
 
 // Resolve implements [Resolver].
-func (f *fleet) Resolve(context.Context) ([]string, error) {
+func (f *fleet) Resolve(ctx context.Context) ([]string, error) {
+	f.mu.Lock()
+	delay := f.delay
+	f.mu.Unlock()
+	if delay > 0 {
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var all []string
@@ -226,6 +246,13 @@ func (p *fleetPod) leave(name string) {
 	changed := p.changed
 	p.mu.Unlock()
 	changed(id)
+}
+
+// slow has Settle take that long.
+func (p *fleetPod) slow(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dawdle = d
 }
 
 func (p *fleetPod) has(name string) bool { return p.HasPeer(messages.HashID(name)) }
@@ -352,8 +379,9 @@ func (p *fleetPod) Settle(id messages.PeerID, online, changed bool) {
 	p.mu.Lock()
 	name := p.names[id]
 	_, here := p.conns[id]
-	crashed := p.crashed
+	crashed, dawdle := p.crashed, p.dawdle
 	p.mu.Unlock()
+	time.Sleep(dawdle)
 	if crashed || here && !online {
 		return
 	}
@@ -379,15 +407,15 @@ func (f *fleet) text() string {
 }
 
 // account checks that each message had one fate, over all pods there were.
-// Nothing may be on its way. What a pod had read when it ended, and had not said
-// so yet, counts as lost as well.
+// Nothing may be on its way. What a pod had read when it ended, or when a link
+// was reset as it said so, may count as lost as well.
 func (f *fleet) account() {
 	f.t.Helper()
 	received, delivered, dropped, waiting, unsure := 0, 0, 0, 0, 0
 	var detail []string
 	f.mu.Lock()
 	all := slices.Clone(f.all)
-	ended := len(f.all) > len(f.pods)
+	ended := len(f.all) > len(f.pods) || f.resets
 	f.mu.Unlock()
 	for _, p := range all {
 		p.mu.Lock()
