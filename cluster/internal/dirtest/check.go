@@ -87,7 +87,16 @@ func (w *world) away(x *peer, group wire.Name, from int64) bool {
 // while its heir, if it has one, gets known.
 func (w *world) covers(t *tenure, group wire.Name) int64 {
 	h := t.heir
-	if h == nil || group != (wire.Name{}) && !slices.Contains(h.groups, group) {
+	switch {
+	case h == nil:
+		return t.end
+	case group == (wire.Name{}):
+	case !slices.Contains(h.groups, group):
+		return t.end
+	case w.script.Check != Calm && h.pod != t.pod:
+		// EVICT comes from a home of the peer, which knows the heir. The homes of
+		// the group may not: when their links to the heir's pod are dead and
+		// nobody has noticed, the member seems gone until then.
 		return t.end
 	}
 	until := t.end + w.tolerance
@@ -113,7 +122,11 @@ func (p *pod) checkAnswer(e *directory.Effect, asked int64) {
 	w := p.w
 	w.result.Lookups++
 	w.log("%s looked up %s: %s", p.label, w.text(e.Name), w.answerText(e))
-	if w.relaxed || e.Name.Space() != wire.Peer {
+	if w.relaxed {
+		return
+	}
+	if e.Name.Space() == wire.Group {
+		p.checkMembers(e, asked)
 		return
 	}
 	switch e.Result {
@@ -130,6 +143,54 @@ func (p *pod) checkAnswer(e *directory.Effect, asked int64) {
 			w.violate("I3", "%s is told that nobody has %s, which has been there all along", p.label, w.text(e.Name))
 		}
 	}
+}
+
+// checkMembers is the same for a group: who has been in it all along is named,
+// and nobody who was not.
+func (p *pod) checkMembers(e *directory.Effect, asked int64) {
+	w := p.w
+	if e.Result == directory.Unknown {
+		return
+	}
+	found := map[messages.PeerID]bool{}
+	if e.Result == directory.Owner {
+		for _, m := range append(p.members[e.Name], e.Member) {
+			found[m] = true
+		}
+	}
+	for _, x := range w.peers {
+		// A home whose link to the owner is dying names the others; nobody at all is
+		// the word of all homes.
+		whole := w.script.Check == Calm || len(found) == 0
+		if whole && !found[x.id] && !w.away(x, e.Name, asked) {
+			w.violate("I5", "%s looked up %s and is not told of %s, which has been in it all along", p.label, w.text(e.Name), x.label)
+		}
+		if found[x.id] && !slices.ContainsFunc(x.tenures, func(t *tenure) bool {
+			return slices.Contains(t.groups, e.Name) && (t.end == 0 || t.end >= asked-w.tolerance-hold)
+		}) {
+			w.violate("I5", "%s looked up %s and is told of %s, which is not in it", p.label, w.text(e.Name), x.label)
+		}
+	}
+}
+
+// checkDropped: while only clients act, a message is not lost to whoever has
+// been at one place for a while.
+func (w *world) checkDropped(m *message) {
+	if w.relaxed || w.script.Check != Calm || m.fate == "pod_lost" {
+		return
+	}
+	t := m.dst.newest()
+	if t != nil && t.end == 0 && t.start+w.tolerance <= m.sent {
+		w.violate("I6", "message %d to %s: %s, but it has been at %s since %s", m.number, m.dst.label, m.fate, t.pod.label, millis((t.start-lead)/1000))
+	}
+}
+
+// newest is the last connection that became an owner, or nil.
+func (x *peer) newest() *tenure {
+	if len(x.tenures) == 0 {
+		return nil
+	}
+	return x.tenures[len(x.tenures)-1]
 }
 
 func (w *world) answerText(e *directory.Effect) string {

@@ -40,6 +40,9 @@ func TestFaults(t *testing.T) {
 	}
 	module := t.TempDir()
 	copyModule(t, module)
+	if out, err := inModule(t, module, "test", "./cluster/internal/dirtest"); err != nil {
+		t.Fatalf("fails without any fault: %s", out)
+	}
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".txt")
 		if !strings.HasPrefix(name, *fault) {

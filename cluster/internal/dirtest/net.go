@@ -210,6 +210,15 @@ func (e *end) send(channel int, f frame) {
 	e.transmit(channel, f, 0)
 }
 
+// flush sends the directory entries that wait at this end, in one frame.
+func (e *end) flush() {
+	batch := e.batch
+	e.batch = nil
+	if len(batch) > 0 && e.pod.alive {
+		e.send(control, frame{kind: entries, entries: batch})
+	}
+}
+
 func (e *end) transmit(channel int, f frame, extra int64) {
 	w := e.pod.w
 	at := max(e.last[channel], w.now+w.paths.delay(e.pod, e.peer.pod, channel)+extra)

@@ -2,6 +2,9 @@ package dirtest
 
 import (
 	"encoding/binary"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/directory"
@@ -42,7 +45,8 @@ type pod struct {
 	sockets   map[messages.PeerID]*socket
 	runnersUp map[messages.PeerID]*socket
 	interests map[wire.Name]*interest
-	asked     map[wire.Name]int64 // lookups under way
+	asked     map[wire.Name]int64             // lookups under way
+	members   map[wire.Name][]messages.PeerID // found of a group, all but the last
 	parked    map[messages.PeerID][]*message
 
 	ticking int64 // when the next tick is due; 0: none
@@ -62,6 +66,7 @@ func (w *world) startPod(label string) {
 		sessions: map[directory.Session]*end{}, dialing: map[wire.PodID]int64{},
 		lost: map[wire.PodID]int64{}, queued: map[wire.PodID][]frame{},
 		sockets: map[messages.PeerID]*socket{}, runnersUp: map[messages.PeerID]*socket{},
+		members:   map[wire.Name][]messages.PeerID{},
 		interests: map[wire.Name]*interest{}, asked: map[wire.Name]int64{},
 		parked: map[messages.PeerID][]*message{}, syncing: map[directory.Session]bool{},
 		routes: routes.New(routes.Config{Shards: 1, Absent: time.Duration(absent)}),
@@ -136,9 +141,13 @@ func (p *pod) event(do func(now directory.Time)) {
 	}
 	for i, e := range p.batches {
 		p.batches[i] = nil
-		batch := e.batch
-		e.batch = nil
-		e.send(control, frame{kind: entries, entries: batch})
+		gather := p.w.script.Gather * 1000
+		if gather > 0 && p.w.die(3, forBatch, p.index, e.peer.pod.index, uint64(p.w.now)) == 0 {
+			// The writer of the link is busy: more comes along.
+			p.w.after(p.w.die(gather, forBatch, p.index, uint64(p.w.now)), e.flush)
+		} else {
+			e.flush()
+		}
 	}
 	p.batches = p.batches[:0]
 	p.schedule()
@@ -261,6 +270,9 @@ func (w *world) fate(m *message, fate string) {
 	}
 	m.fate = fate
 	w.log("message %d to %s: %s", m.number, m.dst.label, fate)
+	if !strings.HasPrefix(fate, "delivered") {
+		w.checkDropped(m)
+	}
 	if fate == "no_peer" {
 		w.checkAbsent(m.dst, m.sent, "a message was dropped because nobody has it")
 	}
@@ -392,6 +404,10 @@ func (p *pod) lookup(n wire.Name, newerThan uint64) {
 
 func (p *pod) answer(e *directory.Effect) {
 	asked, ok := p.asked[e.Name]
+	if ok && e.More {
+		p.members[e.Name] = append(p.members[e.Name], e.Member)
+		return
+	}
 	if !ok {
 		p.w.violate("I3", "%s got an answer for %s that it did not ask for", p.label, p.w.text(e.Name))
 		return
@@ -402,6 +418,7 @@ func (p *pod) answer(e *directory.Effect) {
 		p.w.answers(p, e)
 	}
 	if e.Name.Space() != wire.Peer {
+		delete(p.members, e.Name)
 		return
 	}
 	dst, r := e.Name.ID(), routes.Unknown
@@ -467,17 +484,17 @@ func (p *pod) die() {
 	w := p.w
 	p.alive = false
 	delete(w.pods, p.label)
-	for _, list := range p.parked {
-		for _, m := range list {
+	for _, dst := range slices.SortedFunc(maps.Keys(p.parked), compareIDs) {
+		for _, m := range p.parked[dst] {
 			w.fate(m, "pod_lost")
 		}
 	}
-	for _, list := range p.queued {
-		for _, f := range list {
+	for _, id := range slices.Sorted(maps.Keys(p.queued)) {
+		for _, f := range p.queued[id] {
 			w.fate(f.message, "pod_lost")
 		}
 	}
-	for _, s := range p.sockets {
-		s.lose("the pod is gone")
+	for _, id := range slices.SortedFunc(maps.Keys(p.sockets), compareIDs) {
+		p.sockets[id].lose("the pod is gone")
 	}
 }

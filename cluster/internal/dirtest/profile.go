@@ -18,6 +18,7 @@ type Profile struct {
 	Length   [2]int // ms, from first to last operation
 	Peers    int
 	Groups   int
+	Steady   int     // so many of the peers are never away of their own will
 	Severed  bool    // one pair can never link
 	Moves    float64 // connections and their ends
 	Burst    float64 // share of moves that are several connections at once
@@ -34,23 +35,23 @@ type Profile struct {
 
 // Profiles are the kinds of runs of the model check.
 var Profiles = []Profile{
-	{Name: "calm", Check: Calm, Pods: [2]int{2, 5}, Moves: 20, Burst: .1, Subs: 8, Lookups: 30, Sends: 20},
-	{Name: "skewed", Check: Calm, Pods: [2]int{2, 5}, Skew: 20_000, Moves: 20, Burst: .1, Subs: 6, Lookups: 15, Sends: 10},
-	{Name: "churn", Check: Calm, Pods: [2]int{3, 4}, Moves: 20, Subs: 60, Groups: 2, Lookups: 5, Sends: 10},
-	{Name: "groups", Check: Rough, Pods: [2]int{3, 5}, Moves: 20, Burst: .1, Subs: 15, Groups: 3, Resets: 1, Crashes: .3},
-	{Name: "flaps", Check: Rough, Pods: [2]int{3, 5}, Skew: 20_000, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Resets: 4, Cuts: 2},
-	{Name: "crashes", Check: Rough, Pods: [2]int{3, 6}, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Crashes: 1.5, Stops: .7},
-	{Name: "restarts", Check: Rough, Pods: [2]int{3, 5}, Moves: 10, Subs: 6, Lookups: 20, Sends: 10, Resets: 1, Cuts: 1, Crashes: 1, Stops: .5, Skew: 200},
-	{Name: "dense", Check: Calm, Pods: [2]int{3, 5}, Length: [2]int{400, 800}, Peers: 2, Moves: 150, Burst: .2, Subs: 40, Lookups: 100, Sends: 50},
-	{Name: "dense-flaps", Check: Rough, Pods: [2]int{3, 5}, Length: [2]int{800, 1500}, Peers: 2, Moves: 80, Burst: .2, Subs: 40, Groups: 1, Lookups: 50, Sends: 30, Resets: 6, Cuts: 3},
-	{Name: "scale", Check: Rough, Pods: [2]int{2, 7}, Moves: 15, Subs: 8, Groups: 1, Lookups: 30, Sends: 10, Scale: 1.2},
-	{Name: "watched", Check: Rough, Pods: [2]int{3, 7}, Moves: 6, Subs: 4, Lookups: 250, Resets: 1, Crashes: .5, Scale: .6},
+	{Name: "calm", Check: Calm, Pods: [2]int{2, 5}, Moves: 20, Burst: .1, Subs: 8, Lookups: 30, Sends: 20, Steady: 2},
+	{Name: "skewed", Check: Calm, Pods: [2]int{2, 5}, Skew: 20_000, Moves: 20, Burst: .1, Subs: 6, Lookups: 15, Sends: 10, Steady: 2},
+	{Name: "churn", Check: Calm, Pods: [2]int{3, 4}, Peers: 3, Moves: 40, Subs: 100, Groups: 2, Lookups: 5, Sends: 10, Steady: 1},
+	{Name: "groups", Check: Rough, Pods: [2]int{3, 5}, Moves: 20, Burst: .1, Subs: 15, Groups: 3, Resets: 1, Crashes: .3, Steady: 2},
+	{Name: "flaps", Check: Rough, Pods: [2]int{3, 5}, Skew: 20_000, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Resets: 4, Cuts: 2, Steady: 2},
+	{Name: "crashes", Check: Rough, Pods: [2]int{3, 6}, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Crashes: 1.5, Stops: .7, Steady: 2},
+	{Name: "restarts", Check: Rough, Pods: [2]int{3, 5}, Moves: 10, Subs: 6, Lookups: 20, Sends: 10, Resets: 1, Cuts: 1, Crashes: 1, Stops: .5, Skew: 200, Steady: 2},
+	{Name: "dense", Check: Calm, Pods: [2]int{3, 5}, Length: [2]int{400, 800}, Peers: 3, Moves: 150, Burst: .2, Subs: 40, Lookups: 100, Sends: 50, Steady: 1},
+	{Name: "dense-flaps", Check: Rough, Pods: [2]int{3, 5}, Length: [2]int{800, 1500}, Peers: 4, Moves: 80, Burst: .2, Subs: 40, Groups: 1, Lookups: 50, Sends: 30, Resets: 6, Cuts: 3, Steady: 2},
+	{Name: "scale", Check: Rough, Pods: [2]int{2, 7}, Moves: 15, Subs: 8, Groups: 1, Lookups: 30, Sends: 10, Scale: 1.2, Steady: 2},
+	{Name: "watched", Check: Rough, Pods: [2]int{3, 7}, Moves: 6, Subs: 4, Lookups: 250, Resets: 1, Crashes: .5, Scale: .6, Steady: 2},
 	{Name: "partitions", Check: Settled, Pods: [2]int{3, 6}, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 10, Sends: 20, Resets: 1, Cuts: 1, LongCuts: 1.5},
 	{Name: "partitions-skewed", Check: Settled, Pods: [2]int{3, 6}, Skew: 20_000, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Sends: 5, LongCuts: 1.5},
 	{Name: "everything", Check: Settled, Pods: [2]int{2, 7}, Skew: 200, Moves: 15, Burst: .1, Subs: 10, Groups: 2, Lookups: 15, Sends: 15, Resets: 1, Cuts: 1, LongCuts: .7, Crashes: .7, Stops: .4, Scale: .3},
-	{Name: "severed", Check: Settled, Pods: [2]int{3, 7}, Severed: true, Moves: 15, Subs: 15, Groups: 1, Lookups: 10, Sends: 10, Crashes: .4, Stops: .2},
-	{Name: "three-homes", Check: Rough, Pods: [2]int{3, 6}, Homes: 3, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Resets: 2, Cuts: 1, Crashes: .7},
-	{Name: "all-homes", Check: Rough, Pods: [2]int{2, 5}, Homes: -1, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Resets: 2, Cuts: 1, Crashes: .7},
+	{Name: "severed", Check: Settled, Pods: [2]int{3, 7}, Severed: true, Moves: 15, Subs: 15, Groups: 1, Lookups: 10, Sends: 10, Crashes: .4, Stops: .2, Steady: 2},
+	{Name: "three-homes", Check: Rough, Pods: [2]int{3, 6}, Homes: 3, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Resets: 2, Cuts: 1, Crashes: .7, Steady: 2},
+	{Name: "all-homes", Check: Rough, Pods: [2]int{2, 5}, Homes: -1, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Resets: 2, Cuts: 1, Crashes: .7, Steady: 2},
 }
 
 // Generate returns the run of a profile that belongs to a seed.
@@ -93,7 +94,7 @@ func (g *generator) generate(seed uint64) *Script {
 	case g.Homes < 0:
 		s.Homes = 10
 	}
-	s.Skew, s.Drift = g.Skew*1000, 200
+	s.Skew, s.Drift, s.Gather = g.Skew*1000, 200, 4000
 	for i := range s.Pods {
 		g.living = append(g.living, podLabel(i))
 	}
@@ -103,7 +104,7 @@ func (g *generator) generate(seed uint64) *Script {
 		s.Severe = append(s.Severe, pair)
 	}
 	if g.Peers == 0 {
-		g.Peers = 2 + g.rand.IntN(5)
+		g.Peers = 3 + g.rand.IntN(4)
 	}
 	length := g.Length
 	if length[1] == 0 {
@@ -121,6 +122,9 @@ func (g *generator) generate(seed uint64) *Script {
 	total := 0.0
 	for _, k := range kinds {
 		total += k.rate
+	}
+	for i := range g.Steady {
+		g.connect(g.us(20), fmt.Sprintf("x%d", i), g.pod())
 	}
 	for range 3 {
 		g.move()
@@ -168,10 +172,14 @@ func (g *generator) twoPods() [2]string {
 	return [2]string{g.living[i], g.living[j]}
 }
 
+// steady reports whether a peer never goes away by itself, and is always in the
+// same groups. It moves with its old connection half open.
+func (g *generator) steady(x string) bool { return x < fmt.Sprintf("x%d", g.Steady) }
+
 func (g *generator) connect(after int64, x, at string) {
 	args := []string{x, at}
 	for i := range g.Groups {
-		if g.rand.IntN(2) == 0 {
+		if g.steady(x) || g.rand.IntN(2) == 0 {
 			args = append(args, fmt.Sprintf("g%d", i))
 		}
 	}
@@ -188,6 +196,12 @@ func (g *generator) hangUp(after int64, x, at string) {
 
 func (g *generator) move() {
 	x, to := g.peer(), g.pod()
+	if g.steady(x) {
+		if len(g.at[x]) == 0 || g.rand.IntN(3) == 0 {
+			g.connect(0, x, to)
+		}
+		return
+	}
 	here := slices.Clone(g.at[x])
 	if g.rand.Float64() < g.Burst {
 		// Connects to several and keeps one of them.
@@ -250,7 +264,13 @@ func (g *generator) sub() {
 	}
 }
 
-func (g *generator) lookup() { g.op(0, "lookup", g.pod(), g.peer()) }
+func (g *generator) lookup() {
+	if g.Groups > 0 && g.rand.IntN(5) == 0 {
+		g.op(0, "lookup", g.pod(), fmt.Sprintf("g%d", g.rand.IntN(g.Groups)))
+		return
+	}
+	g.op(0, "lookup", g.pod(), g.peer())
+}
 
 func (g *generator) send() {
 	if g.rand.IntN(2) == 0 {
@@ -309,8 +329,22 @@ func (g *generator) cut(length int64) {
 	g.op(length, "heal", p[0], p[1])
 }
 
+// mayLose reports whether a pod may be taken away now. The two of a pair that
+// cannot link need another one that links to both, or they share no home.
+func (g *generator) mayLose() bool {
+	if !g.Severed {
+		return len(g.living) > 1
+	}
+	key := [2]string{"any", "pod"}
+	if len(g.living) < 4 || g.quiet[key] > g.now {
+		return false
+	}
+	g.quiet[key] = g.now + 1_500_000
+	return true
+}
+
 func (g *generator) crash() {
-	if len(g.living) < 2 {
+	if !g.mayLose() {
 		return
 	}
 	p := g.pod()
@@ -325,7 +359,7 @@ func (g *generator) crash() {
 }
 
 func (g *generator) stop() {
-	if len(g.living) < 2 {
+	if !g.mayLose() {
 		return
 	}
 	p := g.pod()
@@ -366,7 +400,7 @@ func (g *generator) scale() {
 		return
 	}
 	for range n {
-		if len(g.living) > 1 {
+		if g.mayLose() {
 			g.remove(g.pod(), []string{"crash", "power", "stop"}[g.rand.IntN(3)])
 		}
 	}

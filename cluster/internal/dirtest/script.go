@@ -38,6 +38,7 @@ type Script struct {
 	Skew     int64 // wall clocks are wrong by up to this, µs
 	Drift    int64 // monotonic clocks by up to this, in millionths
 	Sync     int   // entries placed at once at most
+	Gather   int64 // a frame of entries may wait so long for more, µs
 
 	Peers  []PeerDecl
 	Sets   []Setting
@@ -152,6 +153,8 @@ func (s *Script) parseLine(words []string) (err error) {
 		s.Skew = number(0) * 1000
 	case "drift":
 		s.Drift = number(0)
+	case "gather":
+		s.Gather = number(0) * 1000
 	case "sync":
 		s.Sync = int(number(0))
 	case "name":
@@ -227,6 +230,9 @@ func (s *Script) WriteTo(w io.Writer) (int64, error) {
 	}
 	if s.Drift != 0 {
 		fmt.Fprintf(&b, "drift %d\n", s.Drift)
+	}
+	if s.Gather != 0 {
+		fmt.Fprintf(&b, "gather %d\n", s.Gather/1000)
 	}
 	if s.Sync != def.Sync {
 		fmt.Fprintf(&b, "sync %d\n", s.Sync)

@@ -92,6 +92,11 @@ func (p *pod) checkQuiet(pods int) {
 			w.violate("I2", "%s has %d %s, want %d", p.label, x.got, x.what, x.want)
 		}
 	}
+	for _, e := range p.inUse {
+		if q := e.peer.pod; q.inUse[p.id] != e.peer {
+			w.violate("sessions", "%s uses another connection with %s than that one", p.label, q.label)
+		}
+	}
 	if len(w.script.Severe) == 0 && !s.Complete {
 		w.violate("I2", "%s is not complete", p.label)
 	}

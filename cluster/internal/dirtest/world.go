@@ -99,9 +99,9 @@ func newWorld(s *Script, trace bool) *world {
 	w.paths.init(w)
 	switch s.Check {
 	case Calm:
-		w.tolerance = 250 * ms
+		w.tolerance = 120 * ms
 	case Rough:
-		w.tolerance = 1000 * ms
+		w.tolerance = 800 * ms
 	default:
 		w.tolerance = 1000 * ms
 		w.relaxed = true
@@ -199,6 +199,7 @@ const (
 	forDNS
 	forHeal
 	forIncarnation
+	forBatch
 )
 
 func (w *world) log(format string, args ...any) {
