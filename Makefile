@@ -6,7 +6,7 @@ FUZZTIME ?= 60s
 # Kept in step with .ci/run, which reads it from here.
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: all build test race fuzz bench lint fmt cover e2e interop acme help
+.PHONY: all build test race fuzz bench lint fmt cover e2e netns interop acme help
 .DEFAULT_GOAL := all
 
 all: build test ## build and test
@@ -37,6 +37,9 @@ cover: ## print the coverage of each package and in all
 
 e2e: ## run the end-to-end tests: the real binary on loopback
 	$(GO) test -count=1 -tags e2e ./test/e2e/...
+
+netns: ## run pods on a network that fails, as root on Linux with nftables
+	$(GO) test -count=1 -tags netns ./test/netns/...
 
 interop: ## run NetBird's own client library, two versions, against this relay
 	cd interop && $(GO) test -count=1 ./...

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/crosspod/crosspod/client"
 	"github.com/crosspod/crosspod/cluster"
 	"github.com/crosspod/crosspod/test/internal/flow"
 )
@@ -217,7 +218,9 @@ func TestClusterSecretRotation(t *testing.T) {
 			}
 		}
 	}
-	traffic := flow.Between(t, connect(t, peer(all[0].url(), "alice")), connect(t, peer(all[1].url(), "bob")))
+	bob := peer(all[1].url(), "bob")
+	bob.ReceiveQueue = client.QueueLimits{Messages: 10000, Bytes: 1 << 20} // what a busy machine makes late is not lost
+	traffic := flow.Between(t, connect(t, peer(all[0].url(), "alice")), connect(t, bob))
 	traffic.More(t)
 	for i, secrets := range []string{newer + "\n" + older + "\n", newer + "\n"} {
 		write(t, file, secrets)
