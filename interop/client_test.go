@@ -402,7 +402,7 @@ func TestSameID(t *testing.T) {
 		// When the older connection is no longer counted, its end has been
 		// handled, and was not mistaken for that of the peer.
 		r.waitMetric(t, 3, "relay_peers")
-		r.waitMetric(t, float64(i+1), "relay_peer_reconnections_total")
+		r.waitTakeovers(t, i+1)
 		watcher.expectSettled()
 		exchange(t, conn, toAlice)
 	}

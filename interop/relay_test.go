@@ -403,6 +403,22 @@ func (r *relay) waitMetric(t *testing.T, want float64, name string, labels ...st
 	})
 }
 
+// waitTakeovers waits until n connections have given way to newer ones with the
+// same name, on the same pod or another.
+func (r *relay) waitTakeovers(t *testing.T, n int) {
+	t.Helper()
+	waitFor(t, func() error {
+		got := r.metric(t, "relay_peer_reconnections_total")
+		if len(r.pods) > 1 {
+			got += r.metric(t, "relay_cluster_evictions_total")
+		}
+		if got != float64(n) {
+			return fmt.Errorf("%v connections gave way to newer ones, want %d", got, n)
+		}
+		return nil
+	})
+}
+
 // waitAccounted waits until each message that the relay received has had exactly
 // one fate. Its peers must have stopped sending.
 func (r *relay) waitAccounted(t *testing.T) {
@@ -413,7 +429,7 @@ func (r *relay) waitAccounted(t *testing.T) {
 		dropped := r.metric(t, "relay_messages_dropped_total")
 		queued := r.metric(t, "relay_messages_queued")
 		if len(r.pods) > 1 {
-			queued += r.metric(t, "relay_cluster_messages_queued")
+			queued += r.metric(t, "relay_cluster_queued_messages") + r.metric(t, "relay_cluster_parked_messages")
 		}
 		if received == 0 || received != delivered+dropped+queued {
 			return fmt.Errorf("%v messages received, but %v delivered, %v dropped and %v queued",
