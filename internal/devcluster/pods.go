@@ -39,6 +39,8 @@ type PodsConfig struct {
 	// Log gets the log of all pods, each line with its pod before it; nil means
 	// nobody.
 	Log io.Writer
+
+	oneAddress bool // as where there is only 127.0.0.1
 }
 
 // Pods are the pods of one relay, each a process of its own, behind one address.
@@ -109,7 +111,7 @@ func (p *Pods) plan(c PodsConfig, front string) ([]*pod, error) {
 	for i := range c.Count {
 		hosts = append(hosts, netip.AddrFrom4([4]byte{127, 0, 0, byte(i + 1)}))
 	}
-	many := bindable(hosts)
+	many := !c.oneAddress && bindable(hosts)
 	if !many {
 		for i := range hosts {
 			hosts[i] = hosts[0]

@@ -338,6 +338,54 @@ func TestTurn(t *testing.T) {
 	}
 }
 
+// How pods find each other: by a name where each has an address, else by a list.
+func TestPlan(t *testing.T) {
+	for _, one := range []bool{false, true} {
+		p := new(Pods)
+		commands := [][]string{}
+		pods, err := p.plan(PodsConfig{Count: 3, Secret: "given", oneAddress: one, Command: func(args, env []string) *exec.Cmd {
+			if strings.Contains(strings.Join(args, " "), "given") || !slices.Contains(env, "RELAY_AUTH_SECRET=given") {
+				t.Errorf("the secret is not kept to the environment: %q %q", args, env)
+			}
+			commands = append(commands, args)
+			return nil
+		}}, "127.0.0.1:7080")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var list []string
+		for _, pod := range pods {
+			list = append(list, pod.links)
+			pod.command()
+		}
+		for i, args := range commands {
+			has := func(name, want string) {
+				t.Helper()
+				if at := slices.Index(args, name); at < 0 || args[at+1] != want {
+					t.Errorf("one address %v, pod %d: %q lacks %s %s", one, i+1, args, name, want)
+				}
+			}
+			host, port, _ := net.SplitHostPort(pods[i].links)
+			has("--exposed-address", "rel://127.0.0.1:7080")
+			has("--listen-address", pods[i].peers)
+			has("--pod-ip", host)
+			has("--cluster-port", port)
+			if one {
+				has("--cluster-peers", strings.Join(list, ","))
+			} else {
+				has("--cluster-headless", podsName)
+				has("--cluster-dns", p.names.address())
+			}
+		}
+		if hosts := len(slices.Compact(list)); hosts != 3 || !one && pods[2].peers[:10] != "127.0.0.3:" {
+			t.Errorf("one address %v: links at %q", one, list)
+		}
+		if p.names != nil {
+			p.names.close()
+		}
+	}
+}
+
 // What the splitter takes is closed with it.
 func TestSplitterCloses(t *testing.T) {
 	p, err := startPods(t, "works", nil)
