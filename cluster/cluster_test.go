@@ -206,6 +206,9 @@ func TestMoveLosesNothing(t *testing.T) {
 		if f.pod("b").has("bob") == f.pod("c").has("bob") {
 			t.Error("the old connection is still there")
 		}
+		if n := f.pod("b").Metrics.evictions.Load() + f.pod("c").Metrics.evictions.Load(); n != 5 {
+			t.Errorf("%d evictions after 5 moves", n)
+		}
 		f.account()
 	})
 }
@@ -434,7 +437,7 @@ func TestEveryMessageHasOneFate(t *testing.T) {
 				any := func() *fleetPod { return f.pod(pods[rnd.IntN(len(pods))]) }
 				peer := func() string { return fmt.Sprint("peer", rnd.IntN(12)) }
 				var cut atomic.Bool
-				for range 4000 {
+				for range 1500 {
 					switch rnd.IntN(40) {
 					default:
 						any().send(peer(), peer(), "x")

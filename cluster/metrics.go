@@ -10,6 +10,8 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/metric/noop"
+
+	"github.com/crosspod/crosspod/cluster/internal/handshake"
 )
 
 // forwardResult is the label result of relay_cluster_forwards_total: how a
@@ -58,13 +60,15 @@ var lookupOutcomeNames = [lookupOutcomes]string{"owner", "nobody", "unknown"}
 
 // helloRejects are the values of the label reason of
 // relay_cluster_hello_rejects_total: why a link was refused before it was one.
-// The first seven are older than this package; stale_timestamp never counts,
-// since no clock takes part.
-var helloRejects = []string{
-	"hmac_mismatch", "unsigned_but_required", "signed_but_unsupported", "stale_timestamp",
-	"malformed", "timeout", "first_frame_not_hello",
-	"no_common_key", "version", "self", "reflected", "duplicate_address", "limit", "other",
-}
+var helloRejects = func() (reasons []string) {
+	for _, r := range handshake.Reasons() {
+		reasons = append(reasons, string(r))
+	}
+	return append(reasons, reasonAddress, reasonLimit, reasonOther)
+}()
+
+// reasonOther is what a reason counts as that has no label.
+const reasonOther = "other"
 
 // Bounds of the histograms. Those of lookups are older than this package.
 var (

@@ -318,9 +318,9 @@ func (n *node) step() (more, stop bool) {
 	// Interests go before peers: an interest that was there when a peer
 	// left must be known when the leave is.
 	interests, peers := some(n.interests), some(n.peers)
-	heard := n.heard
-	if len(heard) > 0 {
-		n.heard = make(map[messages.PeerID]wire.PodID)
+	var heard map[messages.PeerID]wire.PodID
+	if len(n.heard) > 0 {
+		heard, n.heard = n.heard, make(map[messages.PeerID]wire.PodID)
 	}
 	more = len(n.interests) > 0 || len(n.peers) > 0
 	ready := n.ready

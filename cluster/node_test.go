@@ -1,0 +1,409 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/crosspod/crosspod/cluster/internal/directory"
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/messages"
+)
+
+// fakeSession is a link that takes entries and says how many bytes wait.
+type fakeSession struct {
+	n  uint64
+	id wire.PodID
+
+	mu     sync.Mutex
+	queued int // bytes
+	most   int // of them at a time
+	sent   []wire.Entry
+	closed error
+}
+
+func (s *fakeSession) number() uint64  { return s.n }
+func (s *fakeSession) pod() wire.PodID { return s.id }
+func (s *fakeSession) address() string { return fmt.Sprintf("10.0.0.%d:7090", s.id) }
+
+func (s *fakeSession) sendEntries(e []wire.Entry) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sent = append(s.sent, e...)
+	s.queued += 45 * len(e)
+	s.most = max(s.most, s.queued)
+	return true
+}
+
+func (s *fakeSession) queuedEntryBytes() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.queued
+}
+
+func (s *fakeSession) close(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = err
+}
+
+// kinds returns the kinds that were sent, each run of equal ones once.
+func (s *fakeSession) kinds() (kinds []wire.Kind) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.sent {
+		kinds = append(kinds, e.Kind)
+	}
+	return slices.Compact(kinds)
+}
+
+func (s *fakeSession) count(k wire.Kind) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.sent {
+		if e.Kind == k {
+			n++
+		}
+	}
+	return n
+}
+
+// fakeLocal is the peers of a pod, by number of the connection.
+type fakeLocal struct {
+	LocalPeers // nothing else is called
+	mu         sync.Mutex
+	conns      map[messages.PeerID]uint64
+}
+
+func (l *fakeLocal) Connection(id messages.PeerID) (uint64, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	conn, ok := l.conns[id]
+	return conn, ok
+}
+
+func (l *fakeLocal) join(n *node, id messages.PeerID) {
+	l.mu.Lock()
+	l.conns[id] = 1
+	l.mu.Unlock()
+	n.peerChanged(id)
+}
+
+func (l *fakeLocal) Peers() iter.Seq[messages.PeerID] { return nil }
+func (l *fakeLocal) Evict(messages.PeerID, uint64)    {}
+
+// fakeEffects notes what the node says of peers.
+type fakeEffects struct {
+	mu    sync.Mutex
+	said  []string
+	wants map[messages.PeerID]bool
+	block chan struct{}
+}
+
+func (e *fakeEffects) note(format string, args ...any) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.said = append(e.said, fmt.Sprintf(format, args...))
+}
+
+func (e *fakeEffects) answered(dst messages.PeerID, r directory.Result, _ wire.PodID, _, _ uint64) {
+	e.note("answer %v", r)
+}
+func (e *fakeEffects) learned(messages.PeerID, wire.PodID, uint64) {}
+func (e *fakeEffects) forgotten(messages.PeerID)                   {}
+func (e *fakeEffects) podLost(id wire.PodID)                       { e.note("lost %d", id) }
+func (e *fakeEffects) interested(id messages.PeerID) bool          { return e.wants[id] }
+func (e *fakeEffects) settle(_ messages.PeerID, online, changed bool) {
+	e.note("online %v, changed %v", online, changed)
+	if e.block != nil {
+		<-e.block
+	}
+}
+func (e *fakeEffects) sweep() {}
+
+func (e *fakeEffects) all() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.said)
+}
+
+func newTestNode(t *testing.T) (*node, *fakeLocal, *fakeEffects) {
+	t.Helper()
+	m, err := newMetrics(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	local := &fakeLocal{conns: make(map[messages.PeerID]uint64)}
+	effects := &fakeEffects{wants: make(map[messages.PeerID]bool)}
+	n := newNode(directory.Member{ID: 1, Address: "10.0.0.1:7090"}, local, m, slog.New(slog.DiscardHandler))
+	n.effects = effects
+	go n.run()
+	t.Cleanup(n.stop)
+	return n, local, effects
+}
+
+// A link is given as much to place as it takes, and the VIEW comes last.
+func TestPlacingWaitsForTheLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, local, _ := newTestNode(t)
+		const peers = 20_000
+		for i := range peers {
+			local.join(n, messages.HashID(fmt.Sprint(i)))
+		}
+		synctest.Wait()
+		s := &fakeSession{n: 1, id: 2}
+		n.linkUp(s)
+		synctest.Wait()
+		placed := s.count(wire.Register)
+		if placed == 0 || placed == peers || s.count(wire.View) != 0 {
+			t.Fatalf("%d of %d placed on a link that writes nothing, %d VIEWs", placed, peers, s.count(wire.View))
+		}
+		// What changes meanwhile follows, whether the link has room or not.
+		n.lookup(messages.HashID("somebody"), 0)
+		synctest.Wait()
+		for range 100 {
+			s.mu.Lock()
+			s.queued = 0
+			s.mu.Unlock()
+			n.written(s)
+			synctest.Wait()
+		}
+		if got := s.count(wire.Register); got != peers {
+			t.Errorf("%d of %d placed", got, peers)
+		}
+		if s.most > syncRoom+64*turn {
+			t.Errorf("%d bytes waited on the link", s.most)
+		}
+		if kinds := s.kinds(); kinds[len(kinds)-1] != wire.View && kinds[len(kinds)-1] != wire.Digest || s.count(wire.View) == 0 {
+			t.Errorf("kinds sent: %v", kinds)
+		}
+	})
+}
+
+// The same when the link never says that it has room again.
+func TestPlacingGoesOnByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, local, _ := newTestNode(t)
+		for i := range 10_000 {
+			local.join(n, messages.HashID(fmt.Sprint(i)))
+		}
+		s := &fakeSession{n: 1, id: 2}
+		n.linkUp(s)
+		for range 20 {
+			time.Sleep(syncPause)
+			s.mu.Lock()
+			s.queued = 0
+			s.mu.Unlock()
+		}
+		synctest.Wait()
+		if s.count(wire.View) == 0 {
+			t.Errorf("%d placed, no VIEW", s.count(wire.Register))
+		}
+	})
+}
+
+func TestImpossibleEntriesEndTheSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, _, e := newTestNode(t)
+		s := &fakeSession{n: 1, id: 2}
+		n.linkUp(s)
+		if err := n.entries(s, []wire.Entry{{Kind: 99}}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if s.closed == nil {
+			t.Fatal("the session is still open")
+		}
+		sent := len(s.sent)
+		_ = n.entries(s, []wire.Entry{{Kind: wire.WhoHas, Name: wire.PeerName(messages.HashID("bob")), ID: 1}})
+		synctest.Wait()
+		if len(s.sent) != sent {
+			t.Errorf("sent on a session that was closed: %v", s.sent[sent:])
+		}
+		n.linkDown(s)
+		n.linkDown(s)
+		time.Sleep(10 * time.Second)
+		if !slices.Contains(e.all(), "lost 2") {
+			t.Errorf("said %v, want the pod lost after the grace", e.all())
+		}
+		if err := n.entries(s, nil); !errors.Is(err, errSessionEnded) {
+			t.Errorf("entries = %v", err)
+		}
+	})
+}
+
+// LEAVE is the last word of a session, and counts although the session has
+// ended by the time it is read.
+func TestLeaveBeforeTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, _, e := newTestNode(t)
+		s := &fakeSession{n: 1, id: 2}
+		n.linkUp(s)
+		if err := n.entries(s, []wire.Entry{{Kind: wire.Leave}}); err != nil {
+			t.Fatal(err)
+		}
+		n.linkDown(s)
+		synctest.Wait()
+		if !slices.Contains(e.all(), "lost 2") {
+			t.Errorf("said %v, want the pod lost at once", e.all())
+		}
+	})
+}
+
+// The reader of a link waits for the directory, not for ever, and nobody else
+// waits for either.
+func TestInboxIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, local, e := newTestNode(t)
+		e.block = make(chan struct{})
+		bob := messages.HashID("bob")
+		e.wants[bob] = true
+		local.join(n, bob)
+		s, other := &fakeSession{n: 1, id: 2}, &fakeSession{n: 2, id: 3}
+		n.linkUp(s)
+		n.linkUp(other)
+		synctest.Wait()
+		n.interestChanged(bob) // has the node wait in settle
+		synctest.Wait()
+
+		batch := make([]wire.Entry, 300)
+		for i := range batch {
+			batch[i] = wire.Entry{Kind: wire.WhoHas, Name: wire.PeerName(bob), ID: uint32(i)}
+		}
+		put := 0
+		start := time.Now()
+		for ; put < 1000; put++ {
+			if err := n.entries(s, batch); err != nil {
+				if !errors.Is(err, errInboxFull) {
+					t.Errorf("error = %v", err)
+				}
+				break
+			}
+		}
+		if waiting := put * len(batch); waiting < maxInbox-len(batch) || waiting > maxInbox {
+			t.Errorf("%d entries wait, want %d", waiting, maxInbox)
+		}
+		if took := time.Since(start); took != inboxWait {
+			t.Errorf("gave up after %v", took)
+		}
+		start = time.Now()
+		if err := n.entries(other, batch); err != nil || time.Since(start) > 0 {
+			t.Errorf("another link waited %v, error %v", time.Since(start), err)
+		}
+		n.peerChanged(bob)
+		n.lookup(bob, 0)
+		if n.clock() == 0 {
+			t.Error("no clock")
+		}
+		if took := time.Since(start); took > 0 {
+			t.Errorf("others waited %v", took)
+		}
+
+		// One that waits goes on as soon as there is room, or the link ends.
+		var readers sync.WaitGroup
+		readers.Go(func() {
+			if err := n.entries(s, batch); err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		close(e.block)
+		readers.Wait()
+		synctest.Wait()
+		if s.count(wire.IHave)+s.count(wire.Nobody) != (put+1)*len(batch) {
+			t.Errorf("%d answers to %d questions", s.count(wire.IHave)+s.count(wire.Nobody), (put+1)*len(batch))
+		}
+		n.stop()
+		if err := n.entries(other, batch); err != nil {
+			t.Errorf("error = %v after stop, want messages behind the entries to be read still", err)
+		}
+	})
+}
+
+func TestEndOfALinkFreesItsReader(t *testing.T) {
+	in := &inbox{}
+	if err := in.put(make([]wire.Entry, maxInbox)); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() { done <- in.put(make([]wire.Entry, 1)) }()
+	in.end()
+	if err := <-done; !errors.Is(err, errSessionEnded) {
+		t.Errorf("error = %v", err)
+	}
+	if _, more, ended := in.take(); more || !ended {
+		t.Error("what was there is not the last")
+	}
+}
+
+// A peer that came and went before the directory heard of it was told online by
+// the store; somebody has to say offline. And a peer that is here is not.
+func TestShortVisitIsSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, local, e := newTestNode(t)
+		bob := messages.HashID("bob")
+		e.wants[bob] = true
+		n.interestChanged(bob)
+		time.Sleep(2 * time.Second)
+		if got := e.all(); !slices.Equal(got, []string{"online false, changed false"}) {
+			t.Errorf("said %q of a peer that was never here", got)
+		}
+		n.peerChanged(bob) // it came and went
+		synctest.Wait()
+		if got := e.all(); len(got) != 2 || got[1] != "online false, changed false" {
+			t.Errorf("said %q", got)
+		}
+		local.join(n, bob)
+		n.interestChanged(bob)
+		time.Sleep(5 * time.Second)
+		if got := e.all()[2:]; slices.Contains(got, "online false, changed false") || !slices.Contains(got, "online true, changed true") {
+			t.Errorf("said %q of a peer that is here", got)
+		}
+	})
+}
+
+// The clock never goes back, never falls behind what it has seen, and goes on
+// by itself.
+func TestClusterClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clusterClock{began: time.Now()}
+		time.Sleep(time.Second)
+		if got := c.now(); got != 1_000_000 {
+			t.Errorf("now = %d", got)
+		}
+		c.observe(5_000_000)
+		c.observe(3_000_000)
+		c.observe(0)
+		time.Sleep(time.Second)
+		if got := c.now(); got != 6_000_000 {
+			t.Errorf("now = %d after observing 5 s one second ago", got)
+		}
+	})
+}
+
+func TestUnheard(t *testing.T) {
+	u := &unheard{ids: make(map[messages.PeerID]struct{})}
+	bob, eve := messages.HashID("bob"), messages.HashID("eve")
+	if u.take(bob) {
+		t.Error("took what is not there")
+	}
+	g := u.generation.Load()
+	u.add(bob)
+	if u.generation.Load() == g {
+		t.Error("nobody notices that one more is waited for")
+	}
+	if u.take(eve) || !u.take(bob) || u.take(bob) {
+		t.Error("not taken exactly once")
+	}
+	u.add(bob)
+	u.remove(bob)
+	if u.take(bob) || u.n.Load() != 0 {
+		t.Error("took what was removed")
+	}
+}
