@@ -28,9 +28,9 @@ type claim struct {
 	rivals bool // there are more, in Pod.rivals; only of those in Pod.peers
 }
 
-// counts says whether a claim is believed. One that was beaten counts again if
-// the newer one ends, but not if its pod is only suspect: the peer has moved
-// away from there, and whoever comes back says so anew.
+// counts says whether a claim is believed. One that was beaten counts again when
+// the newer one has ended, but not while its pod is suspect: the peer has most
+// likely moved away from there for good. See [Pod.doubtful].
 func (p *Pod) counts(c *claim) bool {
 	r := p.slots[c.slot]
 	return r.alive(c.ord) && (!c.beaten || r.up && c.ord == r.ord)
@@ -145,6 +145,18 @@ func (p *Pod) bestOf(list []claim, best owner, ok bool) (owner, bool) {
 		}
 	}
 	return best, ok
+}
+
+// doubtful says whether there is a claim that does not count and is not known to
+// have ended either. While there is, a home of which nothing else counts says
+// neither that somebody is there nor that nobody is.
+func (p *Pod) doubtful(n wire.Name, member messages.PeerID) bool {
+	for _, c := range p.load(n, member) {
+		if p.slots[c.slot].alive(c.ord) && !p.counts(&c) {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *Pod) ownerOf(c *claim) owner { return owner{p.slots[c.slot].ID, c.epoch} }

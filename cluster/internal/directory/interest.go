@@ -164,6 +164,9 @@ func (p *Pod) update(n wire.Name, i *interest) {
 			at = append(at, old)
 		}
 	}
+	if i.heardFrom != 0 && p.byID[i.heardFrom] == nil {
+		i.heardFrom = 0
+	}
 	p.answers = at
 	i.at = append(i.at[:0], at...)
 	clear(i.at[len(i.at):cap(i.at)])
@@ -350,10 +353,10 @@ func (p *Pod) Heard(now Time, id messages.PeerID, from wire.PodID) {
 	}
 	p.update(n, i)
 	if !i.online {
-		// Its claim is on the way to the homes, at most a linger, and from there
-		// to here.
+		// Its claim is on the way to the homes, which may be out of reach for a
+		// moment, and from there to here.
 		i.heardFrom = from
-		i.heardUntil = p.now + 2*Time(p.cfg.Timing.Linger)
+		i.heardUntil = p.now + Time(p.cfg.Timing.Grace)
 		p.heard.push(hearsay{i.heardUntil, n})
 		p.judge(n, i, id)
 	}

@@ -120,7 +120,7 @@ func (p *Pod) askSelf(l *lookup) bool {
 		return true
 	}
 	if !l.everyone {
-		l.sure = l.sure && p.complete && !ok
+		l.sure = l.sure && p.complete && !ok && !p.doubtful(l.name, l.name.ID())
 	} else if ok && best.epoch < l.newerThan {
 		l.sure = false
 	}
@@ -369,5 +369,6 @@ func (p *Pod) onWhoHas(r *remote, e *wire.Entry) {
 			return
 		}
 	}
-	p.send(r, wire.Entry{Kind: wire.Nobody, Name: e.Name, ID: e.ID, Flag: p.complete && p.isHome(e.Name)})
+	sure := p.complete && p.isHome(e.Name) && !p.doubtful(e.Name, e.Member)
+	p.send(r, wire.Entry{Kind: wire.Nobody, Name: e.Name, ID: e.ID, Flag: sure})
 }

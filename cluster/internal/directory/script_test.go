@@ -504,7 +504,7 @@ func TestHeard(t *testing.T) {
 	s.Heard(s.now, id("x"), member(1).ID)
 	s.want("online at 1", "learn at 1")
 	s.Heard(s.now, id("x"), member(2).ID)
-	s.pass(199 * time.Millisecond)
+	s.pass(2999 * time.Millisecond)
 	s.want()
 	s.pass(2 * time.Millisecond)
 	s.want("offline", "forget")
@@ -515,8 +515,54 @@ func TestHeard(t *testing.T) {
 	s.Heard(s.now, id("x"), member(1).ID)
 	s.got(1, register(2e15))
 	s.want("online at 1", "learn at 1", "online at 1", "learn at 1")
+	s.pass(4 * time.Second)
+	s.want()
+}
+
+// A claim that was beaten by a newer one, from a pod that cannot be reached: the
+// home does not know, and says so.
+func TestDoubt(t *testing.T) {
+	s := newScript(t, homes(9))
+	s.up(1, 1)
+	s.up(2, 2)
+	s.up(3, 3)
+	s.pass(20 * time.Millisecond)
+	for i := range 3 {
+		s.agree(directory.Session(i + 1))
+	}
+	s.got(3, wire.Entry{Kind: wire.Subscribe, Name: x, ID: 7})
+	s.got(1, register(2e15))
+	s.got(2, register(3e15))
+	s.SessionDown(s.now, 1)
+	s.forget()
+	s.got(2, wire.Entry{Kind: wire.Unregister, Name: x})
 	s.pass(time.Second)
 	s.want()
+	s.got(3, wire.Entry{Kind: wire.WhoHas, Name: x, ID: 9})
+	s.want("3: NOBODY")
+	s.got(3, wire.Entry{Kind: wire.Subscribe, Name: x, ID: 8})
+	s.want()
+	t.Run("back", func(t *testing.T) {
+		s.up(4, 1)
+		s.want("4: VIEW")
+		s.got(4, register(2e15))
+		s.want("3: ONLINE at 1", "3: ANSWERED")
+	})
+	t.Run("gone", func(t *testing.T) {
+		s.got(2, register(3e15))
+		s.SessionDown(s.now, 4)
+		s.got(2, wire.Entry{Kind: wire.Unregister, Name: x})
+		s.forget()
+		s.PodGone(s.now, member(1).ID)
+		s.want("lost 1", "2: VIEW", "3: VIEW")
+		s.view[1] = false
+		delete(s.view, 1)
+		s.agree(2)
+		s.agree(3)
+		s.want()
+		s.pass(time.Second)
+		s.want("3: OFFLINE")
+	})
 }
 
 func TestLimits(t *testing.T) {

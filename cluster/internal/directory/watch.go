@@ -155,6 +155,7 @@ func (p *Pod) tell(n wire.Name, member messages.PeerID, best owner, ok bool) {
 		for i := range (*w).subs {
 			p.push(n, member, &(*w).subs[i], best, ok)
 		}
+		p.answer(n, *w)
 	}
 }
 
@@ -181,6 +182,9 @@ func (p *Pod) push(n wire.Name, member messages.PeerID, s *subscriber, best owne
 				return
 			}
 		}
+		if p.doubtful(n, member) {
+			return // the end of the doubt is looked at again
+		}
 		s.set(n, member, owner{}, false)
 		p.send(r, wire.Entry{Kind: wire.Offline, Name: n, Member: member, ID: s.id})
 	}
@@ -198,10 +202,14 @@ func (p *Pod) answer(n wire.Name, w *watch) {
 			p.withheld = true
 			return
 		}
-		if p.now >= s.notBefore {
-			s.answered = true
-			p.send(r, wire.Entry{Kind: wire.Answered, Name: n, ID: s.id})
+		if p.now < s.notBefore {
+			continue
 		}
+		if n.Space() == wire.Peer && !s.online && p.doubtful(n, n.ID()) {
+			return
+		}
+		s.answered = true
+		p.send(r, wire.Entry{Kind: wire.Answered, Name: n, ID: s.id})
 	}
 }
 
