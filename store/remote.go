@@ -9,8 +9,9 @@ import "github.com/crosspod/crosspod/messages"
 //   - a peer that joins the store is announced at once, as without a remote;
 //   - a peer that leaves the store is not announced: that is for Settle, since
 //     the id may be somewhere else by now;
-//   - whoever subscribes to an id of which neither knows is not answered before
-//     Settle says something.
+//   - whoever subscribes to an id of which neither knows is answered by the
+//     next word of Settle. As any answer it does not use up the one online
+//     notice that follows.
 //
 // look is called with an id when the first subscription to it was made and when
 // the last one has gone, also when that was undone meanwhile:
@@ -106,7 +107,11 @@ func (s *Subscriber) settle(in *interest, turn uint32, said notice, changed bool
 		return false
 	}
 	in.seq = max(in.seq, seq)
+	asked := !in.answered && in.wantsOnline // or else Subscribe is about to look
+	in.answered = true
 	switch {
+	case said == online && asked:
+		return s.answer(in)
 	case said == online && (changed || !in.connected):
 		return s.came(in)
 	case said == offline && in.connected:

@@ -25,10 +25,11 @@ func newPart() pod {
 // heard is a message from another pod.
 func TestRemotePeerState(t *testing.T) {
 	tests := []struct{ name, script string }{
-		{"told when it comes elsewhere", "sub x; in x; on x; off"},
+		{"told when it comes elsewhere", "sub x; out x; in x; on x; off; moved x; on"},
+		{"answered late", "sub x; in x; on x; off; moved x; on x; moved x; on"},
 		{"reply when settled", "sub x; in x; on x; sub x; on x"},
 		{"repeated truth is no news", "sub x; in x; on x; sub x; on x; in x x; on; out x; off x; out x x; off"},
-		{"gone elsewhere, again and again", "sub x; in x; on x; out x; off x; in x; on; out x; off x"},
+		{"gone elsewhere, again and again", "sub x; out x; in x; on x; out x; off x; in x; on; out x; off x"},
 		{"no offline before an online", "sub x; out x; off; in x; out x; on; off"},
 		{"a move is an online event, never an offline", "sub x; in x; on x; sub x; on x; moved x; off; on x; moved x; on; off"},
 
@@ -40,7 +41,7 @@ func TestRemotePeerState(t *testing.T) {
 		{"offline is not believed of one that is here", "+ x; sub x; on x; out x; off; - x; out x; off x"},
 		{"nobody knows yet", "+ x; - x; sub x; on; off; out x; on; off; in x; on x"},
 		{"subscribed again between end and word", "+ x; sub x; on x; - x; sub x; on; off; out x; off x; in x; on x"},
-		{"subscribed again, the online untaken", "sub x; + x; - x; sub x; on x; moved x; on x; moved x; on"},
+		{"subscribed again, the online untaken", "sub x; + x; - x; sub x; on x; moved x; on x; moved x; on x; moved x; on"},
 		{"subscribed again keeps a waiting offline behind data", "sub x; in x; on x; data; out x; data; sub x; off; done; off x"},
 		{"a new subscription knows nothing of the old one", "sub x; in x; on x; unsub x; sub x; on; in x; on x"},
 
@@ -48,7 +49,7 @@ func TestRemotePeerState(t *testing.T) {
 		{"a message is news before it is taken", "sub x; heard x; moved x; on x; moved x; on"},
 		{"a message of one that was told is none", "sub x; in x; on x; heard x; on"},
 		{"a message takes a waiting offline back", "sub x; in x; on x; data; out x; heard x; done; off; on x"},
-		{"a message after offline was told is none", "sub x; in x; on x; out x; off x; heard x; on"},
+		{"a message after offline was told is none", "sub x; out x; in x; on x; out x; off x; heard x; on"},
 		{"a straggler's message is taken back", "sub x; heard x; on x; out x; off x"},
 		{"a message from a stranger", "sub y; heard x; on; off"},
 		{"a message of one that is here", "+ x; sub x; on x; heard x; on"},
@@ -116,16 +117,18 @@ type fabric struct {
 	local    map[messages.PeerID]*peer
 	settled  map[messages.PeerID]bool
 	believed map[messages.PeerID]bool // by the one subscriber, for what it is subscribed to
+	answered map[messages.PeerID]bool // something was known since it subscribed
 }
 
 type remoteModel interface {
 	model
 	present() map[messages.PeerID]*peer
-	awaits(messages.PeerID) bool // an online event would be a notice
+	awaits(messages.PeerID) bool      // an online event would be a notice
+	owesOffline(messages.PeerID) bool // an offline waits
 }
 
 func newFabric(twin remoteModel) *fabric {
-	return &fabric{twin, map[messages.PeerID]*peer{}, map[messages.PeerID]bool{}, map[messages.PeerID]bool{}}
+	return &fabric{twin, map[messages.PeerID]*peer{}, map[messages.PeerID]bool{}, map[messages.PeerID]bool{}, map[messages.PeerID]bool{}}
 }
 
 // sync has the twin's subscriptions answered with what is known here.
@@ -140,13 +143,21 @@ func (f *fabric) sync(id messages.PeerID) {
 }
 
 func (f *fabric) subscribe(ids []messages.PeerID) {
+	owesOffline := map[messages.PeerID]bool{}
+	for _, id := range ids {
+		owesOffline[id] = f.twin.owesOffline(id)
+	}
 	f.twin.subscribe(ids)
 	for _, id := range ids {
 		if _, known := f.believed[id]; !known {
 			f.believed[id] = false
 		}
+		_, said := f.settled[id]
+		f.answered[id] = said && !f.settled[id]
 		if f.local[id] != nil || f.settled[id] {
-			f.believed[id] = true
+			f.believed[id], f.answered[id] = true, true
+		} else if owesOffline[id] {
+			f.believed[id], f.answered[id] = false, true
 		}
 	}
 }
@@ -163,7 +174,7 @@ func (f *fabric) unsubscribe(ids []messages.PeerID) {
 func (f *fabric) event(id messages.PeerID) {
 	f.twin.connect(&peer{id: id})
 	if _, subscribed := f.believed[id]; subscribed {
-		f.believed[id] = true
+		f.believed[id], f.answered[id] = true, true
 	}
 	f.sync(id)
 }
@@ -186,8 +197,15 @@ func (f *fabric) settle(id messages.PeerID, online, changed bool) (ended bool) {
 	}
 	f.settled[id] = online
 	f.sync(id)
+	if f.local[id] != nil {
+		return false
+	}
+	asked := !f.answered[id]
+	f.answered[id] = true
 	switch {
-	case f.local[id] != nil:
+	case online && asked:
+		f.twin.subscribe([]messages.PeerID{id}) // is what the answer would have been
+		f.believed[id] = true
 	case online && (changed || !known):
 		f.event(id)
 	case !online && known:

@@ -65,6 +65,7 @@ type interest struct {
 
 	connected   bool
 	awaited     bool // not connected, and the news of it would be a notice
+	answered    bool // something was known of the id since last subscribed
 	wantsOnline bool // armed: the next online event makes a notice
 	disarms     bool // a waiting online uses wantsOnline up when it is told
 	waiting     notice
@@ -179,6 +180,8 @@ func (s *Subscriber) look(in *interest) bool {
 		return s.answer(in)
 	case in.waiting == offline:
 		return s.went(in) // now behind what was queued until now
+	default:
+		in.answered = notice(settled&noticeMask) == offline
 	}
 	s.await(in)
 	return false
@@ -186,14 +189,14 @@ func (s *Subscriber) look(in *interest) bool {
 
 // answer is the reply to a subscription, which does not use wantsOnline up.
 func (s *Subscriber) answer(in *interest) bool {
-	in.connected = true
+	in.connected, in.answered = true, true
 	s.await(in)
 	return s.tellOnline(in)
 }
 
 // came has in know that its id connected or moved.
 func (s *Subscriber) came(in *interest) bool {
-	in.connected = true
+	in.connected, in.answered = true, true
 	s.await(in)
 	if in.wantsOnline {
 		in.disarms = true

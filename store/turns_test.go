@@ -50,6 +50,25 @@ func TestAWordIsAnsweredOnce(t *testing.T) {
 	}
 }
 
+// A subscription is in the index before it looks, and a word may come between.
+func TestAWordBetweenSubscribingAndLooking(t *testing.T) {
+	id := messages.HashID("alice")
+	for _, said := range []notice{online, offline} {
+		s, _ := newRemoteSubscriber(id)
+		s.Unsubscribe(id[:])
+		in, _, _ := s.interest(&id)
+		s.notifier.Settle(id, said == online, true)
+		on := s.TakeOnline(nil, 10)
+		s.look(in)
+		if on = s.TakeOnline(on, 10); len(on) != 0 && said == offline || len(on) != 1 && said == online {
+			t.Errorf("told %v, want one answer when it is online", on)
+		}
+		if s.settle(in, 100*oneTurn, online, true); !in.disarms && said == offline {
+			t.Error("what came after the answer did not use the notice up")
+		}
+	}
+}
+
 // The event of a connection that has ended may come after the word that the id
 // is gone.
 func TestALateEventDoesNotUndoAWord(t *testing.T) {
@@ -83,6 +102,8 @@ func TestNobodyIsAwaitedForNothing(t *testing.T) {
 	awaited("subscribed", 2)
 	s.Unsubscribe(other[:])
 	awaited("unsubscribed", 1)
+	s.notifier.Settle(id, false, false)
+	awaited("absent", 1)
 	s.notifier.Settle(id, true, true)
 	awaited("online", 0)
 	s.TakeOnline(nil, 1)

@@ -59,6 +59,8 @@ func (r *relay61) connect(p *peer) {
 
 func (r *relay61) present() map[messages.PeerID]*peer { return r.connected }
 
+func (r *relay61) owesOffline(messages.PeerID) bool { return false } // it was sent
+
 func (r *relay61) awaits(id messages.PeerID) bool { return r.wantsOnline[id] }
 
 func (r *relay61) disconnect(id messages.PeerID) {
@@ -129,9 +131,10 @@ func (l *lazy61) subscribe(ids []messages.PeerID) {
 	}
 }
 
-func (l *lazy61) awaits(id messages.PeerID) bool {
-	owesOffline := func(w waitingNotice) bool { return w.id == id && !w.online }
-	return l.wantsOnline[id] || slices.ContainsFunc(l.waiting, owesOffline)
+func (l *lazy61) awaits(id messages.PeerID) bool { return l.wantsOnline[id] || l.owesOffline(id) }
+
+func (l *lazy61) owesOffline(id messages.PeerID) bool {
+	return slices.ContainsFunc(l.waiting, func(w waitingNotice) bool { return w.id == id && !w.online })
 }
 
 func (l *lazy61) unsubscribe(ids []messages.PeerID) {
@@ -149,8 +152,7 @@ func (l *lazy61) connect(p *peer) {
 		l.makeOnline(p.id, true)
 		return
 	}
-	owesOffline := func(w waitingNotice) bool { return w.id == p.id && !w.online }
-	if slices.ContainsFunc(l.waiting, owesOffline) {
+	if l.owesOffline(p.id) {
 		l.makeOnline(p.id, false)
 	}
 }
