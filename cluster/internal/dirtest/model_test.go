@@ -25,7 +25,7 @@ var (
 //
 //	go test ./cluster/internal/dirtest -run TestModel -steps 2000000 -seed 1000000 -timeout 1h -v
 func TestModel(t *testing.T) {
-	TraceEntries = *entryTraces
+
 	for _, p := range Profiles {
 		t.Run(p.Name, func(t *testing.T) {
 			t.Parallel()
@@ -98,4 +98,10 @@ func (s *tally) add(r Result) {
 func (s *tally) String() string {
 	return fmt.Sprintf("%d runs (%d out of touch), %d steps, %d lookups, %d notices, %d messages, %d close calls, %d born apart",
 		s.runs, s.outOfTouch, s.Steps, s.Lookups, s.Notices, s.Messages, s.CloseCalls, s.BornApart)
+}
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	TraceEntries = *entryTraces
+	os.Exit(m.Run())
 }

@@ -51,14 +51,26 @@ func (p *paths) init(w *world) {
 
 // delay is how long a frame takes that is sent now.
 func (p *paths) delay(from, to *pod, channel int) int64 {
+	least, jitter := p.bounds(from, to)
+	return least + p.w.die(jitter+1, forJitter, from.index, to.index, uint64(channel), uint64(p.w.now))
+}
+
+// bounds is the least delay of a direction and how much longer it may be.
+func (p *paths) bounds(from, to *pod) (least, jitter int64) {
 	if d, ok := p.base[[2]string{from.label, to.label}]; ok {
-		return d
+		return d, 0
 	}
-	w, s := p.w, p.w.script
+	s := p.w.script
 	spread := (s.MaxDelay - s.MinDelay) * 1000
-	base := w.die(spread+1, forBase, from.index, to.index)
-	jitter := w.die(spread/3+1, forJitter, from.index, to.index, uint64(channel), uint64(w.now))
-	return s.MinDelay*1000 + min(base*2/3+jitter, spread)
+	base := p.w.die(spread+1, forBase, from.index, to.index)
+	return s.MinDelay*1000 + base*2/3, spread / 3
+}
+
+// roundTrip is the longest time there and back, with what frames wait for more.
+func (p *paths) roundTrip(a, b *pod) int64 {
+	there, more := p.bounds(a, b)
+	back, evenMore := p.bounds(b, a)
+	return there + more + back + evenMore + 2*p.w.script.Gather*1000
 }
 
 // notice is how long at's end of a connection with other takes from now to
@@ -423,8 +435,7 @@ func (p *pod) use(e *end) {
 	p.pingTick(e)
 	p.event(func(now directory.Time) {
 		p.dir.SessionUp(now, e.session, q.member())
-		trip := p.w.paths.delay(p, q, control) + p.w.paths.delay(q, p, control)
-		p.dir.RoundTrip(e.session, time.Duration(trip))
+		p.dir.RoundTrip(e.session, time.Duration(p.w.paths.roundTrip(p, q)))
 	})
 	queued := p.queued[q.id]
 	delete(p.queued, q.id)

@@ -101,15 +101,17 @@ func (w *world) sendFrom(from string, dst *peer) {
 	p.send(m)
 }
 
-// name gives the names of the script their homes: those that begin with g are
+// pickNames gives the names of the script their homes: those that begin with g are
 // groups, all others peers.
-func (w *world) name() {
+func (w *world) pickNames() {
 	for _, decl := range w.script.Peers {
-		for salt := range 100_000 {
+		found := false
+		for salt := 0; salt < 100_000 && !found; salt++ {
 			w.rename(decl.Name, fmt.Sprintf("%s#%d", decl.Name, salt))
-			if len(decl.Homes) == 0 || w.homesAre(w.nameOf(decl.Name), decl.Homes) {
-				break
-			}
+			found = w.homesAre(w.nameOf(decl.Name), decl.Homes)
+		}
+		if !found {
+			panic("no name like " + decl.Name)
 		}
 	}
 }
@@ -148,7 +150,7 @@ func (w *world) nameOf(label string) wire.Name {
 func (w *world) homesAre(n wire.Name, want []string) bool {
 	label := func(i int) wire.PodID { return wire.PodID(i + 1) }
 	dir := directory.New(directory.Config{
-		Self: directory.Member{ID: label(0), Address: address(w.labels[0])}, Homes: w.script.Homes, Timing: timing(),
+		Self: directory.Member{ID: label(0), Address: address(w.labels[0])}, Homes: len(w.labels), Timing: timing(),
 	})
 	for i, l := range w.labels[1:] {
 		dir.SessionUp(0, directory.Session(i+1), directory.Member{ID: label(i + 1), Address: address(l)})
@@ -157,7 +159,7 @@ func (w *world) homesAre(n wire.Name, want []string) bool {
 	if len(homes) < len(want) {
 		return false
 	}
-	for i, l := range want {
+	for i, l := range want { // the best of all pods, in this order
 		if w.labels[homes[i]-1] != l {
 			return false
 		}

@@ -55,8 +55,15 @@ var TraceEntries bool
 
 // Run runs a script. With trace, the result has a line for everything that a
 // client or an operator would see.
-func Run(s *Script, trace bool) Result {
+func Run(s *Script, trace bool) (result Result) {
 	w := newWorld(s, trace)
+	defer func() {
+		if r := recover(); r != nil {
+			w.violate("panic", "%v", r)
+			result = w.result
+			result.Trace = w.trace.String()
+		}
+	}()
 	w.run()
 	return w.result
 }
@@ -114,7 +121,7 @@ func newWorld(s *Script, trace bool) *world {
 			w.label(op.Args[0])
 		}
 	}
-	w.name()
+	w.pickNames()
 	return w
 }
 
