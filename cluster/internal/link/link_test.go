@@ -136,8 +136,9 @@ func TestOrderAndPriority(t *testing.T) {
 		if len(data) != many || entries != many*28 {
 			t.Errorf("%d messages and %d entries, want %d and %d", len(data), entries, many, many*28)
 		}
-		// USE; what was in the writer's hand; TALLY; the rest in turns.
-		if tally < 0 || tally > 4 {
+		// USE; a turn that the buffers took, one in the writer's hand; TALLY; the
+		// rest in turns.
+		if tally < 0 || tally > 5 {
 			t.Errorf("control came after %d runs of other frames: %q", tally, sorts)
 		}
 		if len(sorts) < 12 {
@@ -150,7 +151,7 @@ func TestOrderAndPriority(t *testing.T) {
 // both still read (D1), also what their readers answer.
 func TestBothDirectionsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const many = 3000
+		const many = 1000
 		answers := func(e **end) link.Handler {
 			return &trace{forward: func(msg []byte) {
 				(*e).SendEntries([]wire.Entry{{Kind: wire.Digest, ID: 1}})
@@ -312,13 +313,75 @@ func TestReplacement(t *testing.T) {
 	})
 }
 
+// TestReplacedLinkTakesNoMore: once another link is in use, the old one is left
+// with what its writer holds.
+func TestReplacedLinkTakesNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, a, b := memory(t, memnet.Config{}, func(a, b *link.Config) {
+			quiet(a, b)
+			a.Stall = time.Hour
+		})
+		block := make(chan struct{})
+		b.got.forward = func([]byte) { <-block }
+		const many = 1000
+		for i := range many {
+			a.send(i, numbered(i, 1000))
+		}
+		synctest.Wait()
+		sent := a.Sent()
+		_, _, d := memory(t, memnet.Config{}, func(x, y *link.Config) {
+			quiet(x, y)
+			x.Queue = a.queue
+			y.Handler = &trace{forward: func([]byte) { time.Sleep(time.Millisecond) }}
+		})
+		close(block)
+		time.Sleep(time.Minute)
+		if a.Sent() != sent || b.Received() != sent || d.Received() != many-sent {
+			t.Errorf("the old link sent %d and then %d more, the new one %d", sent, a.Sent()-sent, d.Received())
+		}
+	})
+}
+
+// TestRunWaits: it returns after all goroutines of the link.
+func TestRunWaits(t *testing.T) {
+	for name, set := range map[string]func(c *link.Config, held func()){
+		"writer": func(c *link.Config, held func()) { c.EntriesWritten = held },
+		"pings":  func(c *link.Config, held func()) { c.PingTimeout, c.PingLost = time.Minute, held },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				open := make(chan struct{})
+				n, a, _ := memory(t, memnet.Config{}, func(a, b *link.Config) {
+					set(a, func() { <-open })
+				})
+				a.SendEntries([]wire.Entry{{Kind: wire.Leave}})
+				n.Cut("b", "a")
+				time.Sleep(20 * time.Second) // more pings than are remembered
+				a.Close(io.EOF)
+				time.Sleep(time.Minute)
+				select {
+				case <-a.result:
+					t.Error("Run returned before its goroutine")
+				default:
+				}
+				close(open)
+				<-a.result
+			})
+		})
+	}
+}
+
 // TestDrain: what was said last arrives, then the end; entries that come while
 // draining are not handed over; and a side that does not end is not waited for.
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, a, b := memory(t, memnet.Config{Latency: time.Millisecond}, nil)
 		a.SendControl(wire.AppendGoodbye(nil, wire.Goodbye{Reason: wire.FarewellDuplicate}))
+		start := time.Now()
 		a.Drain()
+		if a.send(1, sized(100)) != link.Queued {
+			t.Error("a draining link is to be woken")
+		}
 		if a.SendControl(wire.AppendUse(nil, 1)) || a.SendEntries([]wire.Entry{{Kind: wire.Leave}}) {
 			t.Error("a draining link takes frames")
 		}
@@ -332,6 +395,12 @@ func TestDrain(t *testing.T) {
 		}
 		if err := <-a.result; err != link.ErrDrained {
 			t.Errorf("Run = %v, want ErrDrained", err)
+		}
+		if took := time.Since(start); took > 100*time.Millisecond {
+			t.Errorf("it took %v", took)
+		}
+		if left := a.queue.Suspend(); left != 1 {
+			t.Errorf("%d messages stay in the queue, want the one that came while draining", left)
 		}
 		if got := without(b.got.take(), "end"); !slices.Equal(got, []string{"GOODBYE"}) {
 			t.Errorf("the other side was told %q", got)
@@ -377,9 +446,14 @@ func TestCloseOnce(t *testing.T) {
 		if a.Writing() || a.SendControl(nil) || a.SendEntries(nil) {
 			t.Error("a closed link goes on")
 		}
-		a.Use()
-		if r := a.send(1, sized(100)); r != link.Queued {
-			t.Errorf("message to the queue of a closed link: %v", r)
+		for range 2 {
+			if r := a.send(1, sized(100)); r != link.Queued {
+				t.Errorf("message to the queue of a closed link: %v", r)
+			}
+			if n := a.queue.Suspend(); n == 0 {
+				t.Error("a closed link counts as one in use")
+			}
+			a.Use() // changes nothing: it comes too late
 		}
 	})
 	synctest.Test(t, func(t *testing.T) { // from within the reader
@@ -531,6 +605,11 @@ func TestProbe(t *testing.T) {
 		defer cancel()
 		if err := a.Probe(ctx); err != nil || time.Since(start) != 40*time.Millisecond {
 			t.Errorf("Probe = %v after %v", err, time.Since(start))
+		}
+		time.Sleep(1470 * time.Millisecond) // a PING has been under way for 10 ms
+		start = time.Now()
+		if err := a.Probe(t.Context()); err != nil || time.Since(start) != 40*time.Millisecond {
+			t.Errorf("Probe = %v after %v, want the answer to a ping of its own", err, time.Since(start))
 		}
 		n.Cut("b", "a")
 		start = time.Now()

@@ -87,7 +87,9 @@ func newEnd(c link.Config) *end {
 		c.Handler = e.got
 	}
 	c.PingSent = func() { e.mu.Lock(); e.sent++; e.mu.Unlock() }
-	c.PingLost = func() { e.mu.Lock(); e.lost++; e.mu.Unlock() }
+	if c.PingLost == nil {
+		c.PingLost = func() { e.mu.Lock(); e.lost++; e.mu.Unlock() }
+	}
 	e.queue = c.Queue
 	e.Link = link.New(c)
 	return e

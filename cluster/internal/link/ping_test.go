@@ -121,12 +121,12 @@ func TestBusyLinkStaysAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		// 16 kB each 100 ms: the 4 MB that wait would take 25 s.
 		_, a, b := memory(t, memnet.Config{Buffer: 16 << 10, Latency: 50 * time.Millisecond}, nil)
-		start := time.Now()
+		start, msg := time.Now(), sized(5000)
 		for time.Since(start) < 20*time.Second {
-			for i := range 1000 {
-				a.send(i, sized(5000))
+			for i := range 1000 { // more than it takes
+				a.send(i, msg)
 			}
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(time.Second)
 		}
 		for _, e := range []*end{a, b} {
 			select {
@@ -137,6 +137,22 @@ func TestBusyLinkStaysAlive(t *testing.T) {
 		}
 		if a.lost != 0 {
 			t.Errorf("%d pings lost", a.lost)
+		}
+	})
+}
+
+// TestSkippedPings: of pings that arrive together only the newest is answered, and
+// the others are lost.
+func TestSkippedPings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, _ := memory(t, memnet.Config{Latency: time.Millisecond}, nil)
+		time.Sleep(time.Second / 2)
+		n.Cut("a", "b")
+		time.Sleep(2 * time.Second) // two pings
+		n.Heal("a", "b")
+		time.Sleep(time.Second)
+		if a.sent != 4 || a.lost != 1 {
+			t.Errorf("%d pings sent, %d lost, want 4 and 1", a.sent, a.lost)
 		}
 	})
 }

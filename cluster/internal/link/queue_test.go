@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
 
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/memnet"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -114,6 +116,26 @@ func TestSuspend(t *testing.T) {
 	if got := q.Suspend(); got != 0 || *dropped != 0 {
 		t.Errorf("%d messages dropped again, %d told", got, *dropped)
 	}
+	synctest.Test(t, func(t *testing.T) { // a link ends that, and does not let it happen
+		n, a, b := memory(t, memnet.Config{}, func(a, b *link.Config) {
+			quiet(a, b)
+			a.Queue = q
+		})
+		n.Cut("a", "b")
+		for i := range 3 {
+			if got := a.send(i, sized(100)); got > link.WakeDue {
+				t.Errorf("message with a link: %v", got)
+			}
+		}
+		if got := q.Suspend(); got != 0 {
+			t.Errorf("%d messages dropped beside a link", got)
+		}
+		n.Heal("a", "b")
+		synctest.Wait()
+		if b.Received() != 3 {
+			t.Errorf("%d messages arrived, want 3", b.Received())
+		}
+	})
 }
 
 // allowance is a budget of some chunks.

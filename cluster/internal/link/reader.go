@@ -73,7 +73,6 @@ func (l *Link) parse() (handled bool, err error) {
 		handled = true
 		payload := b[wire.HeaderSize:size:size]
 		if t != wire.TypeForward && t != wire.TypeBounce {
-			l.read.Store(read) // for a PONG
 			if err := l.other(t, payload); err != nil {
 				return handled, err
 			}

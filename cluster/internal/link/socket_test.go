@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -33,13 +34,13 @@ func TestOneWritePerBatch(t *testing.T) {
 		}}
 	})
 	settle(a, b)
-	// All of it waits when the writer comes.
 	for _, many := range []int{2, 50} {
 		reads, writes := both(cx, cy)
 		for i := range many {
 			a.queue.Push(peer(i), 1, false, sized(1200))
 		}
-		a.queue.Wake()
+		// All of it waits when the writer comes: control too, and that wakes it.
+		a.SendControl(wire.AppendComplaints(nil, nil))
 		if got := <-batches; got != many {
 			t.Errorf("batch of %d messages, want %d", got, many)
 		}
@@ -114,15 +115,18 @@ func TestLoneMessagesDoNotWait(t *testing.T) {
 	})
 	settle(a, b)
 	for isFull := false; !isFull; {
+		if sent == 400 {
+			t.Fatal("the socket takes everything")
+		}
 		a.send(sent, numbered(sent, 8000)) // one by one, until a writer has to wait
 		sent++
-		select {
-		case <-full:
-			isFull = true
-		default:
-		}
-		if sent > 400 {
-			t.Fatal("the socket takes everything")
+		for a.Writing() && !isFull {
+			select {
+			case <-full:
+				isFull = true
+			default:
+				runtime.Gosched()
+			}
 		}
 	}
 	for ; sent < 500; sent++ {

@@ -50,7 +50,7 @@ func (l *Link) wakeForData(alone bool) {
 	l.mu.Lock()
 	l.dataDue = true
 	start := l.claimLocked()
-	try := start && alone && l.raw != nil && !l.dueLocked()
+	try := start && alone && l.raw != nil
 	if try {
 		l.dataDue = false
 	}

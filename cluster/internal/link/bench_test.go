@@ -1,0 +1,123 @@
+package link_test
+
+import (
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"github.com/crosspod/crosspod/cluster/internal/link"
+	"github.com/crosspod/crosspod/messages"
+)
+
+var benchSizes = []int{100, 1200, 8000}
+
+// BenchmarkLink carries messages from Push to the Handler of the other end, over
+// TLS on loopback, as fast as that goes: CPU is that of both ends, for each
+// message. burst is how many messages one read of a peer brings.
+func BenchmarkLink(b *testing.B) {
+	for _, size := range benchSizes {
+		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
+			x, y := tcpPair(b)
+			cx, cy := &counting{Conn: x}, &counting{Conn: y}
+			var read atomic.Int64
+			n := int64(0)
+			room := make(chan struct{}, 1)
+			sender, receiver := pairOver(b, cx, cy, func(_, c *link.Config) {
+				c.Handler = &trace{forward: func([]byte) { n++ }, batch: func() {
+					read.Store(n)
+					select {
+					case room <- struct{}{}:
+					default:
+					}
+				}}
+			})
+			settle(sender, receiver)
+			msg := make([]byte, size)
+			burst := max(60_000/size, 1)
+			inFlight := int64(1<<20) / int64(size)
+			sent := int64(0)
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			b.ResetTimer()
+			reads, writes := both(cx, cy)
+			cpu := cpuTime()
+			due := false
+			for b.Loop() {
+				if sender.queue.Push(peer(int(sent)), 1, false, transportOf(msg)) == link.WakeDue {
+					due = true
+				}
+				if sent++; sent%int64(burst) != 0 {
+					continue
+				}
+				if due {
+					sender.queue.Wake()
+					due = false
+				}
+				for sent-read.Load() > inFlight {
+					<-room
+				}
+			}
+			sender.queue.Wake()
+			for read.Load() < sent {
+				<-room
+			}
+			cpu = cpuTime() - cpu
+			reads2, writes2 := both(cx, cy)
+			b.ReportMetric(float64(cpu.Nanoseconds())/float64(b.N), "cpu-ns/op")
+			b.ReportMetric(float64(b.N)/float64(writes2-writes), "msgs/write")
+			b.ReportMetric(float64(b.N)/float64(reads2-reads), "msgs/read")
+			if sender.drops() > 0 {
+				b.Errorf("%d messages dropped", sender.drops())
+			}
+		})
+	}
+}
+
+// transportOf makes a Transport of what has room for its header.
+func transportOf(msg []byte) []byte {
+	msg[0], msg[1] = messages.Version, byte(messages.TypeTransport)
+	return msg
+}
+
+// BenchmarkLone sends one message at a time and waits for it.
+func BenchmarkLone(b *testing.B) {
+	for _, size := range benchSizes {
+		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
+			x, y := tcpPair(b)
+			got := make(chan struct{}, 1)
+			sender, receiver := pairOver(b, x, y, func(_, c *link.Config) {
+				c.Handler = &trace{forward: func([]byte) { got <- struct{}{} }, batch: func() {}}
+			})
+			settle(sender, receiver)
+			msg := sized(size)
+			b.ReportAllocs()
+			cpu := cpuTime()
+			for b.Loop() {
+				sender.queue.Push(peer(1), 1, false, msg)
+				sender.queue.Wake()
+				<-got
+			}
+			b.ReportMetric(float64((cpuTime()-cpu).Nanoseconds())/float64(b.N), "cpu-ns/op")
+		})
+	}
+}
+
+// BenchmarkPush is what a peer's reader does for a message that goes to another
+// pod.
+func BenchmarkPush(b *testing.B) {
+	for _, size := range benchSizes {
+		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
+			q := link.NewQueue(link.QueueConfig{})
+			msg := sized(size)
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				if q.Push(peer(i&63), 1, false, msg); i%64 == 63 {
+					q.Empty()
+				}
+				i++
+			}
+		})
+	}
+}
