@@ -83,6 +83,25 @@ func TestNotReadyDoesNotStick(t *testing.T) {
 // what lies below them, taken over.
 func shakenHands(t *testing.T, version uint16) (server, client *tls.Conn, belowServer, belowClient *switchConn) {
 	t.Helper()
+	serverConfig, clientConfig := testConfigs(t, version)
+	near, far := tcpPair(t)
+	belowServer, belowClient = &switchConn{Conn: far}, &switchConn{Conn: near}
+	server, client = tls.Server(belowServer, serverConfig), tls.Client(belowClient, clientConfig)
+	done := make(chan error, 1)
+	go func() { done <- client.Handshake() }()
+	if err := server.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	belowServer.taken, belowClient.taken = true, true
+	return server, client, belowServer, belowClient
+}
+
+// testConfigs returns those of the two ends of a connection of this version.
+func testConfigs(t *testing.T, version uint16) (server, client *tls.Config) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -98,36 +117,8 @@ func shakenHands(t *testing.T, version uint16) (server, client *tls.Conn, belowS
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(cert)
-
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	near, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	far, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { near.Close(); far.Close() })
-
-	belowServer, belowClient = &switchConn{Conn: far}, &switchConn{Conn: near}
-	server = tls.Server(belowServer, &tls.Config{
+	return &tls.Config{
 		Certificates:           []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
 		SessionTicketsDisabled: true, // nobody reads them here
-	})
-	client = tls.Client(belowClient, &tls.Config{RootCAs: roots, ServerName: "relay", MinVersion: version, MaxVersion: version})
-	done := make(chan error, 1)
-	go func() { done <- client.Handshake() }()
-	if err := server.Handshake(); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	belowServer.taken, belowClient.taken = true, true
-	return server, client, belowServer, belowClient
+	}, &tls.Config{RootCAs: roots, ServerName: "relay", MinVersion: version, MaxVersion: version}
 }

@@ -101,6 +101,13 @@ func (e *end) run() {
 	e.Use()
 }
 
+// pings returns how many were sent and lost.
+func (e *end) pings() (sent, lost int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.sent, e.lost
+}
+
 func (e *end) drops() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
