@@ -13,64 +13,74 @@ var benchSizes = []int{100, 1200, 8000}
 
 // BenchmarkLink carries messages from Push to the Handler of the other end, over
 // TLS on loopback, as fast as that goes: CPU is that of both ends, for each
-// message. burst is how many messages one read of a peer brings.
+// message. load=full keeps a megabyte in flight and wakes the link for each 60
+// kB; load=pairs is what four peers do that have 32 messages each in flight, of
+// which one read brings 16.
 func BenchmarkLink(b *testing.B) {
-	for _, size := range benchSizes {
-		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
-			x, y := tcpPair(b)
-			cx, cy := &counting{Conn: x}, &counting{Conn: y}
-			var read atomic.Int64
-			n := int64(0)
-			room := make(chan struct{}, 1)
-			sender, receiver := pairOver(b, cx, cy, func(_, c *link.Config) {
-				c.Handler = &trace{forward: func([]byte) { n++ }, batch: func() {
-					read.Store(n)
-					select {
-					case room <- struct{}{}:
-					default:
-					}
-				}}
-			})
-			settle(sender, receiver)
-			msg := make([]byte, size)
-			burst := max(60_000/size, 1)
-			inFlight := int64(1<<20) / int64(size)
-			sent := int64(0)
-			b.SetBytes(int64(size))
-			b.ReportAllocs()
-			b.ResetTimer()
-			reads, writes := both(cx, cy)
-			cpu := cpuTime()
-			due := false
-			for b.Loop() {
-				if sender.queue.Push(peer(int(sent)), 1, false, transportOf(msg)) == link.WakeDue {
-					due = true
-				}
-				if sent++; sent%int64(burst) != 0 {
-					continue
-				}
-				if due {
-					sender.queue.Wake()
-					due = false
-				}
-				for sent-read.Load() > inFlight {
-					<-room
-				}
+	for _, load := range []string{"full", "pairs"} {
+		for _, size := range benchSizes {
+			burst, inFlight := max(60_000/size, 1), 1<<20/size
+			if load == "pairs" {
+				burst, inFlight = 16, 128
 			}
-			sender.queue.Wake()
-			for read.Load() < sent {
+			benchmarkLink(b, load, size, int64(burst), int64(inFlight))
+		}
+	}
+}
+
+func benchmarkLink(b *testing.B, load string, size int, burst, inFlight int64) {
+	b.Run(fmt.Sprintf("load=%s/bytes=%d", load, size), func(b *testing.B) {
+		x, y := tcpPair(b)
+		cx, cy := &counting{Conn: x}, &counting{Conn: y}
+		var read atomic.Int64
+		n := int64(0)
+		room := make(chan struct{}, 1)
+		sender, receiver := pairOver(b, cx, cy, func(_, c *link.Config) {
+			c.Handler = &trace{forward: func([]byte) { n++ }, batch: func() {
+				read.Store(n)
+				select {
+				case room <- struct{}{}:
+				default:
+				}
+			}}
+		})
+		settle(sender, receiver)
+		msg := make([]byte, size)
+		sent := int64(0)
+		b.SetBytes(int64(size))
+		b.ReportAllocs()
+		b.ResetTimer()
+		reads, writes := both(cx, cy)
+		cpu := cpuTime()
+		due := false
+		for b.Loop() {
+			if sender.queue.Push(peer(int(sent)), 1, false, transportOf(msg)) == link.WakeDue {
+				due = true
+			}
+			if sent++; sent%burst != 0 {
+				continue
+			}
+			if due {
+				sender.queue.Wake()
+				due = false
+			}
+			for sent-read.Load() > inFlight {
 				<-room
 			}
-			cpu = cpuTime() - cpu
-			reads2, writes2 := both(cx, cy)
-			b.ReportMetric(float64(cpu.Nanoseconds())/float64(b.N), "cpu-ns/op")
-			b.ReportMetric(float64(b.N)/float64(writes2-writes), "msgs/write")
-			b.ReportMetric(float64(b.N)/float64(reads2-reads), "msgs/read")
-			if sender.drops() > 0 {
-				b.Errorf("%d messages dropped", sender.drops())
-			}
-		})
-	}
+		}
+		sender.queue.Wake()
+		for read.Load() < sent {
+			<-room
+		}
+		cpu = cpuTime() - cpu
+		reads2, writes2 := both(cx, cy)
+		b.ReportMetric(float64(cpu.Nanoseconds())/float64(b.N), "cpu-ns/op")
+		b.ReportMetric(float64(b.N)/float64(writes2-writes), "msgs/write")
+		b.ReportMetric(float64(b.N)/float64(reads2-reads), "msgs/read")
+		if sender.drops() > 0 {
+			b.Errorf("%d messages dropped", sender.drops())
+		}
+	})
 }
 
 // transportOf makes a Transport of what has room for its header.
