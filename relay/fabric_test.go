@@ -332,7 +332,7 @@ func TestP4EvictedWithoutANotice(t *testing.T) {
 		time.Sleep(6 * time.Second) // no longer young
 		old = connect(t, r, "x")
 		watcher.expect(online(old.id)) // the answer to a subscription did not use it up
-		time.Sleep(6 * time.Second) // no longer young
+		time.Sleep(6 * time.Second)    // no longer young
 		local.Evict(old.id, stale)
 		watcher.send(old, "still here")
 		old.expect(from(watcher, "still here"))

@@ -324,6 +324,11 @@ func transportOf(c listener.Conn) string {
 // until all have gone, and cuts those that are left when ctx ends. It returns
 // when no goroutine of the relay is left, with ctx's error if it had to cut. It
 // may be called more than once.
+//
+// What uses the relay's store or is used by it, such as a cluster, stops
+// afterwards: a message that another pod sends here for a peer that has left
+// goes back ([ErrLocalPeerGone]) and reaches it where it is now, until the
+// fabric stops.
 func (r *Relay) Shutdown(ctx context.Context) error {
 	r.mu.Lock()
 	r.closing = true

@@ -120,7 +120,8 @@ func (s *Server) Addrs() []net.Addr {
 // their handshake, closes every peer gracefully (see [Relay.Shutdown]) and
 // waits until all have gone, at most until ctx ends; then it cuts. It returns
 // when no goroutine of the server is left, with ctx's error if it had to cut.
-// It may be called more than once.
+// It may be called more than once. A cluster is stopped after it, see
+// [ClusterBootstrap.Stop].
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.closing = true

@@ -1,0 +1,185 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/crosspod/crosspod/cluster"
+	"github.com/crosspod/crosspod/store"
+)
+
+// ClusterBootstrapConfig says how a pod joins the others. PodIP and one of
+// Headless, StaticPeers and Resolver are required.
+type ClusterBootstrapConfig struct {
+	// Headless is a name that resolves to the addresses of all pods, as a
+	// headless Service of Kubernetes does: "relay-headless.default.svc".
+	Headless string
+	// StaticPeers lists the pods instead: "10.0.0.7", "pod-1.example:7090" or
+	// "[fd00::7]:7090". This pod may be among them.
+	StaticPeers []string
+	// Resolver finds the pods when it is set, in place of both.
+	Resolver cluster.Resolver
+
+	// Port is where pods listen for each other; 0 means
+	// [cluster.DefaultInterpodPort], 7090.
+	Port int
+	// PodIP is this pod's own address, which the others can dial: "10.0.0.7",
+	// or with a comma one of each family, the one to announce first. Required.
+	PodIP string
+	// ListenAddress is where to listen for other pods in place of PodIP and
+	// Port, "host:port".
+	ListenAddress string
+
+	// AuthSecret is what pods prove themselves to each other with, the same on
+	// all, at least 32 characters. Empty: links are not signed, whoever reaches
+	// the port can join, and a warning says so once.
+	AuthSecret string
+	// FurtherSecrets are good too, while not all pods have AuthSecret yet.
+	FurtherSecrets []string
+
+	// InstanceURL is [Server.InstanceURL], and TokenSecrets are what peers'
+	// tokens are signed with. Both are compared with those of the other pods,
+	// as digests, since peers are sent astray when they differ.
+	InstanceURL  string
+	TokenSecrets []string
+
+	// Interval is how often the pods are looked up anew; 0 means
+	// [cluster.DefaultDiscoveryInterval], 10 s.
+	Interval time.Duration
+	// Meter makes the instruments of the cluster; nil means no metrics. It may
+	// be that of the relay.
+	Meter metric.Meter
+	// Logger receives the life of links and pods; nil discards it.
+	Logger *slog.Logger
+
+	// Listen and Dial are the network of the pods; nil means TCP.
+	Listen func(network, address string) (net.Listener, error)
+	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// ClusterBootstrap is this pod's part of the cluster. Its fields are set by
+// [StartCluster]; hand Forwarder to [Server.SetCrossPodForwarder].
+type ClusterBootstrap struct {
+	Transport *cluster.Transport
+	Locator   *cluster.PeerLocator
+	Forwarder *cluster.Forwarder
+	Discovery *cluster.Discovery
+	Metrics   *cluster.Metrics
+
+	cluster *cluster.Cluster
+}
+
+// StartCluster joins the pod that has the peers of st to the others: it opens
+// the port for links, finds the other pods and keeps links to them, until
+// [ClusterBootstrap.Stop]. On an error nothing is left running. ctx bounds the
+// start only, which waits for no other pod.
+//
+// The order of a pod's life:
+//
+//	server, err := relay.NewServer(...)
+//	pods, err := relay.StartCluster(ctx, server.Store(), ...)
+//	server.SetCrossPodForwarder(pods.Forwarder)
+//	err = pods.WaitReady(ctx)  // for the readiness probe
+//	err = server.Listen(...)
+//	...
+//	err = server.Shutdown(ctx) // peers first
+//	pods.Stop()                // the fabric last
+func StartCluster(ctx context.Context, st *store.Store, cfg ClusterBootstrapConfig) (*ClusterBootstrap, error) {
+	if st == nil {
+		return nil, errors.New("relay: a cluster needs the store of a relay")
+	}
+	podIPs, err := parsePodIPs(cfg.PodIP)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Headless == "" && len(cfg.StaticPeers) == 0 && cfg.Resolver == nil {
+		return nil, errors.New(`relay: ClusterBootstrapConfig.Headless is required, a name that resolves to every pod, or StaticPeers`)
+	}
+	var secrets []string
+	if cfg.AuthSecret != "" {
+		secrets = append(secrets, cfg.AuthSecret)
+	}
+	secrets = append(secrets, cfg.FurtherSecrets...)
+	c, err := cluster.Start(ctx, cluster.Config{
+		Headless:      cfg.Headless,
+		Static:        cfg.StaticPeers,
+		Resolver:      cfg.Resolver,
+		Port:          cfg.Port,
+		PodIPs:        podIPs,
+		ListenAddress: cfg.ListenAddress,
+		Secrets:       secrets,
+		InstanceURL:   cfg.InstanceURL,
+		TokenSecrets:  cfg.TokenSecrets,
+		Interval:      cfg.Interval,
+		Local:         localPeers{NewLocalPeerDispatcher(st)},
+		Meter:         cfg.Meter,
+		Logger:        cfg.Logger,
+		Listen:        cfg.Listen,
+		Dial:          cfg.Dial,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("relay: %w", err)
+	}
+	return &ClusterBootstrap{
+		Transport: c.Transport,
+		Locator:   c.Locator,
+		Forwarder: c.Forwarder,
+		Discovery: c.Discovery,
+		Metrics:   c.Metrics,
+		cluster:   c,
+	}, nil
+}
+
+func parsePodIPs(text string) (all []netip.Addr, err error) {
+	if text == "" {
+		return nil, errors.New("relay: ClusterBootstrapConfig.PodIP is required, the address of this pod that the others can dial")
+	}
+	for one := range strings.SplitSeq(text, ",") {
+		ip, err := netip.ParseAddr(strings.TrimSpace(one))
+		if err != nil {
+			return nil, fmt.Errorf("relay: ClusterBootstrapConfig.PodIP: %w", err)
+		}
+		all = append(all, ip)
+	}
+	return all, nil
+}
+
+// WaitReady waits until this pod may serve peers: it has been linked to every
+// pod that was found and can be reached, or ten seconds have passed. The error
+// is that of ctx, or [cluster.ErrStopped].
+func (b *ClusterBootstrap) WaitReady(ctx context.Context) error { return b.cluster.WaitReady(ctx) }
+
+// Status returns what this pod sees of the cluster.
+func (b *ClusterBootstrap) Status() cluster.Status { return b.cluster.Status() }
+
+// SetSecrets replaces AuthSecret and FurtherSecrets. Links that exist stay.
+func (b *ClusterBootstrap) SetSecrets(secrets ...string) error {
+	return b.cluster.SetSecrets(secrets...)
+}
+
+// Stop leaves the cluster, in the reverse order of the start: discovery, so that
+// no link is opened any more, then the transport with every link, then the
+// metrics. The other pods are told, and what is queued for them is still written
+// for a moment.
+//
+// It comes after [Server.Shutdown]: while peers are being closed the fabric
+// still carries their last messages, tells the other pods who has left, and
+// sends back what arrives for those, so that it reaches them where they are now.
+// A relay that serves on without the cluster is told so with
+// SetCrossPodForwarder(nil); else it waits for news that nobody brings.
+//
+// It may be called on nil and more than once.
+func (b *ClusterBootstrap) Stop() {
+	if b == nil {
+		return
+	}
+	b.cluster.Stop()
+}
