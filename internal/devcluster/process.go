@@ -2,6 +2,7 @@ package devcluster
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os/exec"
@@ -70,7 +71,11 @@ func (p *process) living() bool {
 // failure says how it ended by itself, with the last it printed.
 func (p *process) failure() error {
 	<-p.done
-	return fmt.Errorf("it has ended: %v\n%s", p.err, p.last)
+	err := p.err
+	if err == nil {
+		err = errors.New("exit status 0")
+	}
+	return fmt.Errorf("it has ended: %w\n%s", err, p.last)
 }
 
 // tailSize is how much of the last output of a process is kept, in bytes.

@@ -11,7 +11,7 @@ import (
 
 	"github.com/crosspod/crosspod/client"
 	"github.com/crosspod/crosspod/cluster"
-	"github.com/crosspod/crosspod/test/internal/flow"
+	"github.com/crosspod/crosspod/test/flow"
 )
 
 // Three pods are one relay: whoever lands where, all talk to all.

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster"
-	"github.com/crosspod/crosspod/test/internal/flow"
+	"github.com/crosspod/crosspod/test/flow"
 )
 
 // How often three pods are started at once, for the record:

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/crosspod/crosspod/test/internal/flow"
+	"github.com/crosspod/crosspod/test/flow"
 )
 
 // Two packets of a hundred are lost everywhere: not one message is.

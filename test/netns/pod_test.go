@@ -21,7 +21,7 @@ import (
 
 	"github.com/crosspod/crosspod/client"
 	"github.com/crosspod/crosspod/cluster"
-	"github.com/crosspod/crosspod/test/internal/flow"
+	"github.com/crosspod/crosspod/test/flow"
 )
 
 const (
