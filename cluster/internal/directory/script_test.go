@@ -376,15 +376,27 @@ func TestSubscriptionsAtAHome(t *testing.T) {
 	s.want()
 	s.pass(50 * time.Millisecond)
 	s.want("1: ANSWERED")
+	// The end of a claim that is back holds up nobody.
+	s.got(2, register(5e15), wire.Entry{Kind: wire.Unregister, Name: x}, register(6e15))
+	subscribe.ID = 9
+	s.got(1, subscribe)
+	s.want("1: ONLINE at 2", "1: ONLINE at 2", "1: ONLINE at 2", "1: ANSWERED")
+	// A subscription of an earlier session is told nothing.
+	s.up(4, 1)
+	s.forget()
+	s.got(2, register(7e15))
+	s.want()
+	subscribe.ID = 10
+	s.got(4, subscribe)
+	s.want("4: ONLINE at 2", "4: ANSWERED")
 	// Hold: a pod that never agrees.
-	s.got(2, register(5e15))
 	s.up(3, 3)
 	s.pass(20 * time.Millisecond)
 	s.got(2, wire.Entry{Kind: wire.Unregister, Name: x})
 	s.pass(8900 * time.Millisecond)
 	s.forget()
 	s.pass(200 * time.Millisecond)
-	s.want("1: OFFLINE")
+	s.want("4: OFFLINE")
 	if st := s.Stats(); st.Complete || !st.MayDeny {
 		t.Errorf("%+v", st)
 	}
@@ -641,13 +653,222 @@ func TestDigest(t *testing.T) {
 	member.Kind = wire.Unregister
 	s.got(1, wire.Entry{Kind: wire.Unregister, Name: x}, digest(ofMember, 1), member)
 	s.want()
-	s.got(1, register(2e15), digest(0, 0))
-	s.want("close 1: digest_mismatch")
-	if s.Stats().Suspect != 1 {
-		t.Error("the session is in use")
-	}
-	s.SessionDown(s.now, 1)
+	// Each session counts from nothing.
+	s.got(1, register(2e15))
+	s.up(2, 1)
+	s.forget()
+	s.got(2, digest(0, 0), register(2e15), digest(ofPeer, 1))
 	s.want()
+	for i, wrong := range []wire.Entry{digest(ofPeer, 2), digest(0, 1), digest(0, 0)} {
+		session := directory.Session(3 + i)
+		s.up(session, 1)
+		s.forget()
+		s.got(session, register(2e15), wrong)
+		s.want(fmt.Sprintf("close %d: digest_mismatch", session))
+		if s.Stats().Suspect != 1 {
+			t.Error("the session is in use")
+		}
+		s.SessionDown(s.now, session)
+		s.want()
+	}
+
+	// What this pod placed.
+	s = newScript(t, homes(9))
+	s.up(1, 1)
+	s.forget()
+	s.Join(s.now, id("x"), 1)
+	s.Join(s.now, id("x"), 2)
+	s.pass(time.Second)
+	s.Leave(s.now, id("x"), 2)
+	s.pass(time.Second)
+	var counts []uint32
+	for _, e := range s.done {
+		if e.Entry.Kind == wire.Digest {
+			counts = append(counts, e.Entry.ID)
+			if e.Entry.ID == 0 && e.Entry.Epoch != 0 {
+				t.Errorf("digest %x of nothing", e.Entry.Epoch)
+			}
+		}
+	}
+	if !same(counts, []uint32{1, 0}) {
+		t.Errorf("digests of %d claims, want 1 and 0", counts)
+	}
+}
+
+// moving returns a name whose homes change, among pods 0 to 3, from 1 and 2 to 1
+// and 3 when pod 3 comes, and one of which that is true of groups.
+func moving(t *testing.T, space wire.Space) wire.Name {
+	before, after := newScript(t), newScript(t)
+	for i := 1; i <= 3; i++ {
+		if i < 3 {
+			before.up(directory.Session(i), i)
+		}
+		after.up(directory.Session(i), i)
+	}
+	for i := 0; ; i++ {
+		n := peer(fmt.Sprint(i))
+		if space == wire.Group {
+			n = wire.GroupName(fmt.Sprint(i))
+		}
+		a, b := before.Homes(n), after.Homes(n)
+		if min(a[0], a[1]) == 101 && max(a[0], a[1]) == 102 && min(b[0], b[1]) == 101 && max(b[0], b[1]) == 103 {
+			return n
+		}
+	}
+}
+
+// At a former home claims and subscriptions stay until the pod is settled.
+func TestFormerHomes(t *testing.T) {
+	setup := func(t *testing.T) (s *script, n wire.Name, answer func(session directory.Session, kind wire.Kind)) {
+		n = moving(t, wire.Peer)
+		s = newScript(t)
+		s.up(1, 1)
+		s.up(2, 2)
+		s.pass(20 * time.Millisecond)
+		s.agree(1)
+		s.agree(2)
+		s.forget()
+		ids := map[directory.Session]uint32{}
+		s.Subscribe(s.now, n)
+		s.take()
+		for _, e := range s.done {
+			ids[e.Session] = e.Entry.ID
+		}
+		answer = func(session directory.Session, kind wire.Kind) {
+			s.got(session, wire.Entry{Kind: kind, Name: n, Pod: 9, Epoch: 2e15, ID: ids[session]})
+		}
+		answer(1, wire.Answered)
+		answer(2, wire.Online)
+		answer(2, wire.Answered)
+		s.forget()
+		return s, n, answer
+	}
+	third := func(s *script) {
+		s.up(3, 3)
+		s.pass(20 * time.Millisecond)
+		got := s.idOf(wire.Subscribe)
+		s.got(3, wire.Entry{Kind: wire.Answered, Name: moving(s.t, wire.Peer), ID: got})
+		s.forget()
+	}
+	t.Run("unsubscribed when settled", func(t *testing.T) {
+		s, _, _ := setup(t)
+		third(s)
+		s.agree(1)
+		s.agree(2)
+		s.want()
+		s.agree(3)
+		s.want("2: UNSUBSCRIBE", "offline", "forget")
+	})
+	t.Run("dropped with its session", func(t *testing.T) { // P11
+		s, _, _ := setup(t)
+		third(s)
+		s.up(4, 2)
+		s.want("offline", "forget", "4: VIEW")
+	})
+	t.Run("dropped when settled without it", func(t *testing.T) {
+		s, _, _ := setup(t)
+		s.agree(2)
+		third(s)
+		s.got(2, wire.Entry{Kind: wire.View, Epoch: s.viewHash()})
+		s.SessionDown(s.now, 2)
+		s.agree(1)
+		s.want()
+		s.agree(3)
+		s.want("offline", "forget")
+	})
+	t.Run("dropped with its pod", func(t *testing.T) {
+		s, _, _ := setup(t)
+		s.got(2, register(2e15)) // something to be swept, later
+		s.sync = false
+		s.PodGone(s.now, member(2).ID)
+		s.Sync(s.now, 1, 1000)
+		s.want("lost 2", "1: VIEW")
+		s.Sync(s.now, directory.Self, 1000)
+		s.want()
+		if at := s.Stats(); at.Claims != 0 {
+			t.Errorf("%+v", at)
+		}
+	})
+	t.Run("claims", func(t *testing.T) {
+		s, n, _ := setup(t)
+		s.Unsubscribe(s.now, n)
+		s.forget()
+		s.Join(s.now, n.ID(), 1)
+		s.want("1: REGISTER", "2: REGISTER")
+		s.up(3, 3)
+		s.want("1: VIEW", "2: VIEW", "3: REGISTER", "3: VIEW")
+		s.Join(s.now, n.ID(), 2) // wherever it lies
+		s.want("3: REGISTER", "1: REGISTER", "2: REGISTER")
+		s.agree(1)
+		s.agree(2)
+		s.want()
+		s.agree(3)
+		s.want("2: UNREGISTER")
+	})
+}
+
+func TestGroupSubscriber(t *testing.T) {
+	s := newScript(t, homes(9))
+	g := wire.GroupName("g")
+	s.up(1, 1)
+	s.agree(1)
+	s.forget()
+	s.Subscribe(s.now, g)
+	online := func(session directory.Session, name string, sub uint32) {
+		s.got(session, wire.Entry{Kind: wire.Online, Name: g, Member: id(name), Pod: 101, Epoch: 2e15, ID: sub})
+	}
+	answered := func(session directory.Session, sub uint32) {
+		s.got(session, wire.Entry{Kind: wire.Answered, Name: g, ID: sub})
+	}
+	sub := s.idOf(wire.Subscribe)
+	online(1, "a", sub)
+	online(1, "b", sub)
+	answered(1, sub)
+	s.want("1: SUBSCRIBE", "online at 1", "online at 1")
+	s.Join(s.now, id("c"), 1, g, g)
+	s.want("1: REGISTER", "1: REGISTER", "online at 0", "1: REGISTER")
+	s.Join(s.now, id("c"), 2)
+	s.want("1: REGISTER", "1: UNREGISTER")
+	s.pass(110 * time.Millisecond)
+	s.want("offline")
+	s.up(2, 1)
+	sub = s.idOf(wire.Subscribe)
+	s.forget()
+	online(2, "b", sub)
+	s.want()
+	answered(2, sub)
+	s.want("offline")
+	if at := s.Current(g); len(at) != 1 || at[0].Member != id("b") {
+		t.Errorf("members %v", at)
+	}
+	s.got(2, wire.Entry{Kind: wire.Offline, Name: g, Member: id("b"), ID: sub})
+	s.want("offline")
+}
+
+// The hold begins anew with each change.
+func TestHold(t *testing.T) { // P15
+	s := newScript(t)
+	s.up(1, 1)
+	for i := range 4 {
+		s.pass(8 * time.Second)
+		if s.Stats().MayDeny {
+			t.Fatal("may deny")
+		}
+		switch i {
+		case 0: // a VIEW differs from the last
+			s.got(1, wire.Entry{Kind: wire.View, Epoch: 5})
+		case 1: // a link is lost while incomplete
+			s.SessionDown(s.now, 1)
+			s.up(2, 1)
+		case 2: // the view changes
+			s.up(3, 2)
+		}
+	}
+	s.got(2, wire.Entry{Kind: wire.View, Epoch: 5}) // which it said before
+	s.pass(1100 * time.Millisecond)
+	if st := s.Stats(); !st.MayDeny || st.Complete {
+		t.Errorf("%+v", st)
+	}
 }
 
 func TestIncarnations(t *testing.T) {

@@ -155,6 +155,13 @@ func (p *Pod) end(r *remote) {
 	r.up = false
 	delete(p.bySession, r.session)
 	r.session = 0
+	if r.sync.due || r.sync.stray {
+		// Answers of r that are to be dropped are now for the walk of this pod.
+		p.self.sync.stray = true
+		if p.mayDeny {
+			p.walkAgain(p.self)
+		}
+	}
 	r.sync = placing{}
 	r.digestAt = 0
 	p.skip(r)
