@@ -432,6 +432,7 @@ func (p *pod) use(e *end) {
 	delete(p.dialing, q.id)
 	delete(p.lost, q.id)
 	p.w.log("%s: session with %s", p.label, q.label)
+	p.w.after(p.w.roundTrip(), func() { p.checkSession(e) })
 	p.pingTick(e)
 	p.event(func(now directory.Time) {
 		p.dir.SessionUp(now, e.session, q.member())
@@ -441,6 +442,14 @@ func (p *pod) use(e *end) {
 	delete(p.queued, q.id)
 	for _, f := range queued {
 		e.send(data, f)
+	}
+}
+
+// checkSession: where nothing fails, what one end uses the other uses too.
+func (p *pod) checkSession(e *end) {
+	q := e.peer.pod
+	if p.w.script.Check == Calm && p.inUse[q.id] == e && q.inUse[p.id] != e.peer {
+		p.w.violate("sessions", "%s uses another connection with %s than that one", p.label, q.label)
 	}
 }
 

@@ -256,6 +256,7 @@ type message struct {
 	dst    *peer
 	from   string
 	sent   int64
+	missed routes.Owner // from where it came back
 	fate   string
 }
 
@@ -337,6 +338,9 @@ func (p *pod) unpark(dst messages.PeerID, fate string) {
 }
 
 func (p *pod) forward(o routes.Owner, m *message, second bool) {
+	if second && o == m.missed {
+		p.w.violate("I6", "message %d to %s is sent back to %s, where it came from", m.number, m.dst.label, p.w.pod(o.Pod))
+	}
 	f := frame{kind: forward, message: m, epoch: o.Epoch, second: second}
 	if o.Pod == p.id {
 		if !p.deliver(m) {
@@ -391,6 +395,7 @@ func (p *pod) missed(o routes.Owner, f frame) {
 	if p.deliver(f.message) {
 		return
 	}
+	f.message.missed = o
 	d := p.routes.Bounced(p.local(), f.message.dst.id, o, f.second, f.message.bytes())
 	p.act(f.message, d, true)
 }
