@@ -16,6 +16,12 @@ import (
 	"github.com/crosspod/crosspod/store"
 )
 
+var (
+	_ CrossPodForwarder = (*cluster.Forwarder)(nil)
+	_ batchForwarder    = (*cluster.Forwarder)(nil)
+	_ presenceForwarder = (*cluster.Forwarder)(nil)
+)
+
 // ClusterBootstrapConfig says how a pod joins the others. PodIP and one of
 // Headless, StaticPeers and Resolver are required.
 type ClusterBootstrapConfig struct {

@@ -36,45 +36,55 @@ func (c *courier) lookup(dst messages.PeerID) *Peer {
 // hand queues msg to a peer and remembers whether its writer is to be started.
 func (c *courier) hand(to *Peer, msg []byte) pushResult {
 	result := to.out.push(msg)
-	if result == claimed {
-		c.touched = append(c.touched, to)
-	}
+	c.touch(to, result)
 	return result
 }
 
-// forwarded hands over a message that came from another pod; see
-// [LocalPeerDispatcher.DispatchToLocal].
-func (c *courier) forwarded(dst messages.PeerID, msg []byte) error {
-	to := c.lookup(dst)
-	if to == nil || to.gone.Load() != 0 {
-		return ErrLocalPeerGone
+// touch remembers that to's writer is to be started, if it is.
+func (c *courier) touch(to *Peer, result pushResult) {
+	if result == claimed {
+		c.touched = append(c.touched, to)
+	}
+}
+
+// accept queues a message that came from another pod to p, nil if that is
+// not here; see [LocalPeerDispatcher.DispatchToLocal].
+func (p *Peer) accept(msg []byte) (pushResult, error) {
+	if p == nil || p.gone.Load() != 0 {
+		return ending, ErrLocalPeerGone
 	}
 	src, _, err := messages.ParseTransport(msg)
 	if err != nil {
-		to.env.metrics.Dropped(metrics.Malformed, 1)
-		return fmt.Errorf("dispatch to %v: %w", dst, err)
+		p.env.metrics.Dropped(metrics.Malformed, 1)
+		return refused, fmt.Errorf("dispatch to %v: %w", p.id, err)
 	}
-	to.hear(src)
-	switch c.hand(to, msg) {
+	p.hear(src)
+	result := p.out.push(msg)
+	switch result {
 	case ending:
-		return ErrLocalPeerGone
+		return ending, ErrLocalPeerGone
 	case refused:
-		return ErrQueueFull
+		return refused, ErrQueueFull
 	}
-	return nil
+	return result, nil
 }
 
 // start starts the writers this reader owes. alone says that the batch was one
 // message, which is then tried at once: waking a writer would take longer.
 func (c *courier) start(alone bool) {
 	for i, to := range c.touched {
-		if !alone || !to.writeAtOnce() {
-			go to.write()
-		}
+		to.startWriter(alone)
 		c.touched[i] = nil
 	}
 	c.touched = c.touched[:0]
 	if cap(c.touched) > maxTouchedKept {
 		c.touched = nil
+	}
+}
+
+// startWriter does what is owed to a queue whose writer the caller has claimed.
+func (p *Peer) startWriter(alone bool) {
+	if !alone || !p.writeAtOnce() {
+		go p.write()
 	}
 }

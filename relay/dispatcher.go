@@ -43,9 +43,12 @@ func (d *LocalPeerDispatcher) HasPeer(id messages.PeerID) bool {
 //
 // If dst waits to be told that the source is online, it is told so ahead of msg.
 func (d *LocalPeerDispatcher) DispatchToLocal(dst messages.PeerID, msg []byte) error {
-	c := courier{store: d.store, touched: make([]*Peer, 0, 1)}
-	err := c.forwarded(dst, msg)
-	c.start(true)
+	found, _ := d.store.Peer(dst)
+	to, _ := found.(*Peer)
+	result, err := to.accept(msg)
+	if result == claimed {
+		to.startWriter(true)
+	}
 	return err
 }
 
@@ -111,8 +114,11 @@ type linkDispatcher struct {
 
 // Dispatch queues one message; Flush starts the writers.
 func (d *linkDispatcher) Dispatch(dst messages.PeerID, msg []byte) error {
+	to := d.lookup(dst)
+	result, err := to.accept(msg)
+	d.touch(to, result)
 	d.messages++
-	return d.forwarded(dst, msg)
+	return err
 }
 
 // Flush starts the writers that are owed.

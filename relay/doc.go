@@ -24,11 +24,19 @@
 //     nothing. All that one read brought is routed before a writer is started,
 //     and all that is queued goes into one write (ADR-0007).
 //   - A peer is told it is connected before it becomes visible to others. The
-//     newest connection of an id wins; the older one is cut and nobody is told
-//     that it went (ADR-0005).
+//     newest connection of an id wins; the older one is closed and nobody is
+//     told that it went (ADR-0005).
 //   - Presence is kept in package store and written by the peer's writer:
 //     online ahead of data, offline behind the data that was queued before
 //     (ADR-0006).
+//
+// Several relays are one through a cluster: [StartCluster] gives a forwarder to
+// hand to [Server.SetCrossPodForwarder]. A reader leaves what the store does not
+// have to it, without waiting; what other pods send is queued to the peers of
+// this one by their links' readers and never sent on. Presence of peers of other
+// pods reaches subscribers as that of peers of this one (ADR-0018). A connection
+// whose id was taken by a newer one just after its handshake waits for a moment
+// to have it back (ADR-0019).
 //
 // The wire is that of docs/protocol.md.
 package relay

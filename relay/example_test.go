@@ -72,3 +72,101 @@ func ExampleServer() {
 	// bob reads "hello bob"; the relay has 2 peers
 	// Listen returned <nil>
 }
+
+// Two pods in one process. As a rule each is a process of its own, and Headless
+// is a name that resolves to all of them.
+func ExampleStartCluster() {
+	const (
+		secret    = "an example's secret, 32 bytes or more"
+		podSecret = "another one, which only the pods know"
+	)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	listen := func() net.Listener {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			log.Fatal(err)
+		}
+		return ln
+	}
+	links := []net.Listener{listen(), listen()} // for the links between the pods
+	addresses := []string{links[0].Addr().String(), links[1].Addr().String()}
+
+	type pod struct {
+		address string
+		server  *relay.Server
+		cluster *relay.ClusterBootstrap
+		served  chan error
+	}
+	var pods []*pod
+	for i := range links {
+		server, err := relay.NewServer(relay.Config{
+			ExposedAddress: "rel://relay.example.com:80", // of the load balancer: the same on every pod
+			AuthValidator:  auth.NewValidator(secret),
+		})
+		if err != nil {
+			log.Fatal(err)
+		}
+		cluster, err := relay.StartCluster(ctx, server.Store(), relay.ClusterBootstrapConfig{
+			StaticPeers:   addresses,
+			PodIP:         "127.0.0.1",
+			ListenAddress: addresses[i],
+			AuthSecret:    podSecret,
+			Listen:        func(string, string) (net.Listener, error) { return links[i], nil },
+		})
+		if err != nil {
+			log.Fatal(err)
+		}
+		server.SetCrossPodForwarder(cluster.Forwarder)
+		ln := listen()
+		p := &pod{"rel://" + ln.Addr().String(), server, cluster, make(chan error, 1)}
+		go func() { p.served <- server.Listen(relay.ListenerConfig{Listener: ln}) }()
+		pods = append(pods, p)
+	}
+	for _, p := range pods {
+		if err := p.cluster.WaitReady(ctx); err != nil { // what the readiness probe waits for
+			log.Fatal(err)
+		}
+	}
+
+	connect := func(p *pod, name string) *client.Client {
+		c, err := client.Dial(ctx, client.Config{URL: p.address, Name: name, Token: client.SecretToken(secret, time.Hour)})
+		if err != nil {
+			log.Fatal(err)
+		}
+		return c
+	}
+	alice, bob := connect(pods[0], "alice"), connect(pods[1], "bob")
+	toBob, err := alice.OpenConn(ctx, messages.HashID("bob")) // waits until bob is online, on any pod
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := toBob.Write([]byte("hello bob")); err != nil {
+		log.Fatal(err)
+	}
+	fromAlice, err := bob.AcceptConn(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	buf := make([]byte, messages.MaxPayloadSize)
+	n, err := fromAlice.Read(buf)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("bob reads %q\n", buf[:n])
+
+	for _, p := range pods {
+		// Peers first, the fabric last: until the end it carries what they say
+		// and sends on what comes for those that have left.
+		if err := p.server.Shutdown(ctx); err != nil {
+			log.Fatal(err)
+		}
+		p.cluster.Stop()
+		fmt.Println("Listen returned", <-p.served)
+	}
+	_, _ = alice.Close(), bob.Close()
+	// Output:
+	// bob reads "hello bob"
+	// Listen returned <nil>
+	// Listen returned <nil>
+}

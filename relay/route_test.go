@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"context"
 	"fmt"
 	"testing"
 
@@ -60,6 +61,89 @@ func TestRouteAllocatesNothing(t *testing.T) {
 			})
 			if allocs != 0 {
 				t.Errorf("%v allocations for %d messages", allocs, 4*destinations)
+			}
+		})
+	}
+}
+
+// acceptor takes every message and knows nobody.
+type acceptor struct{ taken, flushes int }
+
+func (*acceptor) Locate(context.Context, messages.PeerID) (string, bool) { return "", false }
+
+func (f *acceptor) Forward(_ context.Context, dst messages.PeerID, msg []byte) error {
+	return f.ForwardBatched(dst, msg)
+}
+
+func (f *acceptor) ForwardBatched(messages.PeerID, []byte) error { f.taken++; return nil }
+func (f *acceptor) Flush()                                       { f.flushes++ }
+
+func TestCrossPodAllocatesNothing(t *testing.T) {
+	if RaceEnabled {
+		t.Skip("the race detector makes pools forget at random")
+	}
+	st, f := store.New(), &acceptor{}
+	notifier := store.NewPeerNotifier()
+	notifier.SetRemote(func(messages.PeerID) {})
+	from := NewPeer(nil, messages.HashID("from"), &plainConn{}, st, notifier, f)
+	to := NewPeer(nil, messages.HashID("to"), &plainConn{}, st, notifier, f)
+	to.out.writing = true
+	st.Add(to)
+	awaited := messages.HashID("awaited by to")
+	to.subscribe(messages.AppendPeerList(nil, messages.TypeSubscribePeerState, []messages.PeerID{awaited}))
+	template := messages.AppendTransport(nil, messages.HashID("elsewhere"), make([]byte, 1200))
+	msg := make([]byte, len(template))
+	local := NewLocalPeerDispatcher(st)
+	d := localPeers{local}.NewDispatcher()
+	for name, pass := range map[string]func(){
+		"out": func() {
+			copy(msg, template)
+			if err := from.handle(msg); err != nil {
+				t.Fatal(err)
+			}
+			from.flush()
+		},
+		"in": func() {
+			if err := d.Dispatch(to.id, template); err != nil {
+				t.Fatal(err)
+			}
+			d.Flush()
+			to.take()
+		},
+		"in, one at a time": func() {
+			if err := local.DispatchToLocal(to.id, template); err != nil {
+				t.Fatal(err)
+			}
+			to.take()
+		},
+	} {
+		if allocs := testing.AllocsPerRun(1000, pass); allocs != 0 {
+			t.Errorf("%s: %v allocations for each message", name, allocs)
+		}
+	}
+	if f.taken == 0 || f.flushes != f.taken {
+		t.Errorf("%d messages were forwarded in %d batches", f.taken, f.flushes)
+	}
+}
+
+// BenchmarkDispatch is what a message from another pod costs its destination.
+func BenchmarkDispatch(b *testing.B) {
+	for _, size := range []int{64, 1400, messages.MaxPayloadSize} {
+		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
+			_, to := newRouted(1)
+			d := localPeers{NewLocalPeerDispatcher(to[0].store)}.NewDispatcher()
+			msg := messages.AppendTransport(nil, messages.HashID("elsewhere"), make([]byte, size))
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			n := 0
+			for b.Loop() {
+				if err := d.Dispatch(to[0].id, msg); err != nil {
+					b.Fatal(err)
+				}
+				if n++; n%17 == 0 {
+					d.Flush()
+					to[0].take()
+				}
 			}
 		})
 	}
