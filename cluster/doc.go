@@ -1,2 +1,74 @@
-// Package cluster makes one relay of many pods.
+// Package cluster makes one relay of many pods: whoever is connected where,
+// every peer reaches every peer and hears of every peer.
+//
+// [Start] joins this pod to the others. What it needs of the relay are the peers
+// of this pod ([LocalPeers]) and, to tell them of others, a [Host]; package relay
+// has both. What the relay needs of it is [Forwarder.Forward].
+//
+// # The way of a message
+//
+//	relay                        this pod                          the other pod
+//	Forwarder.Forward     ─►  owner remembered? ─► its pod's queue ═link═►  Dispatcher ─► peer
+//	                              no: set aside,                        or, not here:
+//	                              directory asked once    ◄════BOUNCE════  sent back
+//
+// Forward waits for nothing. A message makes one hop: what comes from a pod is
+// given to a [Dispatcher], which has no way to another one, or goes back to be
+// routed once more. Every queue is bounded and every message that is let go is
+// counted once, with its reason, by the pod that lets it go; see [Host].
+//
+// # The parts
+//
+//   - [Discovery] finds the addresses of pods and has those dialed that have no
+//     link. It only adds.
+//   - [Transport] has the links: one for each pod, TLS 1.3, proved with a shared
+//     secret from both sides, with one writer at a time, control before
+//     directory before messages. The queue of messages belongs to the pod, so a
+//     new link goes on where the old one ended.
+//   - the node has the directory: which pod has which peer, who asked to be told
+//     about whom. One goroutine owns it; links, peers and the Forwarder leave
+//     something for it to do and go on.
+//   - [Forwarder] and [PeerLocator] share what is remembered of the directory's
+//     answers.
+//   - [Metrics] counts, [Status] tells.
+//
+// Below internal/ are the parts that are pure: the frames (wire), the proofs
+// (handshake), one session (link), which of several connections is used (mesh),
+// the directory (directory, checked by simulation in dirtest), what a sender
+// remembers (routes).
+//
+// # Between pods
+//
+// A pod is an address and a random number of its process: one that restarts is
+// another pod. A link that is lost makes its pod suspect; three seconds later, or
+// at once when it has said LEAVE or another process answers at its address, it
+// is gone, with all that it had. Time is a clock that linked pods share, so that
+// of two connections of one peer the later one counts everywhere, and the
+// earlier one is closed ([LocalPeers.Evict]).
+//
+// docs/protocol.md has the frames, docs/adr/0014-cross-pod-fabric.md the reasons,
+// 0015 the directory, 0016 trust, 0017 what a lookup may cost.
+//
+// # Metrics
+//
+//	relay_cluster_forwards_total{result}         messages handed over: ok, peer_not_found, stream_gone, send_error
+//	relay_cluster_arrivals_total{result}         messages from other pods: ok, bounced, dropped, malformed
+//	relay_cluster_dropped_total{reason}          messages taken and let go, as [Host.Dropped]
+//	relay_cluster_bounces_sent_total             messages sent back
+//	relay_cluster_bounces_received_total         messages that came back
+//	relay_cluster_lookups_total{outcome}         owner, nobody, unknown
+//	relay_cluster_lookup_duration_seconds        histogram, from the question to the answer
+//	relay_cluster_evictions_total                connections superseded by one on another pod
+//	relay_cluster_directory_entries{kind}        local, claim, subscription, interest
+//	relay_cluster_routes{kind}                   remembered: owner, absent
+//	relay_cluster_parked_messages, _bytes        that wait for a lookup
+//	relay_cluster_queued_messages, _bytes        that wait for a link
+//	relay_cluster_streams                        links in use
+//	relay_cluster_link_round_trip_seconds        histogram, PING to PONG
+//	relay_cluster_pings_sent_total, _lost_total
+//	relay_cluster_hello_rejects_total{reason}    links refused before they were any
+//	relay_cluster_pods, relay_cluster_settled    pods in the view; 1 when all pods see the same
+//	relay_cluster_digest_mismatches_total        claims counted differently at both ends: a bug
+//	relay_cluster_instance_mismatch, relay_cluster_tokens_mismatch
+//	                                             linked pods with another instance address or other peer tokens
 package cluster

@@ -1,0 +1,317 @@
+package cluster
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/crosspod/crosspod/cluster/internal/directory"
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/messages"
+)
+
+// fakeOutlet is the queue of a pod that takes what there is room for.
+type fakeOutlet struct {
+	mu     sync.Mutex
+	room   int
+	queued int
+	idle   bool // nobody writes
+	woken  int
+	last   string
+}
+
+func (o *fakeOutlet) push(_ messages.PeerID, epoch uint64, second bool, msg []byte) pushResult {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.queued >= o.room {
+		return refusedFull
+	}
+	o.queued++
+	if o.idle {
+		o.idle = false
+		return pushedWakeDue
+	}
+	return pushed
+}
+
+func (o *fakeOutlet) bounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) pushResult {
+	o.last = fmt.Sprintf("epoch %d, second %v, %q", epoch, second, msg[messages.TransportHeaderSize:])
+	return o.push(dst, epoch, second, msg)
+}
+
+func (o *fakeOutlet) wake() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.woken++
+}
+
+type fakeOutlets map[wire.PodID]*fakeOutlet
+
+func (f fakeOutlets) outlet(id wire.PodID) outlet {
+	if o := f[id]; o != nil {
+		return o
+	}
+	return nil
+}
+
+// fakeHost notes drops.
+type fakeHost struct {
+	mu    sync.Mutex
+	drops []string
+}
+
+func (h *fakeHost) Interested(messages.PeerID) bool    { return false }
+func (h *fakeHost) Settle(messages.PeerID, bool, bool) {}
+func (h *fakeHost) Dropped(reason string, n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.drops = append(h.drops, fmt.Sprint(n, " ", reason))
+}
+
+// fakePeers are the peers of a pod that all answer the same.
+type fakePeers struct {
+	fakeLocal
+	err     error
+	flushed int
+}
+
+func (p *fakePeers) HasPeer(messages.PeerID) bool                  { return false }
+func (p *fakePeers) DispatchToLocal(messages.PeerID, []byte) error { return p.err }
+func (p *fakePeers) NewDispatcher() Dispatcher                     { return p }
+func (p *fakePeers) Dispatch(messages.PeerID, []byte) error        { return p.err }
+func (p *fakePeers) Flush()                                        { p.flushed++ }
+func (p *fakePeers) Gone(err error) bool                           { return errors.Is(err, errFakeGone) }
+
+func newTestForwarder(t testing.TB, pods fakeOutlets) (*Forwarder, *fakePeers, *fakeHost) {
+	t.Helper()
+	m, err := newMetrics(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	local, host := &fakePeers{}, &fakeHost{}
+	n := newNode(directory.Member{ID: 1, Address: "10.0.0.1:7090"}, local, m, slog.New(slog.DiscardHandler))
+	f := newForwarder(n, pods, m, n.log)
+	f.Attach(host)
+	return f, local, host
+}
+
+var (
+	bob   = messages.HashID("bob")
+	hello = messages.AppendTransport(nil, messages.HashID("ann"), []byte("hello"))
+)
+
+func TestBatchedIsWokenOnceByFlush(t *testing.T) {
+	pods := fakeOutlets{}
+	f, _, _ := newTestForwarder(t, pods)
+	for i := range 20 {
+		id := wire.PodID(i + 2)
+		pods[id] = &fakeOutlet{room: 100, idle: true}
+		f.learned(messages.HashID(fmt.Sprint(i)), id, 5)
+	}
+	f.Flush()
+	for range 3 {
+		for i := range 20 {
+			if err := f.ForwardBatched(messages.HashID(fmt.Sprint(i)), hello); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for id, o := range pods {
+		if o.woken != 0 || o.queued != 3 {
+			t.Fatalf("pod %v: %d queued, woken %d times before Flush", id, o.queued, o.woken)
+		}
+	}
+	f.Flush()
+	f.Flush()
+	for id, o := range pods {
+		if o.woken != 1 {
+			t.Errorf("pod %v was woken %d times", id, o.woken)
+		}
+	}
+	pods[2].idle = true
+	if err := f.Forward(t.Context(), messages.HashID("0"), hello); err != nil || pods[2].woken != 2 {
+		t.Errorf("woken %d times after Forward, error %v", pods[2].woken, err)
+	}
+}
+
+func TestForwardToARememberedOwnerAllocatesNothing(t *testing.T) {
+	o := &fakeOutlet{room: 1 << 30}
+	f, _, _ := newTestForwarder(t, fakeOutlets{2: o})
+	f.learned(bob, 2, 5)
+	if n := testing.AllocsPerRun(100, func() {
+		o.idle = true
+		if err := f.ForwardBatched(bob, hello); err != nil {
+			t.Fatal(err)
+		}
+		f.Flush()
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestErrorsOfForward(t *testing.T) {
+	full := &fakeOutlet{}
+	f, _, host := newTestForwarder(t, fakeOutlets{2: full})
+	f.learned(bob, 2, 5)
+	if err := f.Forward(t.Context(), bob, hello); !errors.Is(err, ErrQueueFull) {
+		t.Errorf("full queue: %v", err)
+	}
+	f.learned(bob, 3, 6)
+	if err := f.Forward(t.Context(), bob, hello); !errors.Is(err, ErrNoLink) {
+		t.Errorf("no link: %v", err)
+	}
+	if n := len(f.node.lookups); n != 1 {
+		t.Errorf("%d lookups of a peer whose pod is out of reach, want 1", n)
+	}
+	eve := messages.HashID("eve")
+	if err := f.Forward(t.Context(), eve, hello); err != nil {
+		t.Errorf("unknown owner: %v", err)
+	}
+	f.answered(eve, directory.NobodyHas, 0, 0, 0)
+	if err := f.Forward(t.Context(), eve, hello); !errors.Is(err, ErrNoOwner) {
+		t.Errorf("absent: %v", err)
+	}
+	f.stop()
+	if err := f.Forward(t.Context(), eve, hello); !errors.Is(err, ErrStopped) {
+		t.Errorf("stopped: %v", err)
+	}
+	// What was an error is the caller's to count.
+	if want := []string{"1 no_peer"}; !slices.Equal(host.drops, want) {
+		t.Errorf("dropped here: %q, want %q", host.drops, want)
+	}
+}
+
+// What was set aside and finds no room when its owner is known was taken, so it
+// is counted here.
+func TestDropsOfWhatWasTaken(t *testing.T) {
+	full := &fakeOutlet{room: 1, idle: true}
+	f, _, host := newTestForwarder(t, fakeOutlets{2: full})
+	for range 3 {
+		if err := f.Forward(t.Context(), bob, hello); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.answered(bob, directory.Owner, 2, 5, 0)
+	if full.woken != 1 {
+		t.Errorf("woken %d times", full.woken)
+	}
+	if err := f.Forward(t.Context(), messages.HashID("eve"), hello); err != nil {
+		t.Fatal(err)
+	}
+	f.answered(messages.HashID("eve"), directory.Owner, 3, 5, 0)
+	_ = f.Forward(t.Context(), messages.HashID("dan"), hello)
+	f.answered(messages.HashID("dan"), directory.Unknown, 0, 0, 0)
+	_ = f.Forward(t.Context(), messages.HashID("dan"), hello) // too soon to ask again
+	_ = f.Forward(t.Context(), messages.HashID("cid"), hello)
+	f.stop()
+	want := []string{"1 link_full", "1 link_full", "1 no_link", "1 unknown", "1 unknown", "1 fabric_stopped"}
+	if !slices.Equal(host.drops, want) {
+		t.Errorf("dropped: %q, want %q", host.drops, want)
+	}
+}
+
+func TestAnswerThatIsNotNewerIsAskedAgain(t *testing.T) {
+	f, _, _ := newTestForwarder(t, fakeOutlets{2: {room: 10}})
+	r := f.newReceiver(2)
+	_ = f.Forward(t.Context(), bob, hello)
+	r.bounced(bob, 5, false, hello)
+	f.answered(bob, directory.Owner, 2, 5, 0)
+	if want := []question{{bob, 0}, {bob, 5}}; !slices.Equal(f.node.lookups, want) {
+		t.Errorf("lookups %v, want %v", f.node.lookups, want)
+	}
+}
+
+// What a receiver does with a message for this pod, by what its peers say.
+func TestArrivals(t *testing.T) {
+	tests := []struct {
+		name  string
+		err   error
+		room  int
+		drops []string
+		sent  string
+	}{
+		{"queued", nil, 1, nil, ""},
+		{"dropped and counted by the callee", errors.New("full"), 1, nil, ""},
+		{"not here", errFakeGone, 1, nil, `epoch 7, second true, "hello"`},
+		{"not here, and no room to send it back", errFakeGone, 0, []string{"1 link_full"}, `epoch 7, second true, "hello"`},
+		{"not here, and no link to send it back", errFakeGone, -1, []string{"1 no_link"}, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			back := &fakeOutlet{room: tt.room, idle: true}
+			pods := fakeOutlets{}
+			if tt.room >= 0 {
+				pods[2] = back
+			}
+			f, local, host := newTestForwarder(t, pods)
+			local.err = tt.err
+			r := f.newReceiver(2)
+			r.forwarded(bob, 7, true, bytes.Clone(hello))
+			if back.woken != 0 {
+				t.Error("woken in the middle of a batch")
+			}
+			r.batchEnd()
+			if local.flushed != 1 || back.woken != back.queued {
+				t.Errorf("flushed %d times, woken %d times for %d sent back", local.flushed, back.woken, back.queued)
+			}
+			if !slices.Equal(host.drops, tt.drops) || back.last != tt.sent {
+				t.Errorf("dropped %q, sent back %s", host.drops, back.last)
+			}
+		})
+	}
+}
+
+// A message that has come back a second time is dropped, one that comes back
+// the first time is marked.
+func TestSecondBounceIsTheLast(t *testing.T) {
+	o := &fakeOutlet{room: 10, idle: true}
+	f, _, host := newTestForwarder(t, fakeOutlets{3: o})
+	f.learned(bob, 3, 9)
+	r := f.newReceiver(2)
+	r.bounced(bob, 5, false, hello)
+	if o.queued != 1 || len(host.drops) != 0 {
+		t.Errorf("%d sent to the newer owner, dropped %q", o.queued, host.drops)
+	}
+	r.bounced(bob, 5, true, hello)
+	if want := []string{"1 bounced"}; o.queued != 1 || !slices.Equal(host.drops, want) {
+		t.Errorf("%d sent to the newer owner, dropped %q", o.queued, host.drops)
+	}
+	r.batchEnd()
+	if o.woken != 1 {
+		t.Errorf("woken %d times", o.woken)
+	}
+}
+
+func TestLookupsThatTakeTooLongEnd(t *testing.T) {
+	f, _, host := newTestForwarder(t, fakeOutlets{})
+	_ = f.Forward(t.Context(), bob, hello)
+	answer, done := f.locator.wait(bob)
+	defer done()
+	f.node.began = f.node.began.Add(-1e9 * 10)
+	f.sweep()
+	if a := <-answer; a.found {
+		t.Errorf("answer %+v", a)
+	}
+	if want := []string{"1 unknown"}; !slices.Equal(host.drops, want) {
+		t.Errorf("dropped %q", host.drops)
+	}
+	if len(f.locator.waiters) != 0 {
+		t.Error("somebody still waits")
+	}
+}
+
+func BenchmarkForward(b *testing.B) {
+	o := &fakeOutlet{room: 1 << 60}
+	f, _, _ := newTestForwarder(b, fakeOutlets{2: o})
+	f.learned(bob, 2, 5)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := f.ForwardBatched(bob, hello); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
