@@ -277,9 +277,8 @@ func (t *Transport) admit(c *conn) error {
 		differed := p.differs
 		p.differs = differences{c.shaken.OtherInstance, c.shaken.OtherTokens}
 		differs := p.differs
-		act := t.actLocked(c, p.pair.Authenticated(c.id, c.shaken.Have))
+		t.actLocked(c, p.pair.Authenticated(c.id, c.shaken.Have))
 		t.mu.Unlock()
-		act()
 		t.report()
 		if differs.instance && !differed.instance {
 			t.log.Warn("pod announces another instance address: peers will be sent astray", "address", hello.Address)
@@ -325,23 +324,26 @@ func probe(ctx context.Context, c *conn) mesh.Incumbent {
 	return mesh.Answered
 }
 
-// actLocked does what was decided about c, and returns what of it is to be done
-// without the lock.
-func (t *Transport) actLocked(c *conn, d mesh.Decision) (then func()) {
+// actLocked does what was decided about c. What of it cannot be done with the
+// lock becomes a report, so that it is done in the order of the decisions.
+func (t *Transport) actLocked(c *conn, d mesh.Decision) {
 	p := c.of
+	then := func(act func()) { t.reports = append(t.reports, report{act: act}) }
 	switch d.Verdict {
 	case mesh.Wait:
-		return func() {}
-	case mesh.Duplicate:
+		return
+	case mesh.Duplicate, mesh.Superseded:
 		c.state.Store(connReplaced)
 		c.decideLocked(nil)
-		return func() { c.bye(wire.FarewellDuplicate, errDuplicate) }
-	case mesh.Superseded:
-		c.state.Store(connReplaced)
-		c.decideLocked(nil)
-		return func() { c.bye(wire.FarewellReplaced, errReplaced) }
+		if d.Verdict == mesh.Duplicate {
+			then(func() { c.bye(wire.FarewellDuplicate, errDuplicate) })
+		} else {
+			then(func() { c.bye(wire.FarewellReplaced, errReplaced) })
+		}
+		return
 	case mesh.Impossible:
-		return func() { c.link.Close(errors.New("a session that cannot be")) }
+		then(func() { c.link.Close(errors.New("a session that cannot be")) })
+		return
 	}
 	old := p.used
 	t.lastUsed++
@@ -355,23 +357,21 @@ func (t *Transport) actLocked(c *conn, d mesh.Decision) (then func()) {
 		p.grace.Stop()
 		p.grace = nil
 	}
-	t.reports = append(t.reports, report{up: c})
-	if old != nil {
-		old.state.Store(connReplaced)
-		t.reports = append(t.reports, report{down: old})
-	}
 	var first []byte
 	if p.pair.Leads() {
 		first = wire.AppendUse(first, d.Number)
 	}
 	first = append(first, t.openingLocked(c)...)
-	return func() {
+	then(func() {
 		c.link.SendControl(first)
 		c.link.Use()
-		if old != nil {
-			old.bye(wire.FarewellReplaced, errReplaced)
-		}
 		t.log.Info("pod linked", "pod", p.id, "address", p.address, "session", d.Number, "role", c.shaken.Role)
+	})
+	t.reports = append(t.reports, report{up: c})
+	if old != nil {
+		old.state.Store(connReplaced)
+		then(func() { old.bye(wire.FarewellReplaced, errReplaced) })
+		t.reports = append(t.reports, report{down: old})
 	}
 }
 
@@ -396,9 +396,8 @@ func (t *Transport) told(c *conn, number uint64) error {
 		t.mu.Unlock()
 		return errors.New("USE out of turn")
 	}
-	act := t.actLocked(c, c.of.pair.Told(c.id, number))
+	t.actLocked(c, c.of.pair.Told(c.id, number))
 	t.mu.Unlock()
-	act()
 	t.report()
 	return nil
 }

@@ -35,7 +35,7 @@ func TestFailedDialIsTriedAgain(t *testing.T) {
 // one all have links to all.
 func TestEveryStartEndsInAFullMesh(t *testing.T) {
 	worst := time.Duration(0)
-	for i := range uint64(300) {
+	for i := range uint64(150) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t, 0)
 			random := rand.New(rand.NewPCG(i, 0))
@@ -63,6 +63,18 @@ func TestEveryStartEndsInAFullMesh(t *testing.T) {
 				t.Errorf("start %d: the mesh did not last", i)
 			}
 			for _, p := range pods {
+				for _, o := range pods {
+					if p != o && p.send(o, "from "+p.host) > pushedWakeDue {
+						t.Errorf("start %d: %s cannot send to %s", i, p.host, o.host)
+					}
+				}
+			}
+			time.Sleep(time.Second)
+			synctest.Wait()
+			for _, p := range pods {
+				if got, _ := p.totals(); got != n-1 {
+					t.Errorf("start %d: %s has %d messages, want %d", i, p.host, got, n-1)
+				}
 				if p.fault != "" {
 					t.Errorf("start %d: %s: %s", i, p.host, p.fault)
 				}
@@ -84,8 +96,11 @@ func TestOnePodUnderTwoAddresses(t *testing.T) {
 		a, b := r.pod("10.0.0.1", dual).start(), r.pod("10.0.0.2", dual).start()
 		r.within(time.Second, "a link", func() bool { return meshed(a, b) })
 		time.Sleep(5 * time.Second)
-		ups := a.count("up")
+		ups, dials := a.count("up"), a.dials.Load()+b.dials.Load()
 		r.throughout(time.Minute, "one link, undisturbed", func() bool { return meshed(a, b) && a.count("up") == ups })
+		if n := a.dials.Load() + b.dials.Load() - dials; n != 0 {
+			t.Errorf("%d dials beside a link that works", n)
+		}
 		open := 0
 		for _, host := range []string{"10.0.0.1", "10.0.0.4"} {
 			open += r.net.Conns(host)

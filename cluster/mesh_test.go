@@ -46,9 +46,36 @@ func oneLink(t *testing.T, a, b *rigPod) {
 	if na, nb := r.net.Conns(a.host), r.net.Conns(b.host); na != 1 || nb != 1 {
 		t.Errorf("%d and %d connections are open, want 1", na, nb)
 	}
-	a.send(b, "there")
-	b.send(a, "and back")
+	if there, back := a.send(b, "there"), b.send(a, "and back"); there > pushedWakeDue || back > pushedWakeDue {
+		t.Errorf("sending gives %d and %d", there, back)
+	}
 	r.within(time.Second, "messages both ways", func() bool { return b.received("there") && a.received("and back") })
+}
+
+// TestLinkThatOneEndHasLost: whichever end has lost the link, leader or
+// follower, they have another one before the other end has noticed.
+func TestLinkThatOneEndHasLost(t *testing.T) {
+	for _, leader := range []bool{true, false} {
+		t.Run(fmt.Sprintf("leader=%v", leader), func(t *testing.T) {
+			inBubble(t, pace, func(t *testing.T, r *rig) {
+				r.resolves("10.0.0.1", "10.0.0.2")
+				a, b := r.pod("10.0.0.1").start(), r.pod("10.0.0.2").start()
+				if (a.id() < b.id()) != leader {
+					a, b = b, a
+				}
+				r.within(time.Second, "a link", func() bool { return meshed(a, b) })
+				time.Sleep(settledAfter + time.Second)
+				ups := b.count("up")
+				a.lose()
+				r.within(redialCourtesy+100*time.Millisecond, "another link at both ends", func() bool {
+					return meshed(a, b) && b.count("up") > ups
+				})
+				a.send(b, "there")
+				b.send(a, "and back")
+				r.within(time.Second, "messages both ways", func() bool { return b.received("there") && a.received("and back") })
+			})
+		})
+	}
 }
 
 func TestRestartedPodTakesThePlaceOfTheFormerOne(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -49,6 +50,7 @@ type rigPod struct {
 	metrics   *Metrics
 	log       syncBuffer
 	ice       ice
+	dials     atomic.Int64
 	stopped   bool
 }
 
@@ -121,6 +123,7 @@ func (r *rig) pod(host string, change ...func(*Config)) *rigPod {
 			return icyListener{ln, &p.ice}, err
 		},
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			p.dials.Add(1)
 			c, err := h.Dial(ctx, network, address)
 			if err != nil {
 				return nil, err
@@ -370,11 +373,24 @@ func (w *witness) received(text string) bool {
 	return slices.Contains(w.got, text)
 }
 
+// lose ends the connections of p without the other ends hearing of it, as when
+// something on the way has forgotten them.
+func (p *rigPod) lose() {
+	p.ice.mu.Lock()
+	conns := slices.Clone(p.ice.conns)
+	p.ice.mu.Unlock()
+	for _, c := range conns {
+		c.lost.Store(true)
+		_ = c.Conn.SetDeadline(time.Unix(1, 0))
+	}
+}
+
 // ice holds up the sockets of a process that is frozen, as SIGSTOP does: nothing
 // is read, written or closed until it thaws.
 type ice struct {
-	mu   sync.Mutex
-	thaw chan struct{} // nil: not frozen
+	mu    sync.Mutex
+	thaw  chan struct{} // nil: not frozen
+	conns []*icyConn
 }
 
 func (i *ice) freeze() {
@@ -416,10 +432,15 @@ type icyConn struct {
 	ice    *ice
 	once   sync.Once
 	closed chan struct{}
+	lost   atomic.Bool
 }
 
 func newIcy(c net.Conn, i *ice) *icyConn {
-	return &icyConn{Conn: c, ice: i, closed: make(chan struct{})}
+	icy := &icyConn{Conn: c, ice: i, closed: make(chan struct{})}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.conns = append(i.conns, icy)
+	return icy
 }
 
 // hold waits while the process is frozen.
@@ -445,8 +466,13 @@ func (c *icyConn) Write(b []byte) (int, error) {
 }
 
 func (c *icyConn) Close() error {
-	c.once.Do(func() { close(c.closed) })
-	if c.ice.frozen() != nil {
+	c.once.Do(func() {
+		close(c.closed)
+		c.ice.mu.Lock()
+		defer c.ice.mu.Unlock()
+		c.ice.conns = slices.DeleteFunc(c.ice.conns, func(o *icyConn) bool { return o == c })
+	})
+	if c.ice.frozen() != nil || c.lost.Load() {
 		return nil // the other side does not hear of it
 	}
 	return c.Conn.Close()

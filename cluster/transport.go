@@ -170,9 +170,9 @@ type Transport struct {
 	lastGiven uint64 // highest number in USE
 	complaint []wire.Complaint
 	refusals  *simplelru.LRU[netip.Addr, refusal] // connections that were refused, by where they came from
-	reports   []report                            // what happened and the fabric was not told yet
+	reports   []report
 
-	turn    chan struct{} // who holds its one element tells
+	turn    chan struct{} // whose element is in it works on reports
 	outlets atomic.Pointer[map[wire.PodID]*pod]
 }
 
@@ -184,9 +184,10 @@ type refusal struct {
 	at     time.Time
 }
 
-// report is something that the fabric is told, in the order in which it
-// happened.
+// report is something that is done without the lock, or that the fabric is told,
+// in the order in which it was decided or happened.
 type report struct {
+	act      func()
 	up, down *conn
 	lost     bool // no other session took the place of down
 	gone     wire.PodID
@@ -522,8 +523,8 @@ func (t *Transport) publishLocked() {
 	t.outlets.Store(&all)
 }
 
-// report tells the fabric what has happened, in order. When it returns, all that
-// was in t.reports when it was called has been told.
+// report does and tells what is in t.reports, in order. When it returns, all that
+// was there when it was called has been done.
 func (t *Transport) report() {
 	t.turn <- struct{}{}
 	defer func() { <-t.turn }()
@@ -541,6 +542,10 @@ func (t *Transport) report() {
 			conns = slices.Collect(maps.Values(r.ended.conns))
 		}
 		t.mu.Unlock()
+		if r.act != nil {
+			r.act()
+			continue
+		}
 		if r.up != nil {
 			t.fabric.linkUp(r.up)
 		}
