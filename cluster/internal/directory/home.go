@@ -56,7 +56,7 @@ type lingering struct {
 // load returns the claims of other pods, also those not believed any more. The
 // result is good until the next load.
 func (p *Pod) load(n wire.Name, member messages.PeerID) []claim {
-	list := p.found[:0]
+	list := p.claimBuf[:0]
 	if n.Space() == wire.Peer {
 		if c := p.peers.get(member); c != nil {
 			list = append(list, *c)
@@ -69,7 +69,7 @@ func (p *Pod) load(n wire.Name, member messages.PeerID) []claim {
 			list = append(list, *l...)
 		}
 	}
-	p.found = list
+	p.claimBuf = list
 	return list
 }
 
@@ -180,7 +180,7 @@ func (p *Pod) onRegister(r *remote, e *wire.Entry) error {
 	r.keeping.claims++
 	p.claims++
 	r.kept.add(e.Name, e.Member, e.Epoch)
-	p.found = list
+	p.claimBuf = list
 	p.save(e.Name, e.Member, list)
 	p.observeEpoch(e.Epoch)
 	p.look(e.Name, e.Member, false)

@@ -149,7 +149,7 @@ func (p *Pod) update(n wire.Name, i *interest) {
 	i.version = p.version
 	homes := p.choose(n.Hash())
 	i.homes = int32(len(homes))
-	at := p.answers[:0]
+	at := p.answerBuf[:0]
 	for _, slot := range homes {
 		at = append(at, answer{slot: slot})
 	}
@@ -167,7 +167,7 @@ func (p *Pod) update(n wire.Name, i *interest) {
 	if i.heardFrom != 0 && p.byID[i.heardFrom] == nil {
 		i.heardFrom = 0
 	}
-	p.answers = at
+	p.answerBuf = at
 	i.at = append(i.at[:0], at...)
 	clear(i.at[len(i.at):cap(i.at)])
 	clear(at)

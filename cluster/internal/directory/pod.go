@@ -79,11 +79,11 @@ type Pod struct {
 	groupAnswers []Place
 
 	// Scratch.
-	scores   []uint64
-	chosen   []int32
-	found    []claim
-	placeBuf []place
-	answers  []answer
+	scores    []uint64
+	chosen    []int32
+	claimBuf  []claim
+	placeBuf  []place
+	answerBuf []answer
 }
 
 // New returns the directory of a pod that has no link and no peer yet.

@@ -17,16 +17,15 @@ type placing struct {
 
 // place begins to place everything at r, for the present view.
 func (p *Pod) place(r *remote) {
-	r.sync.view = r.slot != 0
-	r.sync.of = p.version
-	p.walkAgain(r)
+	if r.up {
+		r.sync.view = r.slot != 0
+		r.sync.of = p.version
+		p.walkAgain(r)
+	}
 }
 
 // walkAgain begins the walks for r.
 func (p *Pod) walkAgain(r *remote) {
-	if !r.up {
-		return
-	}
 	s := &r.sync
 	s.stray = false
 	if r.slot != 0 {

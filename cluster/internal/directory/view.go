@@ -29,7 +29,7 @@ type remote struct {
 	roundTrip    time.Duration
 
 	viewed   bool   // this session's first VIEW has come
-	heard    bool   // a VIEW came at all
+	hasView  bool   // a VIEW came at all
 	view     uint64 // the last one
 	sync     placing
 	keeping  struct{ claims, subs int } // for this pod
@@ -38,9 +38,6 @@ type remote struct {
 	kept     tally                      // its claims here, of this session
 	digestAt Time                       // 0: nothing to be checked
 }
-
-// inView says whether r takes part in the choice of homes.
-func (r *remote) inView() bool { return !r.gone }
 
 // alive says whether what r said in session ord is believed.
 func (r *remote) alive(ord uint32) bool { return ord >= r.floor }
@@ -86,8 +83,7 @@ func (p *Pod) better(score uint64, slot int32, than uint64, thanSlot int32) bool
 	return score > than || score == than && p.slots[slot].Address > p.slots[thanSlot].Address
 }
 
-// enter takes a pod into the view; changed is to be called before the event
-// ends.
+// enter takes a pod into the view.
 func (p *Pod) enter(m Member) *remote {
 	r := &remote{Member: m, address: hashAddress(m.Address)}
 	if n := len(p.free); n > 0 {
@@ -179,18 +175,18 @@ func (p *Pod) SessionUp(now Time, s Session, m Member) {
 		p.do(Effect{Do: CloseSession, Session: s, Reason: SameAddress})
 		return
 	}
-	if old := p.byAddress[m.Address]; old != nil && old.ID != m.ID {
+	r := p.byID[m.ID]
+	if r != nil && r.up && s <= r.session {
+		return
+	}
+	if old := p.byAddress[m.Address]; old != nil && old != r {
 		if old.up {
 			p.do(Effect{Do: CloseSession, Session: old.session, Reason: OtherIncarnation})
 		}
 		p.lose(old)
 	}
-	r := p.byID[m.ID]
-	switch {
-	case r == nil:
+	if r == nil {
 		r = p.enter(m)
-	case r.up && s <= r.session:
-		return
 	}
 	p.end(r)
 	r.up, r.session = true, s
@@ -199,7 +195,6 @@ func (p *Pod) SessionUp(now Time, s Session, m Member) {
 	r.viewed = false
 	r.older = r.keeping
 	r.placed, r.kept = tally{}, tally{}
-	r.roundTrip = 0
 	if !p.viewChanged { // else with the others
 		p.place(r)
 	}
@@ -258,8 +253,8 @@ func (p *Pod) onView(r *remote, hash uint64) {
 			p.sweep()
 		}
 	}
-	if !r.heard || r.view != hash {
-		r.heard, r.view = true, hash
+	if !r.hasView || r.view != hash {
+		r.hasView, r.view = true, hash
 		p.restartHold()
 	}
 	p.evaluate()
@@ -308,7 +303,7 @@ func (p *Pod) setHoldTimer() {
 func (p *Pod) evaluate() {
 	complete := true
 	for _, r := range p.view {
-		if r.slot != 0 && (!r.heard || r.view != p.hash) {
+		if r.slot != 0 && (!r.hasView || r.view != p.hash) {
 			complete = false
 			break
 		}
