@@ -3,6 +3,9 @@
 package e2e
 
 import (
+	"errors"
+	"fmt"
+	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -53,29 +56,18 @@ func TestPods(t *testing.T) {
 	flow.Eventually(t, "all views agree", func() error {
 		for _, p := range all {
 			if !p.status(t).Directory.Settled {
-				return errUnsettled
+				return errors.New(p.host + " has another view")
 			}
 		}
 		return nil
 	})
 }
 
-type constError string
-
-func (e constError) Error() string { return string(e) }
-
-const errUnsettled = constError("a directory is not settled")
-
 // A pod alone is ready, with others found or not.
 func TestPodAlone(t *testing.T) {
 	all := planPods(t, 2)
 	all[0].start(t)
-	flow.Eventually(t, "ready", func() error {
-		if code, _ := get(t, "http://"+all[0].health+"/readyz"); code != http.StatusOK {
-			return constError("not ready")
-		}
-		return nil
-	})
+	flow.Eventually(t, "ready", func() error { return ready(t, all[0]) })
 	all[0].sees(t, all[1], cluster.PodUnreachable)
 	if code, out := all[0].ask(t, "status"); code != 1 || !strings.Contains(out, "unreachable") {
 		t.Errorf("relay cluster status: exit code %d, want 1\n%s", code, out)
@@ -88,6 +80,59 @@ func TestPodAlone(t *testing.T) {
 	for _, p := range all {
 		p.linked(t, 1)
 	}
+}
+
+// A pod is not ready before it knows of every other whether it is linked, and
+// ready for ever then.
+func TestReadiness(t *testing.T) {
+	all := planPods(t, 2)
+	// One that accepts and says nothing.
+	ln, err := net.Listen("tcp", all[1].links)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	silent := make(chan net.Conn, 100)
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				close(silent)
+				return
+			}
+			silent <- conn
+		}
+	}()
+	all[0].start(t)
+	all[0].sees(t, all[1], cluster.PodDialing)
+	conn := <-silent
+	if code, _ := get(t, "http://"+all[0].health+"/readyz"); code != http.StatusServiceUnavailable {
+		t.Errorf("/readyz: %d while another pod is being dialled, want 503", code)
+	}
+	// It goes, and so nobody is there to wait for; a pod takes its place.
+	_ = ln.Close() // it has said nothing
+	_ = conn.Close()
+	for conn := range silent {
+		_ = conn.Close()
+	}
+	flow.Eventually(t, "ready", func() error { return ready(t, all[0]) })
+	all[1].start(t)
+	all[0].linked(t, 1)
+	all[1].signal(syscall.SIGKILL)
+	all[1].exit()
+	all[0].sees(t, all[1], cluster.PodUnreachable)
+	if err := ready(t, all[0]); err != nil {
+		t.Errorf("after the loss of a link: %v", err)
+	}
+}
+
+// ready returns nil when a pod wants peers.
+func ready(t *testing.T, p *pod) error {
+	t.Helper()
+	if code, _ := get(t, "http://"+p.health+"/readyz"); code != http.StatusOK {
+		return fmt.Errorf("/readyz: %d", code)
+	}
+	return nil
 }
 
 // One pod has another secret: it stays out, the others work, and the doctor of

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"flag"
 	"os/exec"
 	"path/filepath"
@@ -41,11 +42,11 @@ func TestStarts(t *testing.T) {
 				flow.Eventually(t, p.host+" is linked to all", func() error {
 					for _, other := range p.status(t).Pods {
 						if other.State != cluster.PodUp {
-							return constError("not linked to " + other.Address)
+							return errors.New("not linked to " + other.Address)
 						}
 					}
 					if len(p.status(t).Pods) != 2 {
-						return constError("others are missing")
+						return errors.New("others are missing")
 					}
 					return nil
 				})
