@@ -35,6 +35,7 @@ type Forwarder struct {
 	owing  atomic.Bool // owed is not empty
 	owedMu sync.Mutex
 	owed   []outlet // that somebody has to wake
+	spare  []outlet // an empty one, to be the next owed
 }
 
 func newForwarder(n *node, out outlets, m *Metrics, log *slog.Logger) *Forwarder {
@@ -81,19 +82,24 @@ func (f *Forwarder) ForwardBatched(dst messages.PeerID, msg []byte) error {
 // Flush starts what ForwardBatched has left to start, also of other callers. It
 // costs next to nothing when there is nothing.
 func (f *Forwarder) Flush() {
-	for f.owing.Load() {
-		var batch [8]outlet
-		f.owedMu.Lock()
-		n := copy(batch[:], f.owed)
-		rest := copy(f.owed, f.owed[n:])
-		clear(f.owed[rest:])
-		f.owed = f.owed[:rest]
-		f.owing.Store(rest > 0)
-		f.owedMu.Unlock()
-		for _, o := range batch[:n] {
-			o.wake()
-		}
+	if !f.owing.Load() {
+		return
 	}
+	// What comes after this is flushed by those who bring it.
+	f.owedMu.Lock()
+	due := f.owed
+	f.owed, f.spare = f.spare, nil
+	f.owing.Store(false)
+	f.owedMu.Unlock()
+	for i, o := range due {
+		o.wake()
+		due[i] = nil
+	}
+	f.owedMu.Lock()
+	if f.spare == nil {
+		f.spare = due[:0]
+	}
+	f.owedMu.Unlock()
 }
 
 // owe notes that o is to be woken by the next Flush.

@@ -668,6 +668,9 @@ func (n *node) flushTo(in *inbox) {
 	}
 }
 
+// maxClock is more than any clock shows: 146,000 years after 1970.
+const maxClock = 1 << 62
+
 // clusterClock is the clock that the pods share, for those who cannot ask the
 // directory: microseconds, never going back, never behind what it has seen.
 type clusterClock struct {
@@ -681,7 +684,7 @@ func (c *clusterClock) mono() uint64 { return uint64(time.Since(c.began).Microse
 
 func (c *clusterClock) observe(clock uint64) {
 	mono := c.mono()
-	if clock < mono {
+	if clock < mono || clock >= maxClock {
 		return
 	}
 	for offset := clock - mono; ; {

@@ -467,6 +467,7 @@ func TestClusterClock(t *testing.T) {
 		c.observe(5_000_000)
 		c.observe(3_000_000)
 		c.observe(0)
+		c.observe(1 << 63) // mad
 		time.Sleep(time.Second)
 		if got := c.now(); got != 6_000_000 {
 			t.Errorf("now = %d after observing 5 s one second ago", got)
