@@ -45,6 +45,7 @@ var Profiles = []Profile{
 	{Name: "dense", Check: Calm, Pods: [2]int{3, 5}, Length: [2]int{400, 800}, Peers: 3, Moves: 150, Burst: .2, Subs: 40, Lookups: 100, Sends: 50, Steady: 1},
 	{Name: "dense-flaps", Check: Rough, Pods: [2]int{3, 5}, Length: [2]int{800, 1500}, Peers: 4, Moves: 80, Burst: .2, Subs: 40, Groups: 1, Lookups: 50, Sends: 30, Resets: 6, Cuts: 3, Steady: 2},
 	{Name: "scale", Check: Rough, Pods: [2]int{2, 7}, Moves: 15, Subs: 8, Groups: 1, Lookups: 30, Sends: 10, Scale: 1.2, Steady: 2},
+	{Name: "mass", Check: Rough, Pods: [2]int{6, 7}, Steady: 3, Moves: 5, Subs: 20, Groups: 1, Lookups: 150, Scale: 2.5},
 	{Name: "watched", Check: Rough, Pods: [2]int{3, 7}, Moves: 6, Subs: 4, Lookups: 250, Resets: 1, Crashes: .5, Scale: .6, Steady: 2},
 	{Name: "partitions", Check: Settled, Pods: [2]int{3, 6}, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 10, Sends: 20, Resets: 1, Cuts: 1, LongCuts: 1.5},
 	{Name: "partitions-skewed", Check: Settled, Pods: [2]int{3, 6}, Skew: 20_000, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Sends: 5, LongCuts: 1.5},
