@@ -26,12 +26,13 @@ const (
 	SectionConnect    = "connect"
 	SectionStall      = "stall"
 	SectionAbsent     = "absent"
+	SectionPods       = "pods"
 )
 
 // Sections returns the names of all sections in the order in which they run.
 func Sections() []string {
 	return []string{SectionThroughput, SectionSingles, SectionLatency, SectionMemory,
-		SectionConnect, SectionStall, SectionAbsent}
+		SectionConnect, SectionStall, SectionAbsent, SectionPods}
 }
 
 // Options say what to measure and how. Counts and sizes must be positive;
@@ -110,6 +111,12 @@ type Options struct {
 	AbsentRate, OrdinaryRate int
 	AbsentDuration           time.Duration
 
+	// FirstMessages is the number of peers on another pod that are sent a
+	// first message, Moves how often a peer moves from pod to pod. The pods
+	// section needs servers of its own: with URL it runs only when named, and
+	// fails.
+	FirstMessages, Moves int
+
 	// Progress is told what is going on, a short line at a time; nil: nobody.
 	Progress func(line string)
 }
@@ -126,6 +133,7 @@ func DefaultOptions() Options {
 		Connects: 5000, ConnectsAtOnce: 50,
 		FlowRate: 4000, Stall: 8 * time.Second,
 		AbsentRate: 2000, OrdinaryRate: 1000, AbsentDuration: 4 * time.Second,
+		FirstMessages: 1000, Moves: 20,
 	}
 }
 
@@ -136,6 +144,7 @@ func (o *Options) Check() error {
 		"single pairs": o.SinglePairs, "latency rate": o.LatencyRate, "peers": o.Peers,
 		"connects": o.Connects, "connects at once": o.ConnectsAtOnce, "flow rate": o.FlowRate,
 		"absent rate": o.AbsentRate, "ordinary rate": o.OrdinaryRate,
+		"first messages": o.FirstMessages, "moves": o.Moves,
 	} {
 		if n <= 0 {
 			return fmt.Errorf("%s must be positive, not %d", name, n)
@@ -223,8 +232,12 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		{SectionConnect, r.connects},
 		{SectionStall, r.stall},
 		{SectionAbsent, r.absent},
+		{SectionPods, r.crossPod},
 	} {
 		if len(o.Sections) > 0 && !slices.Contains(o.Sections, s.name) {
+			continue
+		}
+		if len(o.Sections) == 0 && s.name == SectionPods && o.URL != "" {
 			continue
 		}
 		r.progress("%s", s.name)

@@ -236,20 +236,26 @@ type Absent struct {
 // absentPeers is how many different absent peers are sent to in turn.
 const absentPeers = 1000
 
-// absent has one sender with a flow to a connected peer and one to many that
-// are not there, on the same connection.
+// absent measures it on one relay.
 func (r *runner) absent(ctx context.Context, report *Report) error {
 	relay, err := r.relay(ctx, r.o.TLS)
 	if err != nil {
 		return err
 	}
 	defer relay.close()
-	pairs, err := relay.pairs(ctx, 1, busyBuffer)
+	report.Absent, err = r.absentOn(ctx, relay, SectionAbsent)
+	return err
+}
+
+// absentOn has one sender with a flow to a connected peer and one to many that
+// are not there, on the same connection.
+func (r *runner) absentOn(ctx context.Context, t target, what string) (*Absent, error) {
+	pairs, err := t.pairs(ctx, 1, busyBuffer)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer closeAll(pairs)
-	row := Absent{Payload: stallPayload, OrdinaryRate: r.o.OrdinaryRate, AbsentRate: r.o.AbsentRate, AbsentPeers: absentPeers}
+	row := &Absent{Payload: stallPayload, OrdinaryRate: r.o.OrdinaryRate, AbsentRate: r.o.AbsentRate, AbsentPeers: absentPeers}
 	sender, home := pairs[0].a, newSink(pairs[0].b, 2)
 
 	var ends, senders sync.WaitGroup
@@ -291,20 +297,20 @@ func (r *runner) absent(ctx context.Context, report *Report) error {
 		if err := wait(ctx, r.o.WarmUp); err != nil {
 			return err
 		}
-		for i, what := range []string{"ordinary messages alone", "absent destinations beside them"} {
-			r.progress("absent: %s", what)
+		for i, phase := range []string{"ordinary messages alone", "absent destinations beside them"} {
+			r.progress("%s: %s", what, phase)
 			if i == 1 {
 				senders.Go(sendAbsent)
 			}
 			home.begin(clock())
-			from, err := read(relay)
+			from, err := read(t)
 			if err != nil {
 				return err
 			}
 			if err := wait(ctx, r.o.AbsentDuration); err != nil {
 				return err
 			}
-			to, err := read(relay)
+			to, err := read(t)
 			if err != nil {
 				return err
 			}
@@ -320,11 +326,11 @@ func (r *runner) absent(ctx context.Context, report *Report) error {
 	closeAll(pairs)
 	ends.Wait()
 	if waitErr != nil {
-		return waitErr
+		return nil, waitErr
 	}
 	for _, err := range []error{ordinaryErr, absentErr} {
 		if err != nil && !timedOut(err) {
-			return errors.Join(err, homeErr)
+			return nil, errors.Join(err, homeErr)
 		}
 	}
 	row.Before, row.During = home.figures(0), home.figures(1)
@@ -333,8 +339,7 @@ func (r *runner) absent(ctx context.Context, report *Report) error {
 	if row.AbsentSent > 0 {
 		row.ServerUS = max(0, micros(phases[1].server-phases[0].server)/float64(row.AbsentSent))
 	}
-	report.Absent = &row
-	return nil
+	return row, nil
 }
 
 // gate holds up whoever waits at it while its mutex is held.

@@ -38,6 +38,7 @@ type Report struct {
 	Connect    []Connect    `json:"connect,omitempty"`
 	Stall      *Stall       `json:"stall,omitempty"`
 	Absent     *Absent      `json:"absent,omitempty"`
+	Pods       *Pods        `json:"pods,omitempty"`
 	Failed     []Failure    `json:"failed,omitempty"`
 }
 
@@ -90,6 +91,17 @@ func (r *Report) sum() {
 		for _, round := range slices.Concat(row.Relay, row.Copier) {
 			r.Others = max(r.Others, round.Others)
 		}
+	}
+	if r.Pods != nil {
+		for _, row := range append(slices.Clone(r.Pods.Throughput), r.Pods.Singles) {
+			for _, round := range slices.Concat(row.Cross, row.Same) {
+				r.Others = max(r.Others, round.Others)
+			}
+		}
+		for _, round := range slices.Concat(r.Pods.Latency.Cross, r.Pods.Latency.Same) {
+			r.Others = max(r.Others, round.Others)
+		}
+		r.Others = max(r.Others, r.Pods.Absent.Others)
 	}
 }
 
@@ -194,13 +206,11 @@ func (r *Report) WriteTable(w io.Writer) error {
 		})
 		t.line("to the stalled receiver %d sent, %d dropped; server memory %+.1f MB", s.StalledSent, s.StalledLost, mb(s.MemoryMore))
 	}
-	if a := r.Absent; a != nil {
-		t.title("%d messages/s to %d absent peers beside %d/s to a present one, %d B; one-way times, µs", a.AbsentRate, a.AbsentPeers, a.OrdinaryRate, a.Payload)
-		t.flows([]flowRow{
-			{"ordinary flow, alone", a.Before, ""},
-			{"  beside absent peers", a.During, fmt.Sprintf("p99 %.2f×, lost %d", a.Ratio, a.Lost)},
-		})
-		t.line("%d sent to absent peers, %.2f µs of CPU each", a.AbsentSent, a.ServerUS)
+	if r.Absent != nil {
+		t.absent(r.Absent, "")
+	}
+	if r.Pods != nil {
+		t.pods(r.Pods)
 	}
 	for i, f := range r.Failed {
 		if i == 0 {
@@ -277,6 +287,50 @@ func (t *table) flows(rows []flowRow) {
 	t.columns("", "messages", "p50", "p99", "p999", "max", "longest gap", "")
 	for _, r := range rows {
 		t.columns(r.name, fmt.Sprint(r.Messages), f0(r.P50), f0(r.P99), f0(r.P999), f0(r.Max), f0(r.Gap), r.note)
+	}
+	t.flush()
+}
+
+func (t *table) absent(a *Absent, where string) {
+	t.title("%s%d messages/s to %d absent peers beside %d/s to a present one, %d B; one-way times, µs", where, a.AbsentRate, a.AbsentPeers, a.OrdinaryRate, a.Payload)
+	t.flows([]flowRow{
+		{"ordinary flow, alone", a.Before, ""},
+		{"  beside absent peers", a.During, fmt.Sprintf("p99 %.2f×, lost %d", a.Ratio, a.Lost)},
+	})
+	t.line("%d sent to absent peers, %.2f µs of CPU each", a.AbsentSent, a.ServerUS)
+}
+
+// pods writes what the section of the same name found.
+func (t *table) pods(p *Pods) {
+	t.title("Between %d pods, beside one of them; CPU is that of all pods", p.Pods)
+	t.columns("payload", "messages/s", "same pod", "CPU µs", "same pod", "ratio", "lost", "ratio of each round")
+	for _, row := range append(slices.Clone(p.Throughput), p.Singles) {
+		var lost uint64
+		for _, round := range row.Cross {
+			lost += round.Lost
+		}
+		name := fmt.Sprintf("%d B", row.Payload)
+		if row.Window == 1 {
+			name = fmt.Sprintf("one of %d B at a time, %d pairs", row.Payload, row.Pairs)
+		}
+		t.columns(name, f0(row.Rate.Cross), f0(row.Rate.Same), f2(row.CPU.Cross), f2(row.CPU.Same), times(row.CPU.Ratio), fmt.Sprint(lost), ratios(row.CPU.Rounds))
+	}
+	t.flush()
+	t.title("Round trip of %d B between pods, %d begun per second, µs", p.Latency.Payload, p.Latency.Rate)
+	t.columns("", "p50", "same pod", "ratio", "p99", "same pod", "ratio", "p50 ratio of each round")
+	t.columns("idle", f0(p.Latency.P50.Cross), f0(p.Latency.P50.Same), times(p.Latency.P50.Ratio),
+		f0(p.Latency.P99.Cross), f0(p.Latency.P99.Same), times(p.Latency.P99.Ratio), ratios(p.Latency.P50.Rounds))
+	t.flush()
+	t.title("First message to each of %d peers on another pod; one-way times, µs", p.First.Peers)
+	t.columns("", "p50", "p99", "")
+	t.columns("first", f0(p.First.FirstP50), f0(p.First.FirstP99), fmt.Sprintf("p50 %+.0f, lost %d", p.First.FirstP50-p.First.LaterP50, p.First.Lost))
+	t.columns("later", f0(p.First.LaterP50), f0(p.First.LaterP99), "")
+	t.flush()
+	t.absent(p.Absent, "Between pods: ")
+	t.title("A peer moves from pod to pod under %d messages/s", moveRate)
+	t.columns("", "moves", "sent", "lost", "sent after and lost", "came on the old", "gap p50 µs", "max µs", "")
+	for _, m := range p.Moves {
+		t.columns(m.Name, fmt.Sprint(m.Moves), fmt.Sprint(m.Sent), fmt.Sprint(m.Lost), fmt.Sprint(m.LostAfter), fmt.Sprint(m.OnOld), f0(m.GapP50), f0(m.GapMax), "")
 	}
 	t.flush()
 }

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -61,11 +62,29 @@ func serveCopier(ctx context.Context) error {
 	return bench.ServeCopier(ctx, ln)
 }
 
-// serveRelay takes an address, a secret and, for TLS, two files.
+// serveRelay takes an address, a secret, for TLS two files, and for a pod its own
+// address, those of all and their secret.
 func serveRelay(args []string) error {
 	r, err := relay.NewRelay(relay.Config{ExposedAddress: "rel://" + args[0], AuthValidator: auth.NewValidator(args[1])})
 	if err != nil {
 		return err
+	}
+	if len(args) > 4 {
+		host, port, err := net.SplitHostPort(args[4])
+		if err != nil {
+			return err
+		}
+		n, err := strconv.Atoi(port)
+		if err != nil {
+			return err
+		}
+		pods, err := relay.StartCluster(context.Background(), r.Store(), relay.ClusterBootstrapConfig{
+			PodIP: host, Port: n, StaticPeers: strings.Split(args[5], ","), AuthSecret: args[6],
+		})
+		if err != nil {
+			return err
+		}
+		r.SetCrossPodForwarder(pods.Forwarder)
 	}
 	var tlsConfig *tls.Config
 	if args[2] != "" {
@@ -84,7 +103,11 @@ func serveRelay(args []string) error {
 
 // ownRelay makes the command of a relay.
 func ownRelay(c bench.ServerConfig) (*exec.Cmd, error) {
-	return inRole("relay", c.Address, c.Secret, c.CertFile, c.KeyFile)
+	args := []string{c.Address, c.Secret, c.CertFile, c.KeyFile}
+	if p := c.Cluster; p != nil {
+		args = append(args, p.Address, strings.Join(p.Pods, ","), p.Secret)
+	}
+	return inRole("relay", args...)
 }
 
 // inRole makes command run as this test program in the role given.
@@ -111,6 +134,7 @@ func tiny() bench.Options {
 		Connects: 5, ConnectsAtOnce: 2,
 		FlowRate: 100, Stall: 100 * time.Millisecond,
 		AbsentRate: 100, OrdinaryRate: 100, AbsentDuration: 100 * time.Millisecond,
+		FirstMessages: 30, Moves: 3,
 	}
 }
 
@@ -163,6 +187,11 @@ func TestRun(t *testing.T) {
 	if a := report.Absent; a.Lost != 0 || a.AbsentSent == 0 || a.Before.Messages == 0 || a.During.Messages == 0 {
 		t.Errorf("absent: %+v", a)
 	}
+	if p := report.Pods; p == nil {
+		t.Error("nothing between pods")
+	} else {
+		checkPods(t, p)
+	}
 	if len(progress) == 0 {
 		t.Error("no progress was told")
 	}
@@ -171,7 +200,8 @@ func TestRun(t *testing.T) {
 	if err := report.WriteTable(&text); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"Throughput: 2 pairs", "One message at a time from 3 pairs", "beside bulk", "unrelated pair", "absent peers"} {
+	for _, want := range []string{"Throughput: 2 pairs", "One message at a time from 3 pairs", "beside bulk", "unrelated pair", "absent peers",
+		"Between 3 pods", "First message to each of 30 peers", "A peer moves from pod to pod"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("the table lacks %q:\n%s", want, &text)
 		}
@@ -182,6 +212,40 @@ func TestRun(t *testing.T) {
 	var back bench.Report
 	if err := json.Unmarshal(js.Bytes(), &back); err != nil || back.Throughput[0].Relay[0] != report.Throughput[0].Relay[0] {
 		t.Errorf("the JSON does not say the same: %v", err)
+	}
+}
+
+// checkPods looks at what was counted between pods.
+func checkPods(t *testing.T, p *bench.Pods) {
+	t.Helper()
+	if len(p.Throughput) != 2 {
+		t.Errorf("throughput between pods: %+v", p.Throughput)
+	}
+	for _, row := range append(p.Throughput, p.Singles) {
+		for name, rounds := range map[string][]bench.ThroughputRound{"two pods": row.Cross, "one pod": row.Same} {
+			if len(rounds) != 1 || rounds[0].Messages == 0 || rounds[0].Lost != 0 || rounds[0].ServerUS <= 0 {
+				t.Errorf("%d B over %s: %+v", row.Payload, name, rounds)
+			}
+		}
+	}
+	if l := p.Latency; len(l.Cross) != 1 || l.Cross[0].Lost != 0 || l.Cross[0].P50 <= 0 || l.P50.Ratio <= 0 {
+		t.Errorf("latency between pods: %+v", l)
+	}
+	if f := p.First; f.Peers != 30 || f.Lost != 0 || f.FirstP50 <= 0 || f.LaterP50 <= 0 {
+		t.Errorf("first messages: %+v", f)
+	}
+	if a := p.Absent; a.Lost != 0 || a.AbsentSent == 0 || a.During.Messages == 0 {
+		t.Errorf("absent between pods: %+v", a)
+	}
+	if len(p.Moves) != 2 {
+		t.Fatalf("moves: %+v", p.Moves)
+	}
+	for i, m := range p.Moves {
+		// What is sent while the peer has no connection may find it absent for
+		// as long as the news of its return is on the way.
+		if m.Moves != 3 || m.Sent == 0 || m.GapMax <= 0 || i == 0 && m.Lost != 0 {
+			t.Errorf("moves, %s: %+v", m.Name, m)
+		}
 	}
 }
 

@@ -37,6 +37,9 @@ type ServerConfig struct {
 	Secret string
 	// CertFile and KeyFile are PEM files, empty for a server without TLS.
 	CertFile, KeyFile string
+	// Cluster is set for a pod of several; nil for a relay by itself. A
+	// [CommandTemplate] has no word for it.
+	Cluster *ClusterConfig
 }
 
 // CommandTemplate returns a function that makes the command of a server from
@@ -48,6 +51,9 @@ type ServerConfig struct {
 // before it, so that one template serves both.
 func CommandTemplate(words ...string) func(ServerConfig) (*exec.Cmd, error) {
 	return func(c ServerConfig) (*exec.Cmd, error) {
+		if c.Cluster != nil {
+			return nil, errors.New("the pods section measures our own relay only: --server-command cannot say how pods find each other")
+		}
 		var args []string
 		for _, word := range words {
 			if c.CertFile == "" && (strings.Contains(word, "{cert}") || strings.Contains(word, "{key}")) {

@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,7 +16,6 @@ import (
 
 	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/bench"
-	"github.com/crosspod/crosspod/internal/setting"
 )
 
 // ownServer returns what makes the command of the server that bench measures:
@@ -29,15 +27,21 @@ func ownServer(self string) func(bench.ServerConfig) (*exec.Cmd, error) {
 		"--tls-cert-file", "{cert}", "--tls-key-file", "{key}", "--log-level", "warn",
 		"--metrics-listen-address", "127.0.0.1:0", "--health-listen-address", "127.0.0.1:0", "--ops-listen-address", "127.0.0.1:0")
 	return func(config bench.ServerConfig) (*exec.Cmd, error) {
+		cluster := config.Cluster
+		config.Cluster = nil
 		cmd, err := command(config)
 		if err != nil {
 			return nil, err
 		}
-		for _, variable := range os.Environ() {
-			if !slices.ContainsFunc(setting.Prefixes, func(p string) bool { return strings.HasPrefix(variable, p) }) {
-				cmd.Env = append(cmd.Env, variable)
+		if cluster != nil {
+			host, port, err := net.SplitHostPort(cluster.Address)
+			if err != nil {
+				return nil, err
 			}
+			cmd.Args = append(cmd.Args, "--pod-ip", host, "--cluster-port", port,
+				"--cluster-peers", strings.Join(cluster.Pods, ","), "--cluster-auth-secret", cluster.Secret)
 		}
+		cmd.Env = withoutSettings(os.Environ())
 		return cmd, nil
 	}
 }
@@ -84,6 +88,8 @@ func benchCommand() *cli.Command {
 			&cli.IntFlag{Name: "absent-rate", Value: d.AbsentRate, Usage: "messages to absent peers `PER-SECOND` (absent)"},
 			&cli.IntFlag{Name: "ordinary-rate", Value: d.OrdinaryRate, Usage: "messages beside them `PER-SECOND` (absent)"},
 			&cli.DurationFlag{Name: "absent-duration", Value: d.AbsentDuration, Usage: "`TIME` of each phase (absent)"},
+			&cli.IntFlag{Name: "first-messages", Value: d.FirstMessages, Usage: "`NUMBER` of peers on another pod that get a first message (pods)"},
+			&cli.IntFlag{Name: "moves", Value: d.Moves, Usage: "`TIMES` a peer moves to another pod under traffic (pods)"},
 			&cli.StringFlag{Name: "json", Usage: "`FILE` to write the figures to as JSON as well"},
 		},
 		Action: runBench,
@@ -121,6 +127,7 @@ func runBench(c *cli.Context) error {
 		Connects: c.Int("connects"), ConnectsAtOnce: c.Int("connects-at-once"),
 		FlowRate: c.Int("flow-rate"), Stall: c.Duration("stall"),
 		AbsentRate: c.Int("absent-rate"), OrdinaryRate: c.Int("ordinary-rate"), AbsentDuration: c.Duration("absent-duration"),
+		FirstMessages: c.Int("first-messages"), Moves: c.Int("moves"),
 	}
 	if names := c.String("sections"); names != "" {
 		o.Sections = strings.Split(names, ",")
