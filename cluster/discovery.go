@@ -237,6 +237,11 @@ func (d *Discovery) look(ctx context.Context, now time.Time) time.Time {
 		}
 	}
 	if !slices.Equal(complaints, d.complained) {
+		for _, c := range complaints {
+			if !slices.Contains(d.complained, c) && !refused(c.Reason) { // those were told
+				d.log.Warn("pod cannot be reached", "remote", c.Address, "reason", c.Reason)
+			}
+		}
 		d.complained = complaints
 		d.pods.complain(complaints)
 	}
@@ -322,8 +327,11 @@ func (d *Discovery) dial(ctx context.Context, addr netip.AddrPort) {
 	// Also after a success, in case the link ends before anybody has looked.
 	t.next = time.Now().Add(t.pace.NextBackOff())
 	d.mu.Unlock()
-	if news != "" {
+	switch {
+	case refused(news):
 		d.log.Warn("pod not linked", "remote", addr, "reason", news, "err", err)
+	case news != "": // it may be about to start
+		d.log.Info("pod not linked yet", "remote", addr, "reason", news, "err", err)
 	}
 	d.again()
 }

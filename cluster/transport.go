@@ -656,15 +656,17 @@ func (t *Transport) status() (self PodStatus, pods []PodStatus) {
 		Version:     t.build,
 		Protocol:    wire.Version,
 	}
+	linked := map[string]bool{}
 	for _, p := range t.pods {
 		if !p.met && p.used == nil {
 			continue // it may never become more than a connection
 		}
 		pods = append(pods, p.statusLocked())
+		linked[p.address] = true
 	}
 	for _, ip := range t.refusals.Keys() {
 		r, _ := t.refusals.Peek(ip)
-		if now.Sub(r.at) < refusalsKept {
+		if now.Sub(r.at) < refusalsKept && !linked[r.said] {
 			pods = append(pods, PodStatus{
 				Address: r.said, State: PodRefused, Since: r.at, Reason: r.reason,
 				Error: fmt.Sprintf("it connected from %s: %v", ip, r.err),

@@ -238,6 +238,13 @@ func TestImpostorGetsNothing(t *testing.T) {
 				if n := b.rejects(tt.there); n > 12 {
 					t.Errorf("%d dials in 15 s to a pod that refuses", n)
 				}
+				if err := b.transport.keys.Swap(tt.mine...); err != nil {
+					t.Fatal(err)
+				}
+				r.within(2*longestRefused, "a link when both have the secret", func() bool { return meshed(a, b) })
+				if got := reasons(b); len(got) > 0 {
+					t.Errorf("an old refusal is shown beside the link: %v", got)
+				}
 			})
 		})
 	}
@@ -761,6 +768,9 @@ func TestComplaints(t *testing.T) {
 			return len(said["10.0.0.1:7090"]) == 1 && len(said["10.0.0.3:7090"]) == 1 &&
 				said["10.0.0.1:7090"][0] == Complaint{"10.0.0.3:7090", "timeout"}
 		})
+		if n := a.log.count("pod cannot be reached"); n != 1 {
+			t.Errorf("it is logged %d times", n)
+		}
 		// Whoever links later hears it as well.
 		d := r.pod("10.0.0.4").start()
 		r.within(time.Second, "a complaint told to a new pod", func() bool {
