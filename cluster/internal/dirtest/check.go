@@ -40,6 +40,21 @@ func (w *world) checkEviction(loser, winner *tenure) {
 	}
 }
 
+// checkTakenBack is invariant 1: a runner-up does not come back while the newer
+// connection is there.
+func (p *pod) checkTakenBack(s *socket) {
+	w := p.w
+	if w.relaxed {
+		return
+	}
+	for _, t := range s.peer.tenures {
+		if t.end == 0 && t.start+w.tolerance <= w.now {
+			w.violate("I1", "%s takes %s back, which has been at %s since %s",
+				p.label, s.peer.label, t.pod.label, millis((t.start-lead)/1000))
+		}
+	}
+}
+
 // checkOneOwner is invariant 1: some time after t began no older connection of
 // the peer is there any more.
 func (w *world) checkOneOwner(x *peer, t *tenure) {

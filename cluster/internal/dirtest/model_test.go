@@ -90,14 +90,15 @@ func (s *tally) add(r Result) {
 	s.Entries += r.Entries
 	s.CloseCalls += r.CloseCalls
 	s.BornApart += r.BornApart
+	s.TakenBack += r.TakenBack
 	if r.OutOfTouch {
 		s.outOfTouch++
 	}
 }
 
 func (s *tally) String() string {
-	return fmt.Sprintf("%d runs (%d out of touch), %d steps, %d lookups, %d notices, %d messages, %d close calls, %d born apart",
-		s.runs, s.outOfTouch, s.Steps, s.Lookups, s.Notices, s.Messages, s.CloseCalls, s.BornApart)
+	return fmt.Sprintf("%d runs (%d out of touch), %d steps, %d lookups, %d notices, %d messages, %d close calls, %d born apart, %d taken back",
+		s.runs, s.outOfTouch, s.Steps, s.Lookups, s.Notices, s.Messages, s.CloseCalls, s.BornApart, s.TakenBack)
 }
 
 func TestMain(m *testing.M) {

@@ -134,11 +134,30 @@ func (p *pod) evict(id messages.PeerID, number uint64, winner wire.PodID, epoch 
 	p.runnersUp[id] = s
 	p.interest(s.peer.name).held = true
 	p.event(func(now directory.Time) { p.dir.Subscribe(now, s.peer.name) })
+	w.after(runnerUpDoubt, func() {
+		// It may be nowhere and have been nowhere when the homes were asked: then
+		// no OFFLINE comes.
+		if p.alive && p.runnersUp[id] == s && len(p.dir.Current(s.peer.name)) == 0 {
+			p.takeBack(s)
+		}
+	})
 	w.after(runnerUpHold, func() {
 		if p.alive && p.runnersUp[id] == s {
 			p.dropRunnerUp(s.peer)
 		}
 	})
+}
+
+// takeBack has a runner-up own its peer's name again.
+func (p *pod) takeBack(s *socket) {
+	delete(p.runnersUp, s.peer.id)
+	p.interests[s.peer.name].held = false
+	p.w.log("%s takes %s back", p.label, s.peer.label)
+	p.w.result.TakenBack++
+	p.checkTakenBack(s)
+	p.own(s)
+	p.later = append(p.later, func() { p.loseInterest(s.peer.name) })
+	p.event(func(directory.Time) {})
 }
 
 // dropRunnerUp closes the runner-up of a peer.
@@ -233,11 +252,7 @@ func (p *pod) offline(n wire.Name, m messages.PeerID) {
 		delete(told, m)
 	}
 	if s := p.runnersUp[m]; s != nil && n == s.peer.name {
-		delete(p.runnersUp, m)
-		i.held = false
-		w.log("%s takes %s back", p.label, s.peer.label)
-		p.own(s)
-		p.later = append(p.later, func() { p.loseInterest(n) })
+		p.takeBack(s)
 	}
 }
 

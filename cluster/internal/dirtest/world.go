@@ -32,6 +32,7 @@ const (
 	// The runner-up rule: 5 s and 3 s.
 	runnerUpYoung = 660 * ms
 	runnerUpHold  = 400 * ms
+	runnerUpDoubt = 133 * ms // 1 s
 )
 
 // Result is what came of a run.
@@ -42,6 +43,7 @@ type Result struct {
 	Messages    int
 	Entries     int    // that crossed a link
 	CloseCalls  int    // of two connections less than a round trip apart the newer one was closed
+	TakenBack   int    // runners-up that owned their name again
 	BornApart   int    // the same, further apart, with a pod that served before it had met the others
 	OutOfTouch  bool   // a pod was cut off for longer than the grace
 	Violation   string // the first; empty if everything held
