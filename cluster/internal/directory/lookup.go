@@ -163,7 +163,7 @@ func (p *Pod) allAsked(l *lookup) {
 	switch {
 	case len(l.found) > 0:
 		p.conclude(l, Owner)
-	case l.sure:
+	case l.sure && p.mayDeny: // else there may be a pod that this one has not met
 		p.conclude(l, NobodyHas)
 	default:
 		p.conclude(l, Unknown)

@@ -98,6 +98,20 @@ func TestLookup(t *testing.T) {
 			nobody(s, 2, true)
 			nobody(s, 3, true)
 		}, []string{"1: WHO_HAS", "2: WHO_HAS", "2: WHO_HAS all", "3: WHO_HAS all", "answer unknown"}},
+		{"a pod that is not known", func(s *script) {
+			s.got(3, wire.Entry{Kind: wire.View, Epoch: 5})
+			for range 2 {
+				nobody(s, 1, false)
+				nobody(s, 2, false)
+				nobody(s, 3, false)
+				nobody(s, 1, true)
+				nobody(s, 2, true)
+				s.take()
+				s.pass(9 * time.Second)
+				s.Lookup(s.now, lookedUp, 0)
+			}
+		}, []string{"1: WHO_HAS", "2: WHO_HAS", "1: WHO_HAS all", "2: WHO_HAS all", "3: WHO_HAS all", "answer unknown",
+			"1: WHO_HAS", "2: WHO_HAS", "1: WHO_HAS all", "2: WHO_HAS all", "3: WHO_HAS all", "answer nobody", "1: WHO_HAS"}},
 		{"not newer", func(s *script) {
 			s.Lookup(s.now, lookedUp, 5) // the same lookup, which knows more now
 			have(s, 1, 9, 5)
