@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -378,6 +379,11 @@ func (d *Discovery) resolve(ctx context.Context) {
 			}
 			t.wanted = true
 		}
+	} else if first && notFound(err) {
+		// A headless Service that has no pod yet has no records either, and the
+		// first pod must not wait for others to appear. It is told all the same:
+		// the name may be wrong.
+		d.answered = now
 	}
 	d.mu.Unlock()
 	switch {
@@ -387,6 +393,12 @@ func (d *Discovery) resolve(ctx context.Context) {
 		d.log.Info("pods resolved", "name", d.resolver, "addresses", len(found))
 	}
 	d.again()
+}
+
+// notFound reports whether err is the answer that a name has no addresses.
+func notFound(err error) bool {
+	dns, ok := errors.AsType[*net.DNSError](err)
+	return ok && dns.IsNotFound
 }
 
 // complaintsLocked returns the addresses that have been without a link for long

@@ -250,6 +250,29 @@ func TestReadyAfterTheFirstLook(t *testing.T) {
 			}
 		})
 	})
+	t.Run("a name without records", func(t *testing.T) {
+		inBubble(t, pace, func(t *testing.T, r *rig) {
+			none := func(c *Config) {
+				c.Resolver, c.Headless = nil, "relay-headless"
+				found, err := newResolver(c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				found.(*names).lookup = func(context.Context, string, string) ([]netip.Addr, error) {
+					return nil, &net.DNSError{Name: "relay-headless", IsNotFound: true}
+				}
+				c.Resolver = found
+			}
+			a := r.pod("10.0.0.1", none).start()
+			synctest.Wait()
+			if !ready(a) {
+				t.Error("the first pod of a headless Service waits for records of others")
+			}
+			if s, _ := a.discovery.status(); s.Error == "" {
+				t.Error("nothing tells that the name may be wrong")
+			}
+		})
+	})
 	t.Run("nobody answers", func(t *testing.T) {
 		inBubble(t, pace, func(t *testing.T, r *rig) {
 			r.resolves("10.0.0.1", "10.0.0.2")
