@@ -27,6 +27,10 @@ const (
 	NotifyOnline
 	// NotifyOffline: Member of Name is nowhere any more.
 	NotifyOffline
+	// Denied: every home has answered the subscription to the peer Name, and
+	// nobody is there. Comes when nobody was notified of before, instead of
+	// NotifyOffline, and again when homes had to be asked again. See [Pod.Denied].
+	Denied
 	// Answer: the lookup of Name that ignored what is not newer than NewerThan
 	// ended with Result. For [Owner], Member is at Pod with Epoch; for a group one
 	// Answer for each member, with More on all but the last.
@@ -93,7 +97,7 @@ func (r Reason) String() string {
 	return "unknown"
 }
 
-var actions = [...]string{"none", "send", "sync due", "close session", "evict", "online", "offline", "answer", "learn", "forget", "pod lost"}
+var actions = [...]string{"none", "send", "sync due", "close session", "evict", "online", "offline", "denied", "answer", "learn", "forget", "pod lost"}
 
 // String returns the action in words, for tests.
 func (a Action) String() string {

@@ -16,6 +16,7 @@ type interest struct {
 	at      []answer // others, behind them, have not been unsubscribed yet
 
 	online  bool // a PeerID
+	denied  bool // a PeerID: nobody is there, and that was said
 	current owner
 	members *table[messages.PeerID, owner] // a group: those that are online
 
@@ -97,7 +98,7 @@ func (p *Pod) Subscribe(now Time, n wire.Name) {
 	p.update(n, i)
 	for j := range i.at {
 		if r := p.slots[i.at[j].slot]; r.up {
-			p.ask(r, n, &i.at[j])
+			p.ask(r, n, i, &i.at[j])
 		}
 	}
 	// This pod's own claims count at once.
@@ -130,12 +131,12 @@ func (p *Pod) Unsubscribe(now Time, n wire.Name) {
 }
 
 // ask subscribes to n at r.
-func (p *Pod) ask(r *remote, n wire.Name, a *answer) {
+func (p *Pod) ask(r *remote, n wire.Name, i *interest, a *answer) {
 	if p.lastID++; p.lastID == 0 {
 		p.lastID = 1
 	}
 	a.told, a.id = r.ord, p.lastID
-	a.answered = false
+	a.answered, i.denied = false, false
 	a.stale = a.online
 	p.send(r, wire.Entry{Kind: wire.Subscribe, Name: n, ID: a.id})
 }
@@ -197,7 +198,7 @@ func (p *Pod) placeInterest(r *remote, n wire.Name, i *interest) {
 		switch told := a.told == r.ord; {
 		case j < int(i.homes):
 			if !told {
-				p.ask(r, n, a)
+				p.ask(r, n, i, a)
 			}
 		case !told: // of an earlier session, and not asked again
 			p.forget(n, i, j)
@@ -308,6 +309,7 @@ func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
 	switch {
 	case ok && online && current == best:
 	case ok:
+		i.denied = false
 		i.set(n, member, best, true)
 		p.do(Effect{Do: NotifyOnline, Name: n, Member: member, Pod: best.pod, Epoch: best.epoch})
 		if n.Space() == wire.Peer {
@@ -317,13 +319,27 @@ func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
 				p.do(Effect{Do: Learn, Name: n, Member: member, Pod: best.pod, Epoch: best.epoch})
 			}
 		}
-	case online && !silent:
+	case silent:
+		i.denied = false
+	case online:
 		i.set(n, member, owner{}, false)
 		p.do(Effect{Do: NotifyOffline, Name: n, Member: member})
 		if n.Space() == wire.Peer {
+			i.denied = true
 			p.do(Effect{Do: Forget, Name: n, Member: member})
 		}
+	case n.Space() == wire.Peer && !i.denied:
+		i.denied = true
+		p.do(Effect{Do: Denied, Name: n, Member: member})
 	}
+}
+
+// Denied says whether every home has answered the subscription to the peer n,
+// and nobody is there. That nobody is known is not enough: a home may not have
+// answered yet.
+func (p *Pod) Denied(n wire.Name) bool {
+	i := p.interests.get(n)
+	return i != nil && i.denied && i.version == p.version
 }
 
 // judgeAll judges every member that anybody mentions.

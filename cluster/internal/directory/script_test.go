@@ -512,7 +512,7 @@ func TestHeard(t *testing.T) {
 	s.Heard(s.now, id("x"), member(1).ID)
 	s.want() // nobody is interested
 	s.Subscribe(s.now, x)
-	s.want()
+	s.want("denied")
 	s.Heard(s.now, id("x"), member(1).ID)
 	s.want("online at 1", "learn at 1")
 	s.Heard(s.now, id("x"), member(2).ID)

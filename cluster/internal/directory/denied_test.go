@@ -1,0 +1,62 @@
+package directory_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/crosspod/crosspod/cluster/internal/directory"
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+)
+
+// Nobody says that a peer is nowhere before every home has answered.
+func TestDenied(t *testing.T) {
+	s := newScript(t, homes(3))
+	x := peer("x")
+	s.up(1, 1)
+	s.up(2, 2)
+	s.pass(20 * time.Millisecond)
+	s.agree(1)
+	s.agree(2)
+	s.forget()
+	denied := func(want bool) {
+		t.Helper()
+		if s.Denied(x) != want {
+			t.Errorf("denied: %v", !want)
+		}
+	}
+	denied(false) // nobody has asked
+	s.Subscribe(s.now, x)
+	s.take()
+	ids := map[directory.Session]uint32{}
+	for _, e := range s.done {
+		ids[e.Session] = e.Entry.ID
+	}
+	s.want("1: SUBSCRIBE", "2: SUBSCRIBE")
+	say := func(session directory.Session, kind wire.Kind) {
+		s.got(session, wire.Entry{Kind: kind, Name: x, Pod: 102, Epoch: 2e15, ID: ids[session]})
+	}
+	say(1, wire.Answered)
+	s.want()
+	denied(false)
+	say(2, wire.Answered)
+	s.want("denied")
+	denied(true)
+	say(1, wire.Online)
+	s.want("online at 2", "learn at 2")
+	denied(false)
+	say(1, wire.Offline)
+	s.want("offline", "forget")
+	denied(true)
+	// A home that is asked again has not answered yet.
+	s.up(3, 2)
+	ids[3] = s.idOf(wire.Subscribe)
+	s.want("3: SUBSCRIBE", "3: VIEW")
+	denied(false)
+	say(3, wire.Answered)
+	s.want("denied")
+	denied(true)
+	// Nor has one that came since.
+	s.up(4, 3)
+	s.pass(20 * time.Millisecond)
+	denied(false)
+}
