@@ -23,10 +23,6 @@ const (
 	syncRoom  = 256 << 10
 	syncPause = 100 * time.Millisecond
 
-	// repeatAfter is when the node tells again of an interest for which it
-	// knows nobody; see node.doubt.
-	repeatAfter = time.Second
-
 	// sweepEvery is how often what has waited too long is looked for.
 	sweepEvery = time.Second
 )
@@ -71,8 +67,6 @@ type node struct {
 	joined     map[messages.PeerID]uint64 // connections that the directory knows
 	subscribed map[messages.PeerID]struct{}
 	asked      map[wire.Name]directory.Time // lookups that are open, and when they began
-	doubts     []doubt                      // by time, each id once
-	doubted    map[messages.PeerID]struct{} // those in doubts
 	sweep      directory.Time               // when is the next one
 }
 
@@ -110,14 +104,6 @@ type question struct {
 	newerThan uint64
 }
 
-// doubt is an interest for which nobody was known at its time. Whoever asked
-// may have been told online before, by the store, of a peer that has left
-// since.
-type doubt struct {
-	id messages.PeerID
-	at directory.Time
-}
-
 func newNode(self directory.Member, local LocalPeers, m *Metrics, log *slog.Logger) *node {
 	n := &node{
 		self: self, local: local, metrics: m, log: log,
@@ -132,7 +118,6 @@ func newNode(self directory.Member, local LocalPeers, m *Metrics, log *slog.Logg
 		joined:     make(map[messages.PeerID]uint64),
 		subscribed: make(map[messages.PeerID]struct{}),
 		asked:      make(map[wire.Name]directory.Time),
-		doubted:    make(map[messages.PeerID]struct{}),
 	}
 	n.clocks.began = n.began
 	n.unheard.ids = make(map[messages.PeerID]struct{})
@@ -299,9 +284,6 @@ func (n *node) pause() time.Duration {
 	if at, ok := n.pod.Deadline(); ok {
 		next = min(next, at)
 	}
-	if len(n.doubts) > 0 {
-		next = min(next, n.doubts[0].at)
-	}
 	d := time.Duration(next - n.now())
 	if len(n.syncing) > 0 {
 		d = min(d, syncPause)
@@ -363,7 +345,6 @@ func (n *node) step() (more, stop bool) {
 		n.pod.Tick(n.now())
 		n.apply()
 	}
-	n.dueDoubts()
 	if now := n.now(); n.sweep <= now {
 		n.sweep = now + int64(sweepEvery)
 		n.effects.sweep()
@@ -432,30 +413,15 @@ func (n *node) interest(id messages.PeerID) {
 		return
 	}
 	n.unheard.add(id)
-	if _, ok := n.doubted[id]; !ok {
-		n.doubted[id] = struct{}{}
-		n.doubts = append(n.doubts, doubt{id, n.now() + int64(repeatAfter)})
-	}
+	n.settleAbsent(id)
 }
 
-// dueDoubts says offline for interests for which still nobody is known.
-func (n *node) dueDoubts() {
-	now := n.now()
-	for len(n.doubts) > 0 && n.doubts[0].at <= now {
-		delete(n.doubted, n.doubts[0].id)
-		n.settleAbsent(n.doubts[0].id)
-		n.doubts = n.doubts[1:]
-	}
-	if len(n.doubts) == 0 {
-		n.doubts = nil
-	}
-}
-
-// settleAbsent says offline if somebody here is interested in id and it is
-// nowhere, as far as is known.
+// settleAbsent says offline if somebody here is interested in id and all of its
+// homes say that it is nowhere. Whoever asked may have been told online before,
+// by the store, of a peer that has left since.
 func (n *node) settleAbsent(id messages.PeerID) {
-	if _, ok := n.subscribed[id]; !ok || len(n.pod.Current(wire.PeerName(id))) > 0 {
-		return
+	if !n.pod.Denied(wire.PeerName(id)) || !n.unheard.has(id) {
+		return // or a message has come from it just now
 	}
 	if _, here := n.local.Connection(id); here {
 		return // and the node will hear of it, or has
@@ -605,6 +571,8 @@ func (n *node) do(e *directory.Effect) {
 			}
 			n.effects.settle(e.Member, false, true)
 		}
+	case directory.Denied:
+		n.settleAbsent(e.Member)
 	case directory.Answer:
 		n.answer(e)
 	case directory.Learn:
@@ -718,6 +686,13 @@ func (u *unheard) remove(id messages.PeerID) {
 	defer u.mu.Unlock()
 	delete(u.ids, id)
 	u.n.Store(int64(len(u.ids)))
+}
+
+func (u *unheard) has(id messages.PeerID) bool {
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	_, ok := u.ids[id]
+	return ok
 }
 
 // take removes id and reports whether it was there.

@@ -361,7 +361,7 @@ func TestLastNoticeIsTheTruthAcrossPods(t *testing.T) {
 					w.resubscribe(i)
 				}
 			}
-			time.Sleep(5 * time.Second) // doubts have been settled
+			time.Sleep(5 * time.Second) // everything has been settled
 			synctest.Wait()
 			for i, w := range watchers {
 				for n, id := range ids {
