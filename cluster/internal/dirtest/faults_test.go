@@ -40,7 +40,7 @@ func TestFaults(t *testing.T) {
 	}
 	module := t.TempDir()
 	copyModule(t, module)
-	if out, err := inModule(t, module, "test", "./cluster/internal/dirtest"); err != nil {
+	if out, err := inModule(t, module, "test", "-skip", "TestFaultsApply", "./cluster/internal/dirtest"); err != nil {
 		t.Fatalf("fails without any fault: %s", out)
 	}
 	for _, file := range files {
@@ -52,10 +52,11 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+const root = "../../.." // of the module
+
 // copyModule copies what the tests of this package need.
 func copyModule(t *testing.T, to string) {
 	t.Helper()
-	const root = "../../.."
 	for _, part := range []string{"go.mod", "go.sum", "messages", "internal/deptest", "cluster/internal"} {
 		err := filepath.WalkDir(filepath.Join(root, part), func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
@@ -80,18 +81,21 @@ func copyModule(t *testing.T, to string) {
 	}
 }
 
-func plant(t *testing.T, module, file string) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+// faultFile is what a file of testdata/faults says.
+type faultFile struct {
+	changes []faultChange
+	tests   [][]string
+}
+
+type faultChange struct{ file, find, replace string }
+
+func parseFault(t *testing.T, file string) (f faultFile) {
+	t.Helper()
 	var in string
-	var tests [][]string
-	part := map[string]*[]string{}
 	var find, replace []string
 	var into *[]string
-	part["<<<<"], part["===="] = &find, &replace
-	for line := range strings.Lines(string(b)) {
+	part := map[string]*[]string{"<<<<": &find, "====": &replace}
+	for line := range strings.Lines(read(t, file)) {
 		line = strings.TrimSuffix(line, "\n")
 		switch words := strings.Fields(line); {
 		case part[line] != nil:
@@ -99,24 +103,44 @@ func plant(t *testing.T, module, file string) {
 			*into = nil
 		case line == ">>>>":
 			into = nil
-			change(t, filepath.Join(module, in), strings.Join(find, "\n"), strings.Join(replace, "\n"))
+			f.changes = append(f.changes, faultChange{in, strings.Join(find, "\n"), strings.Join(replace, "\n")})
 		case into != nil:
 			*into = append(*into, line)
 		case len(words) == 2 && words[0] == "in":
 			in = words[1]
 		case len(words) > 1 && words[0] == "fails":
-			tests = append(tests, words[1:])
+			f.tests = append(f.tests, words[1:])
 		case line != "" && line[0] != '#':
 			t.Fatalf("%s: what is %q?", file, line)
 		}
 	}
-	if len(tests) == 0 {
-		t.Fatalf("%s names no test", file)
+	if len(f.tests) == 0 || len(f.changes) == 0 {
+		t.Fatalf("%s names no test or no change", file)
+	}
+	return f
+}
+
+// TestFaultsApply: the lines that the faults change are still there. When it
+// fails the code has been changed and the fault must be.
+func TestFaultsApply(t *testing.T) {
+	for _, file := range scripts(t, "testdata/faults") {
+		for _, c := range parseFault(t, file).changes {
+			if n := strings.Count(read(t, filepath.Join(root, c.file)), c.find); n != 1 {
+				t.Errorf("%s: the lines to change are in %s %d times:\n%s", filepath.Base(file), c.file, n, c.find)
+			}
+		}
+	}
+}
+
+func plant(t *testing.T, module, file string) {
+	f := parseFault(t, file)
+	for _, c := range f.changes {
+		change(t, filepath.Join(module, c.file), c.find, c.replace)
 	}
 	if out, err := inModule(t, module, "vet", "./cluster/internal/dirtest"); err != nil {
 		t.Fatalf("the fault does not build: %s", out)
 	}
-	for _, args := range tests {
+	for _, args := range f.tests {
 		args = append([]string{"test", "./cluster/internal/dirtest", "-count=1", "-timeout=300s", "-run", "^" + strings.ReplaceAll(args[0], "/", "$/^")}, args[1:]...)
 		out, err := inModule(t, module, args...)
 		_, first, _ := strings.Cut(out, "_test.go:")

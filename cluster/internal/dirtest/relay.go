@@ -134,13 +134,6 @@ func (p *pod) evict(id messages.PeerID, number uint64, winner wire.PodID, epoch 
 	p.runnersUp[id] = s
 	p.interest(s.peer.name).held = true
 	p.event(func(now directory.Time) { p.dir.Subscribe(now, s.peer.name) })
-	w.after(runnerUpDoubt, func() {
-		// It may be nowhere and have been nowhere when the homes were asked: then
-		// no OFFLINE comes.
-		if p.alive && p.runnersUp[id] == s && len(p.dir.Current(s.peer.name)) == 0 {
-			p.takeBack(s)
-		}
-	})
 	w.after(runnerUpHold, func() {
 		if p.alive && p.runnersUp[id] == s {
 			p.dropRunnerUp(s.peer)
@@ -246,12 +239,31 @@ func (p *pod) offline(n wire.Name, m messages.PeerID) {
 	if _, ok := i.told[m]; !ok {
 		w.violate("I4", "%s is told that %s is offline and never was that it was online", p.label, w.peerText(m))
 	}
-	p.checkOffline(n, m, i)
+	p.checkOffline(n, m)
 	delete(i.told, m)
 	for _, told := range i.who {
 		delete(told, m)
 	}
 	if s := p.runnersUp[m]; s != nil && n == s.peer.name {
+		p.takeBack(s)
+	}
+}
+
+// denied: every home says that a peer is nowhere, and it was not known to be
+// anywhere. A runner-up whose successor was gone before the homes were asked hears
+// no OFFLINE, but this.
+func (p *pod) denied(n wire.Name, m messages.PeerID) {
+	p.w.log("%s: %s is nowhere", p.label, p.w.text(n))
+	i := p.interests[n]
+	if i == nil {
+		p.w.violate("I4", "%s is told of %s, which nobody there wants to know of", p.label, p.w.text(n))
+		return
+	}
+	if _, ok := i.told[m]; ok {
+		p.w.violate("I4", "%s is told that nobody has %s, which it was told to be online", p.label, p.w.text(n))
+	}
+	p.checkOffline(n, m)
+	if s := p.runnersUp[m]; s != nil {
 		p.takeBack(s)
 	}
 }

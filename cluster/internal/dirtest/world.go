@@ -32,7 +32,6 @@ const (
 	// The runner-up rule: 5 s and 3 s.
 	runnerUpYoung = 660 * ms
 	runnerUpHold  = 400 * ms
-	runnerUpDoubt = 133 * ms // 1 s
 )
 
 // Result is what came of a run.
