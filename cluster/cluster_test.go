@@ -397,6 +397,29 @@ func TestMessageIsNewsOfItsSender(t *testing.T) {
 	})
 }
 
+// A message of a peer that no home knows, and that is soon nowhere: who was told
+// online is told offline.
+func TestNewsThatNoHomeConfirms(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, hop, "a", "b", "c")
+		f.pod("b").join("bob")
+		f.pod("b").subscribe("ghost")
+		time.Sleep(time.Second)
+		f.pod("a").send("ghost", "bob", "boo")
+		time.Sleep(5 * time.Second)
+		var heard []string
+		for line := range strings.Lines(f.text()) {
+			if _, what, ok := strings.Cut(strings.TrimSpace(line), "b: "); ok {
+				heard = append(heard, what)
+			}
+		}
+		want := []string{"ghost is offline, again", "ghost is online", `bob gets "ghost: boo"`, "ghost is online", "ghost is offline"}
+		if !slices.Equal(slices.Compact(heard), want) && !slices.Equal(slices.Compact(heard), slices.Delete(want, 3, 4)) {
+			t.Errorf("b heard\n%s", strings.Join(heard, "\n"))
+		}
+	})
+}
+
 // A host that is slow to take its notices holds up the directory of its pod,
 // and no link.
 func TestSlowDirectoryKeepsLinks(t *testing.T) {

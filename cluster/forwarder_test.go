@@ -21,12 +21,14 @@ type fakeOutlet struct {
 	queued int
 	idle   bool // nobody writes
 	woken  int
-	last   string
+	last   string // what was sent back
+	second bool   // the last that was sent on had come back
 }
 
 func (o *fakeOutlet) push(_ messages.PeerID, epoch uint64, second bool, msg []byte) pushResult {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.second = second
 	if o.queued >= o.room {
 		return refusedFull
 	}
@@ -273,8 +275,8 @@ func TestSecondBounceIsTheLast(t *testing.T) {
 	f.learned(bob, 3, 9)
 	r := f.newReceiver(2)
 	r.bounced(bob, 5, false, hello)
-	if o.queued != 1 || len(host.drops) != 0 {
-		t.Errorf("%d sent to the newer owner, dropped %q", o.queued, host.drops)
+	if o.queued != 1 || !o.second || len(host.drops) != 0 {
+		t.Errorf("%d sent to the newer owner, as second %v, dropped %q", o.queued, o.second, host.drops)
 	}
 	r.bounced(bob, 5, true, hello)
 	if want := []string{"1 bounced"}; o.queued != 1 || !slices.Equal(host.drops, want) {
@@ -283,6 +285,35 @@ func TestSecondBounceIsTheLast(t *testing.T) {
 	r.batchEnd()
 	if o.woken != 1 {
 		t.Errorf("woken %d times", o.woken)
+	}
+}
+
+// A message that comes back and has nowhere to go was taken, so it is counted
+// here.
+func TestBouncedToNobody(t *testing.T) {
+	f, _, host := newTestForwarder(t, fakeOutlets{})
+	_ = f.Forward(t.Context(), bob, hello)
+	f.answered(bob, directory.NobodyHas, 0, 0, 0)
+	f.newReceiver(2).bounced(bob, 5, false, hello)
+	if want := []string{"1 no_peer", "1 no_peer"}; !slices.Equal(host.drops, want) {
+		t.Errorf("dropped %q, want %q", host.drops, want)
+	}
+}
+
+func TestForgottenIsLookedUp(t *testing.T) {
+	f, _, _ := newTestForwarder(t, fakeOutlets{2: {room: 10}, 3: {room: 10}})
+	eve := messages.HashID("eve")
+	f.learned(bob, 2, 5)
+	f.learned(eve, 3, 5)
+	f.forgotten(bob)
+	f.podLost(3)
+	for _, id := range []messages.PeerID{bob, eve} {
+		if err := f.Forward(t.Context(), id, hello); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := []question{{bob, 0}, {eve, 0}}; !slices.Equal(f.node.lookups, want) {
+		t.Errorf("lookups %v, want %v", f.node.lookups, want)
 	}
 }
 
