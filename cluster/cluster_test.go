@@ -178,6 +178,12 @@ func TestLookupOfAPeerThatIsNowhere(t *testing.T) {
 		if took := time.Since(start); took > hop/2 {
 			t.Errorf("Lookup took %v, its context ended after %v", took, hop/2)
 		}
+		l := f.pod("a").Locator
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if len(l.waiters) != 0 {
+			t.Errorf("%d are waited for still", len(l.waiters))
+		}
 	})
 }
 
