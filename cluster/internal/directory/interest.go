@@ -33,6 +33,7 @@ type answer struct {
 	answered bool
 	online   bool // a PeerID
 	stale    bool // from before it was asked anew
+	beaten   bool // a newer owner was said since
 	at       owner
 	members  *table[messages.PeerID, said] // a group
 }
@@ -40,7 +41,8 @@ type answer struct {
 // said is what a home said of a member, in answer to which subscription.
 type said struct {
 	owner
-	id uint32
+	id     uint32
+	beaten bool
 }
 
 // hearsay is a peer that a message came from.
@@ -49,16 +51,31 @@ type hearsay struct {
 	name wire.Name
 }
 
-func (a *answer) of(n wire.Name, member messages.PeerID) (owner, bool) {
+// of returns what was said of a member, and whether a newer owner was said since.
+func (a *answer) of(n wire.Name, member messages.PeerID) (o owner, online, beaten bool) {
 	if n.Space() == wire.Peer {
-		return a.at, a.online
+		return a.at, a.online, a.beaten
 	}
 	if a.members != nil {
 		if s := a.members.get(member); s != nil {
-			return s.owner, true
+			return s.owner, true, s.beaten
 		}
 	}
-	return owner{}, false
+	return owner{}, false, false
+}
+
+// beat marks what was said of a member if best is newer. Unless it is said
+// again it will not be believed again: the home that said it may be out of
+// reach, and whoever knew better may have forgotten by then.
+func (a *answer) beat(n wire.Name, member messages.PeerID, best owner) {
+	switch {
+	case n.Space() == wire.Peer:
+		a.beaten = a.beaten || best.beats(a.at)
+	case a.members != nil:
+		if s := a.members.get(member); s != nil && best.beats(s.owner) {
+			s.beaten = true
+		}
+	}
 }
 
 func (i *interest) known(n wire.Name, member messages.PeerID) (owner, bool) {
@@ -242,7 +259,7 @@ func (p *Pod) onOnline(r *remote, e *wire.Entry) error {
 		return nil
 	}
 	if e.Name.Space() == wire.Peer {
-		a.online, a.stale, a.at = true, false, owner{e.Pod, e.Epoch}
+		a.online, a.stale, a.beaten, a.at = true, false, false, owner{e.Pod, e.Epoch}
 	} else {
 		if a.members == nil {
 			a.members = new(table[messages.PeerID, said])
@@ -250,7 +267,7 @@ func (p *Pod) onOnline(r *remote, e *wire.Entry) error {
 		if a.members.len() >= p.cfg.Limits.Members && a.members.get(e.Member) == nil {
 			return fmt.Errorf("ONLINE: more than %d members of one group", p.cfg.Limits.Members)
 		}
-		*a.members.put(e.Member) = said{owner{e.Pod, e.Epoch}, a.id}
+		*a.members.put(e.Member) = said{owner: owner{e.Pod, e.Epoch}, id: a.id}
 	}
 	p.judge(e.Name, i, e.Member)
 	return nil
@@ -295,10 +312,11 @@ func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
 	silent := false
 	for j := range i.at {
 		a := &i.at[j]
-		if o, online := a.of(n, member); online && (!ok || o.beats(best)) {
+		o, online, beaten := a.of(n, member)
+		if online && !beaten && (!ok || o.beats(best)) {
 			best, ok = o, true
 		}
-		if j < int(i.homes) && !a.answered {
+		if online && beaten || j < int(i.homes) && !a.answered {
 			silent = true
 		}
 	}
@@ -309,6 +327,11 @@ func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
 	switch {
 	case ok && online && current == best:
 	case ok:
+		if !online || best.beats(current) {
+			for j := range i.at {
+				i.at[j].beat(n, member, best)
+			}
+		}
 		i.denied = false
 		i.set(n, member, best, true)
 		p.do(Effect{Do: NotifyOnline, Name: n, Member: member, Pod: best.pod, Epoch: best.epoch})
