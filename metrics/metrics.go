@@ -191,7 +191,6 @@ type Metrics struct {
 	peers      [len(transports)]atomic.Int64
 	handshakes [len(outcomes)]atomic.Int64
 	replaced   atomic.Int64
-	evicted    atomic.Int64
 	flapping   atomic.Int64
 	runnersUp  [runnerUpEnds]atomic.Int64
 	refused    atomic.Int64
@@ -221,7 +220,7 @@ type instruments struct {
 	receivedBytes, sentBytes               metric.Int64ObservableCounter
 	received, delivered, dropped           metric.Int64ObservableCounter
 	reconnections, handshakes              metric.Int64ObservableCounter
-	evictions, flapping, runnersUp         metric.Int64ObservableCounter
+	flapping, runnersUp                    metric.Int64ObservableCounter
 	subscriptionsRefused                   metric.Int64ObservableCounter
 	stalled, healthcheckTimeouts           metric.Int64ObservableCounter
 	throttled                              metric.Float64ObservableCounter
@@ -253,8 +252,6 @@ func New(meter metric.Meter) (*Metrics, error) {
 		"Transport messages that this pod let go, by reason.")
 	i.reconnections = b.counter("relay_peer_reconnections", "",
 		"Connections that replaced one with the same peer id.")
-	i.evictions = b.counter("relay_peer_evictions", "",
-		"Connections that lost their peer id to a newer one on another pod.")
 	i.runnersUp = b.counter("relay_peer_runners_up", "",
 		"Superseded connections that were kept aside for a moment, by outcome.")
 	i.flapping = b.counter("relay_peers_flapping", "",
@@ -351,9 +348,6 @@ func (m *Metrics) PeerStored(took time.Duration) {
 // PeerReplaced counts a connection that replaced one with the same id.
 func (m *Metrics) PeerReplaced() { m.replaced.Add(1) }
 
-// PeerEvicted counts a connection that lost its id to one on another pod.
-func (m *Metrics) PeerEvicted() { m.evicted.Add(1) }
-
 // RunnerUpEnded counts the end of a connection's time as runner-up. outcome
 // must be one of the constants.
 func (m *Metrics) RunnerUpEnded(outcome RunnerUp) { m.runnersUp[outcome].Add(1) }
@@ -418,7 +412,6 @@ func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 		o.ObserveInt64(i.handshakes, m.handshakes[h].Load(), m.outcomeLabels[h]...)
 	}
 	o.ObserveInt64(i.reconnections, m.replaced.Load())
-	o.ObserveInt64(i.evictions, m.evicted.Load())
 	o.ObserveInt64(i.flapping, m.flapping.Load())
 	for r := range m.runnersUp {
 		o.ObserveInt64(i.runnersUp, m.runnersUp[r].Load(), m.runnerUpLabels[r]...)

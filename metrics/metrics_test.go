@@ -116,7 +116,6 @@ var zero = []string{
 	`relay_messages_dropped_total{reason="unknown"} 0`,
 	`relay_messages_queued 0`,
 	`relay_messages_received_total 0`,
-	`relay_peer_evictions_total 0`,
 	`relay_peer_reconnections_total 0`,
 	`relay_peer_runners_up_total{outcome="left"} 0`,
 	`relay_peer_runners_up_total{outcome="replaced"} 0`,
@@ -142,7 +141,6 @@ var wantTypes = []string{
 	"relay_messages_dropped_total counter",
 	"relay_messages_queued gauge",
 	"relay_messages_received_total counter",
-	"relay_peer_evictions_total counter",
 	"relay_peer_reconnections_total counter",
 	"relay_peer_runners_up_total counter",
 	"relay_peer_throttled_seconds_total counter",
@@ -241,7 +239,6 @@ func TestEachEventCountsWhereItSays(t *testing.T) {
 			`relay_peers{transport="other"} 1`,
 		}},
 		{"replaced", func(s *scraped) { s.PeerReplaced() }, []string{`relay_peer_reconnections_total 1`}},
-		{"evicted", func(s *scraped) { s.PeerEvicted() }, []string{`relay_peer_evictions_total 1`}},
 		{"flapping", func(s *scraped) { s.PeerFlapping() }, []string{`relay_peers_flapping_total 1`}},
 		{"runners-up", func(s *scraped) {
 			s.RunnerUpEnded(metrics.RunnerUpReturned)

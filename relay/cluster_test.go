@@ -268,7 +268,7 @@ func TestP4SamePeerOnTwoPods(t *testing.T) {
 			w.send(young, fmt.Sprint("from ", i))
 			young.expect(from(w, fmt.Sprint("from ", i)))
 		}
-		if got := c.value("relay_peer_evictions_total"); got != 1 {
+		if got := c.value("relay_cluster_evictions_total"); got != 1 {
 			t.Errorf("%v evictions, want 1", got)
 		}
 		_ = young.Close()

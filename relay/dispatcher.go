@@ -99,7 +99,6 @@ func (l localPeers) Evict(id messages.PeerID, conn uint64) {
 		return
 	}
 	if p, ok := found.(*Peer); ok {
-		p.env.metrics.PeerEvicted()
 		p.logger().Info("peer connected to another pod")
 		p.superseded()
 		p.env.runnersUp.watch(id)
