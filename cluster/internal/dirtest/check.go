@@ -134,8 +134,15 @@ func (w *world) checkAbsent(x *peer, since int64, what string) {
 	}
 }
 
-// remembered is how long an absence may be remembered by a sender.
-func (w *world) remembered() int64 { return absent }
+// remembered is how long an absence may be remembered by a sender after the peer
+// has come: not at all, for its homes say so to whoever asked in vain, but when
+// that word is lost with its link.
+func (w *world) remembered() int64 {
+	if w.script.Check == Calm {
+		return 0
+	}
+	return absent
+}
 
 // checkAnswer is invariant 3: a lookup answers the owner, nobody or unknown.
 func (p *pod) checkAnswer(e *directory.Effect, asked int64) {
@@ -202,8 +209,12 @@ func (w *world) checkDropped(m *message) {
 	if w.relaxed || w.script.Check != Calm || m.fate == "pod_lost" {
 		return
 	}
+	late := w.tolerance
+	if m.fate == "no_peer" {
+		late += absent // an answer from before is remembered
+	}
 	t := m.dst.newest()
-	if t != nil && t.end == 0 && t.start+w.tolerance <= m.sent {
+	if t != nil && t.end == 0 && t.start+late <= m.sent {
 		w.violate("I6", "message %d to %s: %s, but it has been at %s since %s", m.number, m.dst.label, m.fate, t.pod.label, millis((t.start-lead)/1000))
 	}
 }
@@ -232,8 +243,14 @@ func (p *pod) checkOnline(n wire.Name, claim claimKey) {
 	if w.relaxed || claim.epoch == 0 {
 		return
 	}
+	late := w.tolerance
+	if n.Space() == wire.Group && w.script.Check == Rough {
+		// A home that may not deny yet leaves a subscriber with the older word of
+		// another, which has crashed before it could take it back.
+		late += hold
+	}
 	t := w.tenures[claim]
-	if t == nil || t.end != 0 && t.end < w.now-w.tolerance {
+	if t == nil || t.end != 0 && t.end < w.now-late {
 		w.violate("I4", "%s is told that %s is at %s, where it is not", p.label, w.peerText(claim.member), w.pod(claim.pod))
 	}
 }

@@ -37,7 +37,7 @@
 //
 // Times are those of spec section "Constants" made shorter, so that more
 // happens in a run: a grace of 400 ms, a hold of 900, a linger of 40, absences
-// remembered for 100, one-way delays of 1 to 24 ms.
+// remembered for 300, one-way delays of 1 to 24 ms.
 //
 // # What is checked
 //

@@ -17,7 +17,7 @@ const (
 	grace    = 400 * ms
 	hold     = 900 * ms
 	linger   = 40 * ms
-	absent   = 100 * ms
+	absent   = 300 * ms
 	coalesce = 2 * ms
 
 	dialEvery     = 25 * ms
@@ -258,6 +258,7 @@ func timing() directory.Timing {
 		Linger:   time.Duration(linger),
 		Coalesce: time.Duration(coalesce),
 		Lookup:   20 * time.Millisecond,
+		Absent:   time.Duration(absent),
 		Digest:   150 * time.Millisecond,
 	}
 }
