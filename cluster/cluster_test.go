@@ -624,6 +624,27 @@ func TestStartNeedsWhatItNeeds(t *testing.T) {
 	(*Cluster)(nil).Stop()
 }
 
+// Peers that were there before the fabric are in the directory too.
+func TestPeersFromBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host := memnet.New(memnet.Config{}).Host("10.0.0.1")
+		cl, err := Start(t.Context(), Config{
+			Static: []string{"10.0.0.1"}, PodIPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
+			Local:  &fleetPod{conns: map[messages.PeerID]uint64{messages.HashID("bob"): 1}},
+			Listen: func(network, address string) (net.Listener, error) { return host.Listen(network, address) },
+			Dial:   host.Dial,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cl.Stop()
+		synctest.Wait()
+		if s := cl.Status(); s.Directory.Local != 1 || s.Self.Peers != 1 {
+			t.Errorf("status = %+v", s)
+		}
+	})
+}
+
 func TestWaitReady(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -696,6 +717,15 @@ func TestStatus(t *testing.T) {
 		}
 		if n := f.pod("b").Status().Self.Peers; n != 1 {
 			t.Errorf("b says it has %d peers", n)
+		}
+		f.net.Partition([]string{ip("a")}, []string{ip("c")})
+		time.Sleep(5 * time.Second) // the link is lost, and dialing does not help
+		got = nil
+		for _, p := range f.pod("a").Status().Pods {
+			got = append(got, fmt.Sprint(p.Address, " ", p.State))
+		}
+		if want := []string{"10.0.0.26:7090 unreachable", "10.0.0.2:7090 up", "10.0.0.3:7090 suspect"}; !slices.Equal(got, want) {
+			t.Errorf("pods = %q, want %q", got, want)
 		}
 	})
 }
