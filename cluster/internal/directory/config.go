@@ -60,6 +60,9 @@ type Timing struct {
 	// Lookup is the least time that a pod is waited for in a lookup; two of its
 	// round trips if that is more.
 	Lookup time.Duration
+	// Absent is how long a lookup that found nobody is remembered, here and at
+	// the homes: as long as senders remember it.
+	Absent time.Duration
 	// Digest is the time from a change of the claims at another pod to the
 	// digest that checks them.
 	Digest time.Duration
@@ -72,6 +75,7 @@ var DefaultTiming = Timing{
 	Linger:   100 * time.Millisecond,
 	Coalesce: 10 * time.Millisecond,
 	Lookup:   20 * time.Millisecond,
+	Absent:   time.Second,
 	Digest:   time.Second,
 }
 
@@ -86,6 +90,9 @@ type Limits struct {
 	Members int
 	// Lookups is how many may be open. Any further one is [Unknown] at once.
 	Lookups int
+	// Absences is how many lookups that found nobody are remembered, of this
+	// pod and, apart from them, of others. The oldest give way.
+	Absences int
 	// Answers is how many members of a group one answer to a lookup names.
 	Answers int
 }
@@ -96,6 +103,7 @@ var DefaultLimits = Limits{
 	Subscriptions: 4 << 20,
 	Members:       1 << 18,
 	Lookups:       1 << 16,
+	Absences:      1 << 16,
 	Answers:       64,
 }
 
@@ -120,6 +128,7 @@ func (c Config) withDefaults() Config {
 	duration(&c.Timing.Linger, DefaultTiming.Linger)
 	duration(&c.Timing.Coalesce, DefaultTiming.Coalesce)
 	duration(&c.Timing.Lookup, DefaultTiming.Lookup)
+	duration(&c.Timing.Absent, DefaultTiming.Absent)
 	duration(&c.Timing.Digest, DefaultTiming.Digest)
 	number := func(n *int, otherwise int) {
 		if *n <= 0 {
@@ -130,6 +139,7 @@ func (c Config) withDefaults() Config {
 	number(&c.Limits.Subscriptions, DefaultLimits.Subscriptions)
 	number(&c.Limits.Members, DefaultLimits.Members)
 	number(&c.Limits.Lookups, DefaultLimits.Lookups)
+	number(&c.Limits.Absences, DefaultLimits.Absences)
 	number(&c.Limits.Answers, DefaultLimits.Answers)
 	return c
 }

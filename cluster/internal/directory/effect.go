@@ -38,7 +38,8 @@ const (
 	// Learn: the peer Name is at Pod with Epoch, which corrects what is
 	// remembered of it, present or absent, if that is older. Never this pod.
 	Learn
-	// Forget where the peer Name was; it is nowhere any more, or here.
+	// Forget where the peer Name was, or that it was nowhere: it is nowhere any
+	// more, or here.
 	Forget
 	// PodLost: Pod is gone; forget all that is remembered to be there.
 	PodLost

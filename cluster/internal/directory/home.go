@@ -239,6 +239,7 @@ func (p *Pod) look(n wire.Name, member messages.PeerID, ended bool) {
 	}
 	key := claimKey{n, member}
 	if ok {
+		p.correct(n, best)
 		p.unlinger(key)
 	} else if ended || scrubbed {
 		p.linger(key)

@@ -63,7 +63,11 @@ func (p *Pod) Lookup(now Time, n wire.Name, newerThan uint64) {
 // number gives a lookup an id that no answer to anything else has.
 func (p *Pod) number(l *lookup) {
 	delete(p.lookups, l.id)
-	for l.id = 0; l.id == 0 || p.lookups[l.id] != nil; l.id = p.lastID {
+	taken := func(id uint32) bool {
+		_, remembered := p.absences[id]
+		return id == 0 || remembered || p.lookups[id] != nil
+	}
+	for l.id = 0; taken(l.id); l.id = p.lastID {
 		p.lastID++
 	}
 	p.lookups[l.id] = l
@@ -123,6 +127,9 @@ func (p *Pod) askSelf(l *lookup) bool {
 		l.sure = l.sure && p.complete && !ok && !p.doubtful(l.name, l.name.ID())
 	} else if ok && best.epoch < l.newerThan {
 		l.sure = false
+	}
+	if !ok && p.isHome(l.name) {
+		p.inquire(p.self, l.name, l.id)
 	}
 	return false
 }
@@ -258,6 +265,7 @@ func (p *Pod) onIHave(r *remote, e *wire.Entry) {
 	p.observeEpoch(e.Epoch)
 	l, i := p.expected(r, e)
 	if l == nil {
+		p.corrected(r, e)
 		return
 	}
 	if l.name.Space() == wire.Group {
@@ -324,6 +332,9 @@ func (p *Pod) concludeAt(l *lookup, at owner) {
 // conclude ends a lookup; with [Owner] for what was found of a group.
 func (p *Pod) conclude(l *lookup, result Result) {
 	p.close(l)
+	if result == NobodyHas {
+		p.rememberAbsence(l)
+	}
 	if result != Owner {
 		p.do(Effect{Do: Answer, Result: result, Name: l.name, NewerThan: l.newerThan})
 		return
@@ -369,6 +380,10 @@ func (p *Pod) onWhoHas(r *remote, e *wire.Entry) {
 			return
 		}
 	}
-	sure := p.complete && p.isHome(e.Name) && !p.doubtful(e.Name, e.Member)
+	home := p.isHome(e.Name)
+	if home {
+		p.inquire(r, e.Name, e.ID)
+	}
+	sure := p.complete && home && !p.doubtful(e.Name, e.Member)
 	p.send(r, wire.Entry{Kind: wire.Nobody, Name: e.Name, ID: e.ID, Flag: sure})
 }

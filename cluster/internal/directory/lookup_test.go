@@ -193,6 +193,7 @@ func TestWhoHas(t *testing.T) {
 	s.got(1, who)
 	s.want("1: NOBODY sure")
 	s.got(1, register(2e15))
+	s.want("1: I_HAVE at 1", "1: I_HAVE at 1") // to each of those who asked in vain
 	s.got(1, who)
 	s.want("1: I_HAVE at 1")
 	s.Join(s.now, id("x"), 1) // not copied to itself, and yet known

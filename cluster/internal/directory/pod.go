@@ -53,16 +53,18 @@ type Pod struct {
 	localGroups  map[wire.Name]*table[messages.PeerID, struct{}]
 
 	// Home.
-	peers    table[messages.PeerID, claim]
-	rivals   map[messages.PeerID][]claim
-	groups   table[wire.Name, *group]
-	claims   int
-	evicted  map[evictKey]owner
-	watches  table[wire.Name, *watch]
-	ended    map[claimKey]Time
-	endings  map[wire.Name]int // how many of ended are of a group
-	lingers  queue[lingering]
-	withheld bool // something waits until this pod may deny
+	peers      table[messages.PeerID, claim]
+	rivals     map[messages.PeerID][]claim
+	groups     table[wire.Name, *group]
+	claims     int
+	evicted    map[evictKey]owner
+	watches    table[wire.Name, *watch]
+	ended      map[claimKey]Time
+	endings    map[wire.Name]int // how many of ended are of a group
+	lingers    queue[lingering]
+	inquiries  map[messages.PeerID][]inquiry // by time
+	inquiredAt queue[inquired]
+	withheld   bool // something waits until this pod may deny
 
 	sweepPeers, sweepGroups, sweepWatches walk
 
@@ -74,6 +76,8 @@ type Pod struct {
 	// Sender.
 	lookups      map[uint32]*lookup
 	lookupOf     map[wire.Name]*lookup
+	absences     map[uint32]absence // by id of the lookup
+	absentUntil  queue[forgetting]
 	tokens       float64
 	tokensAt     Time
 	groupAnswers []Place
@@ -102,6 +106,8 @@ func New(cfg Config) *Pod {
 		endings:     make(map[wire.Name]int),
 		lookups:     make(map[uint32]*lookup),
 		lookupOf:    make(map[wire.Name]*lookup),
+		absences:    make(map[uint32]absence),
+		inquiries:   make(map[messages.PeerID][]inquiry),
 		tokens:      float64(cfg.AskAllBurst),
 	}
 	p.self = p.enter(cfg.Self)

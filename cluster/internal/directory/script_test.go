@@ -558,7 +558,7 @@ func TestDoubt(t *testing.T) {
 		s.up(4, 1)
 		s.want("4: VIEW")
 		s.got(4, register(2e15))
-		s.want("3: ONLINE at 1", "3: ANSWERED")
+		s.want("3: I_HAVE at 1", "3: ONLINE at 1", "3: ANSWERED")
 	})
 	t.Run("gone", func(t *testing.T) {
 		s.got(2, register(3e15))

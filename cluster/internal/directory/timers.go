@@ -70,6 +70,8 @@ func (p *Pod) Tick(now Time) {
 	if !p.begin(now) {
 		return
 	}
+	p.forgetInquiries(p.cfg.Limits.Absences)
+	p.forgetAbsences(p.cfg.Limits.Absences)
 	for len(p.timers) > 0 && p.timers[0].at <= p.now {
 		t := heap.Pop(&p.timers).(timer)
 		p.fire(t)

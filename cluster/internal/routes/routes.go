@@ -500,12 +500,12 @@ func (t *Table) Unreachable(now Time, dst messages.PeerID, owner Owner) (ask boo
 	return true
 }
 
-// Forget drops the remembered owner of dst.
+// Forget drops the remembered owner of dst, or that it was absent.
 func (t *Table) Forget(dst messages.PeerID) {
 	sh := t.shard(&dst)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if e := sh.entries[dst]; e != nil && e.state == owned {
+	if e := sh.entries[dst]; e != nil && (e.state == owned || e.state == absent) {
 		t.removeLocked(sh, e)
 	}
 }

@@ -332,6 +332,12 @@ func TestNews(t *testing.T) {
 	if o := table.Answer(8, bob, routes.Nobody, routes.Owner{}, 0); o != (routes.Outcome{}) {
 		t.Errorf("outcome = %+v of a late answer", o)
 	}
+	carol := messages.HashID("carol")
+	want(t, send(table, 8, carol, "e"), routes.Parked, true)
+	table.Answer(8, carol, routes.Nobody, routes.Owner{}, 0)
+	want(t, send(table, 8, carol, "f"), routes.Absent, false)
+	table.Forget(carol)
+	want(t, send(table, 8, carol, "g"), routes.Parked, true)
 	if got, ok := table.Owner(bob); !ok || got != owner(9, 90) {
 		t.Error("a late answer undid the news")
 	}
