@@ -32,8 +32,10 @@ func (w *world) checkEviction(loser, winner *tenure) {
 	case loser.start <= winner.start:
 	case loser.start-winner.start <= w.roundTrip():
 		w.result.CloseCalls++
-	case loser.pod.apart || winner.pod.apart:
-		w.result.BornApart++ // P4: it had only its wall clock
+	case loser.pod.apart || winner.pod.apart, w.script.Skew != 0 && w.result.OutOfTouch && w.born:
+		// P4: a pod that starts on one side of a partition has its wall clock, and
+		// moves that of its side.
+		w.result.BornApart++
 	default:
 		w.violate("I1", "%s loses its connection of %s to one at %s that is %s ms older",
 			loser.pod.label, loser.peer.label, winner.pod.label, millis((loser.start-winner.start)/1000))
@@ -244,9 +246,12 @@ func (p *pod) checkOnline(n wire.Name, claim claimKey) {
 		return
 	}
 	late := w.tolerance
-	if n.Space() == wire.Group && w.script.Check == Rough {
-		// A home that may not deny yet leaves a subscriber with the older word of
-		// another, which has crashed before it could take it back.
+	switch {
+	case w.script.Stale != 0:
+		late = w.script.Stale * 1000
+	case w.script.Check == Rough:
+		// A home must hold back that a claim has ended, and another one that would
+		// correct it may be the first to take its own word back.
 		late += hold
 	}
 	t := w.tenures[claim]

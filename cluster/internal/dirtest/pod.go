@@ -60,6 +60,7 @@ func (w *world) startPod(label string) {
 	if w.pods[label] != nil {
 		return
 	}
+	w.born = w.born || w.now > 0
 	p := &pod{
 		w: w, label: label, index: uint64(label[0]), born: w.now, alive: true,
 		pairs: map[wire.PodID]*mesh.Pair{}, inUse: map[wire.PodID]*end{},

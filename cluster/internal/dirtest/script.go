@@ -38,6 +38,7 @@ type Script struct {
 	Skew     int64 // wall clocks are wrong by up to this, µs
 	Drift    int64 // monotonic clocks by up to this, in millionths
 	Sync     int   // entries placed at once at most
+	Stale    int64 // how old news of a peer that is away may be, µs; 0: what Check says
 	Gather   int64 // a frame of entries may wait so long for more, µs
 
 	Peers  []PeerDecl
@@ -153,6 +154,8 @@ func (s *Script) parseLine(words []string) (err error) {
 		s.Skew = number(0) * 1000
 	case "drift":
 		s.Drift = number(0)
+	case "stale":
+		s.Stale = number(0) * 1000
 	case "gather":
 		s.Gather = number(0) * 1000
 	case "sync":
@@ -230,6 +233,9 @@ func (s *Script) WriteTo(w io.Writer) (int64, error) {
 	}
 	if s.Drift != 0 {
 		fmt.Fprintf(&b, "drift %d\n", s.Drift)
+	}
+	if s.Stale != 0 {
+		fmt.Fprintf(&b, "stale %d\n", s.Stale/1000)
 	}
 	if s.Gather != 0 {
 		fmt.Fprintf(&b, "gather %d\n", s.Gather/1000)

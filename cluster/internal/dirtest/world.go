@@ -92,6 +92,7 @@ type world struct {
 	answers   func(*pod, *directory.Effect) // also told of answers
 	tolerance int64                         // of the checks made meanwhile
 	relaxed   bool                          // those checks are off
+	born      bool                          // a pod has started later than the first ones
 	tracing   bool
 	trace     strings.Builder
 	result    Result
