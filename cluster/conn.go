@@ -347,7 +347,9 @@ func (t *Transport) actLocked(c *conn, d mesh.Decision) {
 	}
 	old := p.used
 	t.lastUsed++
-	t.lastGiven = max(t.lastGiven, d.Number)
+	if p.pair.Leads() && d.Number < maxGiven {
+		t.lastGiven = max(t.lastGiven, d.Number)
+	}
 	c.session, c.given = t.lastUsed, d.Number
 	c.state.Store(connUsed)
 	c.decideLocked(nil)

@@ -50,6 +50,10 @@ const (
 	// link to the leader, so that they do not both dial.
 	redialCourtesy = 150 * time.Millisecond
 
+	// maxGiven is more than any session's number is that was not made up. The
+	// numbers of other pods do not follow one that was.
+	maxGiven = 1 << 62
+
 	// flushPause is how often stopping looks whether all is written.
 	flushPause = 5 * time.Millisecond
 
@@ -167,7 +171,7 @@ type Transport struct {
 	left      *simplelru.LRU[wire.PodID, struct{}]       // incarnations that have said they stop
 	lastConn  mesh.Conn
 	lastUsed  uint64 // number of the last session here, see session
-	lastGiven uint64 // highest number in USE
+	lastGiven uint64 // highest number this pod has said in USE, below maxGiven
 	complaint []wire.Complaint
 	refusals  *simplelru.LRU[netip.Addr, refusal] // connections that were refused, by where they came from
 	reports   []report

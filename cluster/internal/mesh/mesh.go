@@ -1,6 +1,10 @@
 package mesh
 
-import "github.com/crosspod/crosspod/cluster/internal/wire"
+import (
+	"math"
+
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+)
 
 // Conn numbers a connection. The caller chooses the numbers; each is used once
 // and none is zero, which stands for no connection.
@@ -99,7 +103,11 @@ func (p *Pair) Authenticated(c Conn, have uint64) Decision {
 	}
 	// The other one does not have what is in use here, or not yet: both have
 	// this one.
-	return p.use(c, max(p.number, have)+1)
+	after := max(p.number, have)
+	if after == math.MaxUint64 {
+		return Decision{Verdict: Impossible} // no number is left
+	}
+	return p.use(c, after+1)
 }
 
 // Told says what becomes of c, on which the leader has sent USE with number.

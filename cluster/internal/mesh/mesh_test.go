@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -40,6 +41,7 @@ func TestLeader(t *testing.T) {
 		{"the one in use has ended", func(p *Pair) { inUse(p); p.Ended(1) }, newcomer(1), Decision{Use, 2, 0}},
 		{"another has ended", func(p *Pair) { inUse(p); p.Ended(2) }, newcomer(1), Decision{Duplicate, 0, 0}},
 		{"the leader has forgotten, the follower has not", func(*Pair) {}, newcomer(7), Decision{Use, 8, 0}},
+		{"the follower has the last number there is", inUse, newcomer(math.MaxUint64), Decision{Impossible, 0, 0}},
 		{"the same once more", inUse, func(p *Pair) Decision { return p.Authenticated(1, 0) }, Decision{Impossible, 0, 0}},
 		{"a follower that chooses", inUse, func(p *Pair) Decision { return p.Told(9, 5) }, Decision{Impossible, 0, 0}},
 	} {
