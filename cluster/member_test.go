@@ -3,11 +3,13 @@ package cluster
 import (
 	"net"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/messages"
 )
 
 // member is somebody who has the secret and does as it likes.
@@ -81,6 +83,70 @@ func TestHighestSessionNumber(t *testing.T) {
 					b.crash()
 					time.Sleep(2 * linkGrace)
 				}
+			})
+		})
+	}
+}
+
+// TestMadClock: the highest clock and the highest epoch that are believed move
+// everybody's, and do no other harm.
+func TestMadClock(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		clock uint64
+		entry []wire.Entry
+	}{
+		{"in HELLO", maxClock - 1, nil},
+		{"in HELLO, six seconds from the end", maxClock - 6_000_000, nil},
+		{"of a claim", 0, []wire.Entry{{Kind: wire.Register, Name: wire.PeerName(messages.HashID("mad")), Member: messages.HashID("mad"), Epoch: maxClock - 1}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet(t, time.Millisecond, "a", "b")
+				r := &rig{t: t, net: f.net}
+				m := r.member(ip("a"), f.pod("a").node.self.ID, true, fleetSecret, tt.clock, 0)
+				if _, err := m.TLS.Write(wire.AppendEntries(wire.AppendUse(nil, 1), tt.entry)); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(5 * time.Second) // and it is gone
+				f.settle()
+				a, b := f.pod("a"), f.pod("b")
+				for range 3 {
+					for _, name := range []string{"u", "v", "w", "x", "y", "z"} {
+						a.join(name)
+						b.join(name + "'")
+					}
+					time.Sleep(time.Second)
+				}
+				f.pod("b").stop()
+				time.Sleep(5 * time.Second)
+				b = f.start("b") // it learns of the clock from a
+				f.settle()
+				for _, name := range []string{"u", "v", "w", "x", "y", "z"} {
+					a.leave(name)
+				}
+				time.Sleep(time.Second) // claims as high as each other are not told apart by age
+				for _, name := range []string{"u", "v", "w", "x", "y", "z"} {
+					b.join(name)
+				}
+				time.Sleep(5 * time.Second)
+				synctest.Wait()
+				if n := a.Metrics.digestMismatches.Load(); n > 0 {
+					t.Errorf("%d digests do not match", n)
+				}
+				for _, p := range a.Status().Pods {
+					if p.State != PodUp || time.Since(p.Since) < 5*time.Second {
+						t.Errorf("pod %s is %s since %v: %s", p.Address, p.State, time.Since(p.Since), p.Error)
+					}
+				}
+				for _, name := range []string{"u", "v", "w", "x", "y", "z"} {
+					if !b.has(name) {
+						t.Errorf("%s was evicted", name)
+					}
+				}
+				a.send("ann", "u", "hello")
+				time.Sleep(time.Second)
+				f.account()
 			})
 		})
 	}

@@ -636,7 +636,8 @@ func (n *node) flushTo(in *inbox) {
 	}
 }
 
-// maxClock is more than any clock shows: 146,000 years after 1970.
+// maxClock is more than any clock shows: 146,000 years after 1970. A clock that
+// was moved up to it stands still.
 const maxClock = 1 << 62
 
 // clusterClock is the clock that the pods share, for those who cannot ask the
@@ -646,7 +647,7 @@ type clusterClock struct {
 	offset atomic.Uint64
 }
 
-func (c *clusterClock) now() uint64 { return c.mono() + c.offset.Load() }
+func (c *clusterClock) now() uint64 { return min(c.mono()+c.offset.Load(), maxClock-1) }
 
 func (c *clusterClock) mono() uint64 { return uint64(time.Since(c.began).Microseconds()) }
 

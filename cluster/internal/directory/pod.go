@@ -72,6 +72,7 @@ type Pod struct {
 	interests table[wire.Name, interest]
 	lastID    uint32
 	heard     queue[hearsay]
+	vacancies queue[vacancy]
 
 	// Sender.
 	lookups      map[uint32]*lookup
@@ -182,11 +183,14 @@ func (p *Pod) Stop(now Time) {
 	p.stopped = true
 }
 
-// maxClock is more than any clock shows: 146,000 years after 1970.
+// maxClock is more than any clock shows: 146,000 years after 1970. A clock that
+// was moved up to it stands still, as others would not believe what comes then.
 const maxClock = 1 << 62
 
 // Clock returns the cluster clock in microseconds.
-func (p *Pod) Clock(now Time) uint64 { return p.clockAhead + uint64(max(now, p.now)/1000) }
+func (p *Pod) Clock(now Time) uint64 {
+	return min(p.clockAhead+uint64(max(now, p.now)/1000), maxClock-1)
+}
 
 // ObserveClock takes notice of another pod's cluster clock, in microseconds: this
 // pod's is never behind it. Values no clock can have are ignored. It has no
@@ -207,7 +211,7 @@ func (p *Pod) observeEpoch(epoch uint64) {
 
 // nextEpoch returns the epoch of a connection made now.
 func (p *Pod) nextEpoch() uint64 {
-	p.lastEpoch = max(p.lastEpoch+1, p.Clock(p.now))
+	p.lastEpoch = min(max(p.lastEpoch+1, p.Clock(p.now)), maxClock-1)
 	p.ObserveClock(p.now, p.lastEpoch)
 	return p.lastEpoch
 }
@@ -268,6 +272,8 @@ func (p *Pod) handle(r *remote, e *wire.Entry) error {
 		p.lose(r)
 	case wire.Digest:
 		p.onDigest(r, e)
+	case wire.Await:
+		p.onAwait(r, e.Name)
 	}
 	return nil
 }
@@ -278,7 +284,7 @@ func check(e *wire.Entry) error {
 	case wire.View, wire.Leave, wire.Digest:
 		return nil
 	case wire.Register, wire.Unregister, wire.Evict, wire.Subscribe, wire.Unsubscribe, wire.Online, wire.Offline,
-		wire.Answered, wire.WhoHas, wire.IHave, wire.Nobody:
+		wire.Answered, wire.WhoHas, wire.IHave, wire.Nobody, wire.Await:
 	default:
 		return fmt.Errorf("directory entry of kind %d", e.Kind)
 	}
@@ -286,8 +292,8 @@ func check(e *wire.Entry) error {
 	case wire.Peer:
 		e.Member = e.Name.ID()
 	case wire.Group:
-		if e.Kind == wire.Evict {
-			return fmt.Errorf("EVICT of a group")
+		if e.Kind == wire.Evict || e.Kind == wire.Await {
+			return fmt.Errorf("%v of a group", e.Kind)
 		}
 	default:
 		return fmt.Errorf("directory entry of kind %d: name in space %d", e.Kind, e.Name.Space())
