@@ -72,7 +72,6 @@ type Pod struct {
 	interests table[wire.Name, interest]
 	lastID    uint32
 	heard     queue[hearsay]
-	vacancies queue[vacancy]
 
 	// Sender.
 	lookups      map[uint32]*lookup
@@ -272,8 +271,6 @@ func (p *Pod) handle(r *remote, e *wire.Entry) error {
 		p.lose(r)
 	case wire.Digest:
 		p.onDigest(r, e)
-	case wire.Await:
-		p.onAwait(r, e.Name)
 	}
 	return nil
 }
@@ -284,7 +281,7 @@ func check(e *wire.Entry) error {
 	case wire.View, wire.Leave, wire.Digest:
 		return nil
 	case wire.Register, wire.Unregister, wire.Evict, wire.Subscribe, wire.Unsubscribe, wire.Online, wire.Offline,
-		wire.Answered, wire.WhoHas, wire.IHave, wire.Nobody, wire.Await:
+		wire.Answered, wire.WhoHas, wire.IHave, wire.Nobody:
 	default:
 		return fmt.Errorf("directory entry of kind %d", e.Kind)
 	}
@@ -292,8 +289,8 @@ func check(e *wire.Entry) error {
 	case wire.Peer:
 		e.Member = e.Name.ID()
 	case wire.Group:
-		if e.Kind == wire.Evict || e.Kind == wire.Await {
-			return fmt.Errorf("%v of a group", e.Kind)
+		if e.Kind == wire.Evict {
+			return fmt.Errorf("EVICT of a group")
 		}
 	default:
 		return fmt.Errorf("directory entry of kind %d: name in space %d", e.Kind, e.Name.Space())
