@@ -7,24 +7,20 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/crosspod/crosspod/cluster/internal/directory"
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
-	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/version"
@@ -71,67 +67,6 @@ const (
 
 	// maxAliases bounds the addresses of which it is known whose they are.
 	maxAliases = maxAddresses
-)
-
-// errSelf is what dialing an address of this pod gives.
-var errSelf = errors.New("the address is this pod's own")
-
-// errStopping is why links end when the transport stops.
-var errStopping = errors.New("this pod is stopping")
-
-// linkError is why two pods that have proved themselves have no link.
-type linkError struct {
-	reason string // one of helloRejects, or stopping
-	text   string
-}
-
-func (e *linkError) Error() string { return e.text }
-
-// linkErrorReason returns err in a word, the same ones as in
-// relay_cluster_hello_rejects_total for what those count.
-func linkErrorReason(err error) string {
-	if e, ok := errors.AsType[*handshake.Error](err); ok {
-		return string(e.Reason)
-	}
-	if e, ok := errors.AsType[*linkError](err); ok {
-		return e.reason
-	}
-	switch {
-	case errors.Is(err, errSelf):
-		return string(handshake.Self)
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return "connection_refused"
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
-		return "timeout"
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
-		return "no_route"
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, net.ErrClosed):
-		return "closed"
-	case errors.Is(err, link.ErrPingTimeout):
-		return "ping_timeout"
-	case errors.Is(err, link.ErrStalled):
-		return "stalled"
-	}
-	return "other"
-}
-
-// refused reports whether a reason means that one of two pods turns the other
-// away, so that trying again soon is of no use.
-func refused(reason string) bool {
-	switch handshake.Reason(reason) {
-	case handshake.HMACMismatch, handshake.UnsignedButRequired, handshake.SignedButUnsupported,
-		handshake.Version, handshake.Reflected, reasonAddress:
-		return true
-	}
-	return false
-}
-
-// Reasons of a linkError.
-const (
-	reasonAddress  = "duplicate_address"
-	reasonStopping = "stopping"
-	reasonNoUse    = "timeout"
-	reasonLimit    = "limit"
 )
 
 // Transport has the links to all other pods: it accepts and dials, decides with
@@ -349,153 +284,6 @@ func (t *Transport) goWork(f func()) bool {
 	return true
 }
 
-func (t *Transport) accept(ln net.Listener) {
-	const firstWait, longestWait = 5 * time.Millisecond, time.Second
-	wait := firstWait
-	for {
-		sock, err := ln.Accept()
-		if err != nil {
-			if t.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return
-			}
-			// The system is short of something.
-			t.log.Warn("other pods cannot connect for a moment", "addr", ln.Addr(), "err", err)
-			select {
-			case <-t.ctx.Done():
-				return
-			case <-time.After(wait):
-			}
-			wait = min(2*wait, longestWait)
-			continue
-		}
-		wait = firstWait
-		place, evicted := t.gate.admit(sock)
-		if place == nil || evicted {
-			t.metrics.helloRejected(reasonLimit)
-		}
-		if place == nil {
-			continue
-		}
-		if !t.goWork(func() { t.accepted(sock, place) }) {
-			t.gate.leave(place, true)
-			_ = sock.Close()
-			return
-		}
-	}
-}
-
-// accepted takes a connection that somebody opened from its first byte to its
-// end.
-func (t *Transport) accepted(sock net.Conn, place *halfOpen) {
-	shaken, err := t.shaker.Accept(t.ctx, sock)
-	// A connection of this pod to itself is no failure.
-	mine := t.gate.leave(place, err == nil || linkErrorReason(err) == string(handshake.Self))
-	if err != nil {
-		if mine && t.ctx.Err() == nil {
-			t.refusedFrom(sock.RemoteAddr(), err)
-		}
-		return
-	}
-	t.serve(t.newConn(shaken, netip.AddrPort{}))
-}
-
-// refusedFrom counts a handshake that failed and keeps why, when it may have
-// been another pod's.
-func (t *Transport) refusedFrom(remote net.Addr, err error) {
-	reason := linkErrorReason(err)
-	t.metrics.helloRejected(reason)
-	ip := sourceOf(remote).Addr()
-	e, ok := errors.AsType[*handshake.Error](err)
-	if !ok || e.Hello == nil || !refused(reason) {
-		t.log.Debug("link refused", "remote", remote, "reason", reason, "err", err)
-		return
-	}
-	t.mu.Lock()
-	old, known := t.refusals.Get(ip)
-	t.refusals.Add(ip, refusal{reason, err, e.Hello.Address, time.Now()})
-	t.mu.Unlock()
-	if !known || old.reason != reason {
-		t.log.Warn("pod refused", "remote", remote, "says", e.Hello.Address, "reason", reason, "err", err)
-	}
-}
-
-// dial implements dialer.
-func (t *Transport) dial(ctx context.Context, addr netip.AddrPort) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(t.ctx, cancel)()
-
-	open := t.cfg.Dial
-	if open == nil {
-		open = new(net.Dialer).DialContext
-	}
-	timed, stop := context.WithTimeout(ctx, dialTimeout)
-	sock, err := open(timed, "tcp", addr.String())
-	stop()
-	if err != nil {
-		return err
-	}
-	shaken, err := t.shaker.Dial(ctx, sock)
-	if err != nil {
-		reason := linkErrorReason(err)
-		if reason == string(handshake.Self) {
-			t.mu.Lock()
-			t.aliases.Add(addr, t.shaker.ID())
-			t.mu.Unlock()
-			return errSelf
-		}
-		if refused(reason) {
-			t.metrics.helloRejected(reason)
-		}
-		return err
-	}
-	c := t.newConn(shaken, addr)
-	if !t.goWork(func() { t.serve(c) }) {
-		_ = sock.Close()
-		return errStopping
-	}
-	select {
-	case <-c.decided:
-		return c.outcome
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// have is the number of the session in use with a pod, for PROOF.
-func (t *Transport) have(id wire.PodID) uint64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if p := t.pods[id]; p != nil {
-		return p.pair.Have()
-	}
-	return 0
-}
-
-// standing implements dialer.
-func (t *Transport) standing(addr netip.AddrPort) (s standing) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	id, _ := t.aliases.Peek(addr)
-	if slices.Contains(t.owns, addr) || id == t.shaker.ID() {
-		return standing{self: true}
-	}
-	p := t.addresses[addr]
-	if p == nil || p.used == nil && len(p.conns) == 0 {
-		if other := t.pods[id]; other != nil {
-			p = other
-		}
-	}
-	if p == nil {
-		return s
-	}
-	s.linked, s.notBefore = p.used != nil, p.notBefore
-	for _, c := range p.conns {
-		s.pending = s.pending || c.state.Load() == connWaits
-	}
-	return s
-}
-
 // complain implements dialer.
 func (t *Transport) complain(list []wire.Complaint) {
 	list = list[:min(len(list), maxComplaints)]
@@ -567,132 +355,5 @@ func (t *Transport) report() {
 			t.count(dropNoLink, r.ended.queue.Suspend())
 		}
 		t.links(r.lost)
-	}
-}
-
-// stop says goodbye on all links, when what was queued for them is written or
-// its time is over, and returns when everything has ended. Nothing is dialed or
-// let in meanwhile. It may be called more than once.
-func (t *Transport) stop() {
-	t.mu.Lock()
-	first := !t.stopped
-	t.stopped = true
-	used := t.usedLocked()
-	var rest []*conn
-	for _, p := range t.pods {
-		if p.grace != nil {
-			p.grace.Stop()
-			p.grace = nil
-		}
-		for _, c := range p.conns {
-			if c != p.used {
-				rest = append(rest, c)
-			}
-		}
-	}
-	t.mu.Unlock()
-	if first {
-		t.closeListeners()
-		t.cancel() // handshakes and dials end
-		for _, c := range rest {
-			c.link.Close(errStopping)
-		}
-		t.flush(used)
-		for _, c := range used {
-			c.bye(wire.FarewellStopping, errStopping)
-		}
-	}
-	t.work.Wait() // a link that is drained ends in two seconds at most
-	if first {
-		t.abandon()
-	}
-}
-
-// flush waits until nothing is queued for any session, for stopTimeout at most.
-func (t *Transport) flush(sessions []*conn) {
-	for end := time.Now().Add(stopTimeout); time.Now().Before(end); time.Sleep(flushPause) {
-		waiting := false
-		for _, c := range sessions {
-			n, _ := c.of.queue.Len()
-			select {
-			case <-c.link.Done():
-			default:
-				waiting = waiting || n > 0 || c.link.EntryBytes() > 0
-			}
-		}
-		if !waiting {
-			return
-		}
-	}
-}
-
-// abandon counts what is left in the queues when nobody will write it any more.
-func (t *Transport) abandon() {
-	t.mu.Lock()
-	pods := slices.Collect(maps.Values(t.pods))
-	lost := 0
-	for _, p := range pods {
-		lost += p.giveUpLocked()
-		p.forgotten = true
-	}
-	clear(t.pods)
-	clear(t.addresses)
-	t.publishLocked()
-	t.mu.Unlock()
-	t.count(dropLinkLost, lost)
-	for _, p := range pods {
-		t.count(dropStopped, p.queue.Suspend())
-	}
-}
-
-// status is what is known of the pods that have proved themselves, and of those
-// that were refused when they connected.
-func (t *Transport) status() (self PodStatus, pods []PodStatus) {
-	now := time.Now()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	self = PodStatus{
-		Address:     t.own.String(),
-		ID:          t.shaker.ID().String(),
-		Incarnation: fmt.Sprintf("%016x", t.incarnation),
-		State:       PodSelf,
-		Since:       t.began,
-		Version:     t.build,
-		Protocol:    wire.Version,
-	}
-	linked := map[string]bool{}
-	for _, p := range t.pods {
-		if !p.met && p.used == nil {
-			continue // it may never become more than a connection
-		}
-		pods = append(pods, p.statusLocked())
-		linked[p.address] = true
-	}
-	for _, ip := range t.refusals.Keys() {
-		r, _ := t.refusals.Peek(ip)
-		if now.Sub(r.at) < refusalsKept && !linked[r.said] {
-			pods = append(pods, PodStatus{
-				Address: r.said, State: PodRefused, Since: r.at, Reason: r.reason,
-				Error: fmt.Sprintf("it connected from %s: %v", ip, r.err),
-			})
-		}
-	}
-	return self, pods
-}
-
-// figures are the gauges of the links.
-func (t *Transport) figures(f *figures) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, p := range t.pods {
-		messages, bytes := p.queue.Len()
-		f.queuedMessages += messages
-		f.queuedByte += bytes
-		if p.used == nil {
-			continue
-		}
-		f.links++
-		f.instanceDiffers += number(p.differs.instance)
-		f.tokensDiffer += number(p.differs.tokens)
 	}
 }

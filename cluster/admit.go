@@ -1,0 +1,183 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/crosspod/crosspod/cluster/internal/handshake"
+	"github.com/crosspod/crosspod/cluster/internal/link"
+	"github.com/crosspod/crosspod/cluster/internal/mesh"
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+)
+
+// serve takes a connection from its proofs to its end.
+func (t *Transport) serve(c *conn) {
+	err := t.admit(c)
+	if err != nil {
+		t.turnAway(c, err)
+		return
+	}
+	if c.state.Load() == connWaits {
+		patience := time.AfterFunc(useTimeout, func() {
+			if c.state.Load() == connWaits {
+				c.link.Close(errNoUse)
+			}
+		})
+		defer patience.Stop()
+	}
+	t.ended(c, c.link.Run())
+}
+
+// admitted makes the link of c to a pod that was let in.
+func (c *conn) admitted(p *pod) {
+	t := c.transport
+	c.of = p
+	c.link = link.New(link.Config{
+		TLS:     c.shaken.TLS,
+		Below:   c.shaken.Below,
+		Handler: c,
+		Queue:   p.queue,
+		Clock:   t.fabric.clock,
+		Observe: t.fabric.observeClock,
+		Peers:   t.fabric.peers,
+
+		EntriesWritten: func() {
+			if c.state.Load() == connUsed {
+				t.fabric.written(c)
+			}
+		},
+		PingSent:  func() { t.metrics.pingsSent.Add(1) },
+		PingLost:  func() { t.metrics.pingsLost.Add(1) },
+		RoundTrip: func(d time.Duration) { t.metrics.pinged(d); t.roundTrip(c, d) },
+	})
+}
+
+// turnAway ends a connection that was not let in, with a word where the other
+// side should know.
+func (t *Transport) turnAway(c *conn, reason error) {
+	why := wire.FarewellError
+	switch {
+	case errors.Is(reason, errAddress):
+		why = wire.FarewellAddress
+	case errors.Is(reason, errStopping):
+		why = wire.FarewellStopping
+	}
+	// The link is not running: one short frame, which the socket takes, or the
+	// deadline.
+	_ = c.shaken.TLS.SetDeadline(time.Now().Add(probeTimeout))
+	_, _ = c.shaken.TLS.Write(wire.AppendGoodbye(nil, wire.Goodbye{Reason: why, Text: reason.Error()}))
+	_ = c.shaken.TLS.Close()
+	t.mu.Lock()
+	c.decideLocked(reason)
+	t.mu.Unlock()
+	t.log.Debug("link turned away", "pod", c.shaken.Peer, "address", c.shaken.Hello.Address, "err", reason)
+}
+
+// admit lets c in as a connection of its pod, and decides what becomes of it
+// where that is for this pod to decide. It may take a moment: another pod that
+// is at the same address has to answer first.
+func (t *Transport) admit(c *conn) error {
+	hello := c.shaken.Hello
+	addr, err := netip.ParseAddrPort(hello.Address)
+	if err != nil || addr.Port() == 0 || addr.Addr().IsUnspecified() {
+		return &linkError{string(handshake.Malformed), fmt.Sprintf("announced address %q cannot be dialed", hello.Address)}
+	}
+	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+	ahead := int64(hello.Clock - t.fabric.clock())
+	t.fabric.observeClock(hello.Clock)
+	c.receiver = t.fabric.receiver(c.shaken.Peer)
+
+	known := mesh.Nobody // what was found out of the pod at the address, if it had to be asked
+	var asked *pod
+	for {
+		t.mu.Lock()
+		old := t.addresses[addr]
+		if old != asked || known == mesh.Nobody {
+			known = t.incumbentLocked(addr, old, c.shaken.Peer)
+		}
+		switch {
+		case t.stopped:
+			t.mu.Unlock()
+			return errStopping
+		case t.left.Contains(c.shaken.Peer):
+			t.mu.Unlock()
+			return errLeft
+		}
+		switch mesh.Newcomer(known) {
+		case mesh.Probe:
+			incumbent := old.anyLocked()
+			t.mu.Unlock()
+			known, asked = probe(t.ctx, incumbent), old
+			continue
+		case mesh.Refuse:
+			t.mu.Unlock()
+			t.metrics.helloRejected(reasonAddress)
+			t.log.Warn("pod refused: another one that is alive has its address", "address", hello.Address, "pod", c.shaken.Peer)
+			return errAddress
+		case mesh.Succeed:
+			t.goneLocked(old)
+		}
+		p := t.pods[c.shaken.Peer]
+		if p == nil {
+			p = newPod(t, c.shaken, addr)
+			t.pods[p.id], t.addresses[addr] = p, p
+			t.publishLocked()
+		}
+		if c.dialed.IsValid() {
+			t.aliases.Add(c.dialed, p.id)
+		}
+		c.admitted(p)
+		p.conns[c.id] = c
+		p.version, p.offset = c.shaken.Version, time.Duration(ahead)*time.Microsecond
+		differed := p.differs
+		p.differs = differences{c.shaken.OtherInstance, c.shaken.OtherTokens}
+		differs := p.differs
+		t.actLocked(c, p.pair.Authenticated(c.id, c.shaken.Have))
+		t.mu.Unlock()
+		t.report()
+		if differs.instance && !differed.instance {
+			t.log.Warn("pod announces another instance address: peers will be sent astray", "address", hello.Address)
+		}
+		if differs.tokens && !differed.tokens {
+			t.log.Warn("pod accepts other peer tokens: peers will be turned away there or here", "address", hello.Address)
+		}
+		return nil
+	}
+}
+
+// incumbentLocked says what is known of an address that a pod announces.
+func (t *Transport) incumbentLocked(addr netip.AddrPort, old *pod, newcomer wire.PodID) mesh.Incumbent {
+	switch {
+	case addr == t.own:
+		return mesh.Itself
+	case old == nil || old.id == newcomer:
+		return mesh.Nobody
+	case len(old.conns) == 0:
+		return mesh.Away
+	}
+	return mesh.Linked
+}
+
+// anyLocked returns a connection to p, the one in use if there is one.
+func (p *pod) anyLocked() *conn {
+	if p.used != nil {
+		return p.used
+	}
+	for _, c := range p.conns {
+		return c
+	}
+	return nil
+}
+
+// probe asks the pod at the other end of c whether it is alive.
+func probe(ctx context.Context, c *conn) mesh.Incumbent {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	if c == nil || c.link.Probe(ctx) != nil {
+		return mesh.Silent
+	}
+	return mesh.Answered
+}

@@ -1,0 +1,124 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/crosspod/crosspod/cluster/internal/handshake"
+)
+
+func (t *Transport) accept(ln net.Listener) {
+	const firstWait, longestWait = 5 * time.Millisecond, time.Second
+	wait := firstWait
+	for {
+		sock, err := ln.Accept()
+		if err != nil {
+			if t.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			// The system is short of something.
+			t.log.Warn("other pods cannot connect for a moment", "addr", ln.Addr(), "err", err)
+			select {
+			case <-t.ctx.Done():
+				return
+			case <-time.After(wait):
+			}
+			wait = min(2*wait, longestWait)
+			continue
+		}
+		wait = firstWait
+		place, evicted := t.gate.admit(sock)
+		if place == nil || evicted {
+			t.metrics.helloRejected(reasonLimit)
+		}
+		if place == nil {
+			continue
+		}
+		if !t.goWork(func() { t.accepted(sock, place) }) {
+			t.gate.leave(place, true)
+			_ = sock.Close()
+			return
+		}
+	}
+}
+
+// accepted takes a connection that somebody opened from its first byte to its
+// end.
+func (t *Transport) accepted(sock net.Conn, place *halfOpen) {
+	shaken, err := t.shaker.Accept(t.ctx, sock)
+	// A connection of this pod to itself is no failure.
+	mine := t.gate.leave(place, err == nil || linkErrorReason(err) == string(handshake.Self))
+	if err != nil {
+		if mine && t.ctx.Err() == nil {
+			t.refusedFrom(sock.RemoteAddr(), err)
+		}
+		return
+	}
+	t.serve(t.newConn(shaken, netip.AddrPort{}))
+}
+
+// refusedFrom counts a handshake that failed and keeps why, when it may have
+// been another pod's.
+func (t *Transport) refusedFrom(remote net.Addr, err error) {
+	reason := linkErrorReason(err)
+	t.metrics.helloRejected(reason)
+	ip := sourceOf(remote).Addr()
+	e, ok := errors.AsType[*handshake.Error](err)
+	if !ok || e.Hello == nil || !refused(reason) {
+		t.log.Debug("link refused", "remote", remote, "reason", reason, "err", err)
+		return
+	}
+	t.mu.Lock()
+	old, known := t.refusals.Get(ip)
+	t.refusals.Add(ip, refusal{reason, err, e.Hello.Address, time.Now()})
+	t.mu.Unlock()
+	if !known || old.reason != reason {
+		t.log.Warn("pod refused", "remote", remote, "says", e.Hello.Address, "reason", reason, "err", err)
+	}
+}
+
+// dial implements dialer.
+func (t *Transport) dial(ctx context.Context, addr netip.AddrPort) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(t.ctx, cancel)()
+
+	open := t.cfg.Dial
+	if open == nil {
+		open = new(net.Dialer).DialContext
+	}
+	timed, stop := context.WithTimeout(ctx, dialTimeout)
+	sock, err := open(timed, "tcp", addr.String())
+	stop()
+	if err != nil {
+		return err
+	}
+	shaken, err := t.shaker.Dial(ctx, sock)
+	if err != nil {
+		reason := linkErrorReason(err)
+		if reason == string(handshake.Self) {
+			t.mu.Lock()
+			t.aliases.Add(addr, t.shaker.ID())
+			t.mu.Unlock()
+			return errSelf
+		}
+		if refused(reason) {
+			t.metrics.helloRejected(reason)
+		}
+		return err
+	}
+	c := t.newConn(shaken, addr)
+	if !t.goWork(func() { t.serve(c) }) {
+		_ = sock.Close()
+		return errStopping
+	}
+	select {
+	case <-c.decided:
+		return c.outcome
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,124 @@
+package cluster
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+)
+
+// have is the number of the session in use with a pod, for PROOF.
+func (t *Transport) have(id wire.PodID) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.pods[id]; p != nil {
+		return p.pair.Have()
+	}
+	return 0
+}
+
+// standing implements dialer.
+func (t *Transport) standing(addr netip.AddrPort) (s standing) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	id, _ := t.aliases.Peek(addr)
+	if slices.Contains(t.owns, addr) || id == t.shaker.ID() {
+		return standing{self: true}
+	}
+	p := t.addresses[addr]
+	if p == nil || p.used == nil && len(p.conns) == 0 {
+		if other := t.pods[id]; other != nil {
+			p = other
+		}
+	}
+	if p == nil {
+		return s
+	}
+	s.linked, s.notBefore = p.used != nil, p.notBefore
+	for _, c := range p.conns {
+		s.pending = s.pending || c.state.Load() == connWaits
+	}
+	return s
+}
+
+// status is what is known of the pods that have proved themselves, and of those
+// that were refused when they connected.
+func (t *Transport) status() (self PodStatus, pods []PodStatus) {
+	now := time.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	self = PodStatus{
+		Address:     t.own.String(),
+		ID:          t.shaker.ID().String(),
+		Incarnation: fmt.Sprintf("%016x", t.incarnation),
+		State:       PodSelf,
+		Since:       t.began,
+		Version:     t.build,
+		Protocol:    wire.Version,
+	}
+	linked := map[string]bool{}
+	for _, p := range t.pods {
+		if !p.met && p.used == nil {
+			continue // it may never become more than a connection
+		}
+		pods = append(pods, p.statusLocked())
+		linked[p.address] = true
+	}
+	for _, ip := range t.refusals.Keys() {
+		r, _ := t.refusals.Peek(ip)
+		if now.Sub(r.at) < refusalsKept && !linked[r.said] {
+			pods = append(pods, PodStatus{
+				Address: r.said, State: PodRefused, Since: r.at, Reason: r.reason,
+				Error: fmt.Sprintf("it connected from %s: %v", ip, r.err),
+			})
+		}
+	}
+	return self, pods
+}
+
+// figures are the gauges of the links.
+func (t *Transport) figures(f *figures) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.pods {
+		messages, bytes := p.queue.Len()
+		f.queuedMessages += messages
+		f.queuedByte += bytes
+		if p.used == nil {
+			continue
+		}
+		f.links++
+		f.instanceDiffers += number(p.differs.instance)
+		f.tokensDiffer += number(p.differs.tokens)
+	}
+}
+
+// statusLocked is what is known of p.
+func (p *pod) statusLocked() PodStatus {
+	s := PodStatus{
+		Address:         p.address,
+		ID:              p.id.String(),
+		Incarnation:     fmt.Sprintf("%016x", p.hello.Incarnation),
+		State:           PodSuspect,
+		Since:           p.since,
+		Version:         p.hello.Build,
+		Protocol:        int(p.version),
+		ClockOffsetMS:   float64(p.offset) / float64(time.Millisecond),
+		InstanceDiffers: p.differs.instance,
+		TokensDiffer:    p.differs.tokens,
+		Reason:          p.reason,
+		Complaints:      slices.Clone(p.complains),
+	}
+	s.QueuedMessages, s.QueuedBytes = p.queue.Len()
+	if p.err != nil {
+		s.Error = p.err.Error()
+	}
+	if c := p.used; c != nil {
+		s.State = PodUp
+		s.RoundTripMS = float64(c.link.RTT()) / float64(time.Millisecond)
+		s.Peers = c.link.Peers()
+	}
+	return s
+}

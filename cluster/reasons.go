@@ -1,0 +1,80 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
+
+	"github.com/crosspod/crosspod/cluster/internal/handshake"
+	"github.com/crosspod/crosspod/cluster/internal/link"
+)
+
+// Why links end.
+var (
+	errSelf      = errors.New("the address is this pod's own") // what dialing one gives
+	errStopping  = errors.New("this pod is stopping")
+	errReplaced  = errors.New("another link has taken the place of this one")
+	errSucceeded = errors.New("another process answers at the address of the pod")
+	errDuplicate = &linkError{"duplicate", "the other pod has a link to this one already"}
+	errNoUse     = &linkError{reasonNoUse, "the other pod has not said what becomes of the link"}
+	errLeft      = &linkError{reasonStopping, "the other pod is stopping"}
+	errAddress   = &linkError{reasonAddress, "another pod that is alive announces this address"}
+)
+
+// linkError is why two pods that have proved themselves have no link.
+type linkError struct {
+	reason string // one of helloRejects, or stopping
+	text   string
+}
+
+func (e *linkError) Error() string { return e.text }
+
+// Reasons of a linkError.
+const (
+	reasonAddress  = "duplicate_address"
+	reasonStopping = "stopping"
+	reasonNoUse    = "timeout"
+	reasonLimit    = "limit"
+)
+
+// linkErrorReason returns err in a word, the same ones as in
+// relay_cluster_hello_rejects_total for what those count.
+func linkErrorReason(err error) string {
+	if e, ok := errors.AsType[*handshake.Error](err); ok {
+		return string(e.Reason)
+	}
+	if e, ok := errors.AsType[*linkError](err); ok {
+		return e.reason
+	}
+	switch {
+	case errors.Is(err, errSelf):
+		return string(handshake.Self)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "connection_refused"
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
+		return "timeout"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "no_route"
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, net.ErrClosed):
+		return "closed"
+	case errors.Is(err, link.ErrPingTimeout):
+		return "ping_timeout"
+	case errors.Is(err, link.ErrStalled):
+		return "stalled"
+	}
+	return "other"
+}
+
+// refused reports whether a reason means that one of two pods turns the other
+// away, so that trying again soon is of no use.
+func refused(reason string) bool {
+	switch handshake.Reason(reason) {
+	case handshake.HMACMismatch, handshake.UnsignedButRequired, handshake.SignedButUnsupported,
+		handshake.Version, handshake.Reflected, reasonAddress:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,251 @@
+package cluster
+
+import (
+	"errors"
+	"time"
+
+	"github.com/crosspod/crosspod/cluster/internal/mesh"
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+)
+
+// actLocked does what was decided about c. What of it cannot be done with the
+// lock becomes a report, so that it is done in the order of the decisions.
+func (t *Transport) actLocked(c *conn, d mesh.Decision) {
+	p := c.of
+	then := func(act func()) { t.reports = append(t.reports, report{act: act}) }
+	switch d.Verdict {
+	case mesh.Wait:
+		return
+	case mesh.Duplicate, mesh.Superseded:
+		c.state.Store(connReplaced)
+		c.decideLocked(nil)
+		if d.Verdict == mesh.Duplicate {
+			then(func() { c.bye(wire.FarewellDuplicate, errDuplicate) })
+		} else {
+			then(func() { c.bye(wire.FarewellReplaced, errReplaced) })
+		}
+		return
+	case mesh.Impossible:
+		then(func() { c.link.Close(errors.New("a session that cannot be")) })
+		return
+	}
+	old := p.used
+	t.lastUsed++
+	if p.pair.Leads() && d.Number < maxGiven {
+		t.lastGiven = max(t.lastGiven, d.Number)
+	}
+	c.session, c.given = t.lastUsed, d.Number
+	c.state.Store(connUsed)
+	c.decideLocked(nil)
+	p.used, p.met, p.since = c, true, time.Now()
+	p.err, p.reason, p.notBefore = nil, "", time.Time{}
+	if p.grace != nil {
+		p.grace.Stop()
+		p.grace = nil
+	}
+	var first []byte
+	if p.pair.Leads() {
+		first = wire.AppendUse(first, d.Number)
+	}
+	first = append(first, t.openingLocked(c)...)
+	then(func() {
+		c.link.SendControl(first)
+		c.link.Use()
+		t.log.Info("pod linked", "pod", p.id, "address", p.address, "session", d.Number, "role", c.shaken.Role)
+	})
+	t.reports = append(t.reports, report{up: c})
+	if old != nil {
+		old.state.Store(connReplaced)
+		then(func() { old.bye(wire.FarewellReplaced, errReplaced) })
+		t.reports = append(t.reports, report{down: old})
+	}
+}
+
+// openingLocked is what a new session begins with, beside USE: what was read in
+// earlier ones, and what is complained of.
+func (t *Transport) openingLocked(c *conn) (frames []byte) {
+	if c.shaken.Capabilities.Has(wire.CapTally) {
+		for _, told := range c.of.read {
+			frames = wire.AppendTally(frames, told)
+		}
+	}
+	if c.shaken.Capabilities.Has(wire.CapComplaint) && len(t.complaint) > 0 {
+		frames = wire.AppendComplaints(frames, t.complaint)
+	}
+	return frames
+}
+
+// told is what the leader says of c.
+func (t *Transport) told(c *conn, number uint64) error {
+	t.mu.Lock()
+	if c.state.Load() != connWaits || c.of.forgotten {
+		t.mu.Unlock()
+		return errors.New("USE out of turn")
+	}
+	t.actLocked(c, c.of.pair.Told(c.id, number))
+	t.mu.Unlock()
+	t.report()
+	return nil
+}
+
+// farewell is the last word of the other side on c.
+func (t *Transport) farewell(c *conn, g wire.Goodbye) error {
+	p := c.of
+	t.mu.Lock()
+	switch g.Reason {
+	case wire.FarewellReplaced:
+		// USE comes on another connection, or has come. Until then nothing may
+		// be written here that the other side would not read.
+		if p.used == c {
+			t.unusedLocked(c, errReplaced)
+			p.notBefore = time.Now().Add(probeTimeout)
+		}
+		t.mu.Unlock()
+		c.link.Drain()
+		t.report()
+		return nil
+	case wire.FarewellDuplicate:
+		c.decideLocked(nil)
+		t.mu.Unlock()
+		return errDuplicate
+	case wire.FarewellAddress:
+		t.mu.Unlock()
+		t.log.Warn("refused by a pod: another one that is alive announces the address of this one", "address", p.address)
+		return errAddress
+	case wire.FarewellStopping:
+		t.left.Add(p.id, struct{}{})
+		t.mu.Unlock()
+		return errLeft
+	}
+	t.mu.Unlock()
+	return &linkError{"other", "the other pod has ended the link: " + g.Text}
+}
+
+// unusedLocked takes the session from c.
+func (t *Transport) unusedLocked(c *conn, why error) {
+	p := c.of
+	if !p.pair.Ended(c.id) {
+		return
+	}
+	c.state.Store(max(c.state.Load(), connReplaced))
+	p.used, p.since = nil, time.Now()
+	p.err, p.reason = why, linkErrorReason(why)
+	p.notBefore = time.Time{}
+	switch {
+	case errors.Is(why, errLeft):
+		p.notBefore = p.since.Add(longestRedial)
+	case !p.pair.Leads():
+		p.notBefore = p.since.Add(redialCourtesy)
+	}
+	t.reports = append(t.reports, report{down: c, lost: true})
+	if errors.Is(why, errLeft) {
+		t.reports = append(t.reports, report{gone: p.id})
+	}
+	if !t.stopped && !p.forgotten {
+		var grace *time.Timer
+		grace = time.AfterFunc(linkGrace, func() { t.graceOver(p, grace) })
+		p.grace = grace
+	}
+}
+
+// ended is called when nothing of c is left but its accounts.
+func (t *Transport) ended(c *conn, why error) {
+	p := c.of
+	t.mu.Lock()
+	wasUsed := p.used == c
+	waited := c.state.Load() == connWaits
+	given := c.given
+	t.unusedLocked(c, why)
+	c.state.Store(connEnded)
+	delete(p.conns, c.id)
+	outcome := why
+	if p.used != nil || wasUsed {
+		outcome = nil
+	}
+	c.decideLocked(outcome)
+	lost := 0
+	if given != 0 {
+		lost = p.endedLocked(c)
+	}
+	var tell []byte
+	next := p.used
+	if given != 0 && !t.stopped {
+		time.AfterFunc(tallyTimeout, func() { t.closeAccount(p, given) })
+		if next != nil && next.shaken.Capabilities.Has(wire.CapTally) && len(p.read) > 0 {
+			tell = wire.AppendTally(nil, p.read[len(p.read)-1]) // that of c
+		}
+	}
+	if p.forgotten || !p.met && len(p.conns) == 0 {
+		t.forgetLocked(p)
+		lost += p.giveUpLocked()
+	}
+	t.mu.Unlock()
+	if tell != nil {
+		next.link.SendControl(tell)
+	}
+	t.count(dropLinkLost, lost)
+	t.suspendForgotten(p)
+	t.report()
+	switch {
+	case wasUsed:
+		t.log.Info("pod link ended", "pod", p.id, "address", p.address, "session", given, "err", why)
+	case waited:
+		t.log.Debug("link not used", "pod", p.id, "address", p.address, "err", why)
+	}
+}
+
+// graceOver lets go what has waited too long for a pod.
+func (t *Transport) graceOver(p *pod, timer *time.Timer) {
+	t.mu.Lock()
+	if p.grace != timer || p.used != nil || p.forgotten {
+		t.mu.Unlock()
+		return
+	}
+	p.grace = nil
+	lost := p.giveUpLocked()
+	p.met = false // its last connection takes it along
+	if len(p.conns) == 0 {
+		t.forgetLocked(p)
+	}
+	t.mu.Unlock()
+	t.count(dropLinkLost, lost)
+	t.count(dropNoLink, p.queue.Suspend())
+}
+
+// goneLocked ends a pod that another one has taken the place of.
+func (t *Transport) goneLocked(p *pod) {
+	if p == nil {
+		return
+	}
+	if p.used != nil {
+		t.unusedLocked(p.used, errSucceeded)
+	}
+	t.forgetLocked(p)
+	t.reports = append(t.reports, report{gone: p.id, ended: p, messages: p.giveUpLocked()})
+}
+
+// forgetLocked has nobody find p any more. Its connections end by themselves.
+func (t *Transport) forgetLocked(p *pod) {
+	p.forgotten = true
+	if p.grace != nil {
+		p.grace.Stop()
+		p.grace = nil
+	}
+	if t.pods[p.id] == p {
+		delete(t.pods, p.id)
+		t.publishLocked()
+	}
+	if t.addresses[p.addr] == p {
+		delete(t.addresses, p.addr)
+	}
+}
+
+// suspendForgotten empties the queue of a pod that is gone.
+func (t *Transport) suspendForgotten(p *pod) {
+	t.mu.Lock()
+	forgotten := p.forgotten
+	t.mu.Unlock()
+	if forgotten {
+		t.count(dropNoLink, p.queue.Suspend())
+	}
+}
