@@ -452,25 +452,33 @@ func (n *node) peer(id messages.PeerID) {
 	}
 }
 
-// receive handles one batch of what a link has read.
+// receive handles a part of what a link has read. It is more than a turn of
+// anything else makes another pod send, so that pods which are all busy get
+// through what they say to each other, however small their frames are.
 func (n *node) receive(in *inbox) {
-	batch, more, done := in.take()
 	s := directory.Session(in.session.number())
-	if len(batch) > 0 && !in.closed {
-		if err := n.pod.Receive(n.now(), s, batch); err != nil {
-			n.close(in, err)
-			n.pod.SessionDown(n.now(), s)
+	for handled := 0; ; {
+		batch, more, done := in.take()
+		if len(batch) > 0 && !in.closed {
+			if err := n.pod.Receive(n.now(), s, batch); err != nil {
+				n.close(in, err)
+				n.pod.SessionDown(n.now(), s)
+			}
+			n.apply()
 		}
-		n.apply()
-	}
-	if more {
-		n.toDo(in)
-	}
-	if done {
-		n.pod.SessionDown(n.now(), s)
-		n.apply()
-		delete(n.sessions, s)
-		in.closed = true
+		if done {
+			n.pod.SessionDown(n.now(), s)
+			n.apply()
+			delete(n.sessions, s)
+			in.closed = true
+			return
+		}
+		if handled += len(batch); handled >= 4*turn || !more {
+			if more {
+				n.toDo(in)
+			}
+			return
+		}
 	}
 }
 
