@@ -1,106 +1,132 @@
 package cluster
 
 import (
+	"slices"
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
-// tally is the account of a session: of what was sent to the pod, how much it
-// has read. The pod says so at the beginning of each later session, more than
-// once, since such a session may end before anybody has read it.
-type tally struct {
+// account is that of a session that has ended: of what was sent to the pod, how
+// much it has read. The pod says so when the session has ended there, and at the
+// beginning of each later one, since a session may end before anybody has read
+// its beginning. It is open until both are known; when nobody tells, what the
+// last PONG said must do, and as much as was read after that counts as lost.
+type account struct {
 	number uint64 // that of USE
 	ended  bool   // sent and acked are known
 	sent   uint64
 	acked  uint64 // as the last PONG said
 	told   bool   // read is known
 	read   uint64
-	closed bool // what was lost has been counted
 }
 
-// tallyTimeout is how long a pod that is back may take to say what it has read
-// in a session that has ended: it may still be draining it.
+// tallyTimeout is how long a session must have lasted for a pod not to say any
+// more what it has read in an earlier one: it may have been draining that.
 const tallyTimeout = linkGrace + link.DefaultDrainTimeout + time.Second
 
-// maxTallies bounds the accounts of one pod, and the sessions it is told of.
-const maxTallies = 16
+// maxAccounts bounds the open accounts of one pod, and the sessions it is told
+// of: more than can end before one lasts.
+const maxAccounts = 64
+
+// lost is how many messages were not read, as far as is known.
+func (a *account) lost() int {
+	if !a.ended {
+		return 0
+	}
+	read := a.acked
+	if a.told {
+		read = a.read
+	}
+	return int(a.sent - min(read, a.sent))
+}
 
 // endedLocked notes what the ended session c has sent and read, and returns how
 // many messages are known to be lost.
 func (p *pod) endedLocked(c *conn) (lost int) {
+	a, lost := p.accountLocked(c.given)
+	a.ended, a.sent = true, c.link.Sent()
+	a.acked = a.sent - uint64(c.link.Unacknowledged())
 	if c.shaken.Capabilities.Has(wire.CapTally) {
-		p.read = append(p.read, wire.Tally{Session: c.given, Read: c.link.Received()})
-		p.read = p.read[max(0, len(p.read)-maxTallies):]
+		p.read = append(p.read, c.tally())
+		p.read = p.read[max(0, len(p.read)-maxAccounts):]
+	} else {
+		a.told, a.read = true, a.acked
 	}
-	t, lost := p.tallyLocked(c.given)
-	t.ended, t.sent = true, c.link.Sent()
-	t.acked = t.sent - uint64(c.link.Unacknowledged())
-	if !c.shaken.Capabilities.Has(wire.CapTally) {
-		t.told, t.read = true, t.acked
-	}
-	return lost + t.settle()
+	return lost + p.settleLocked(a)
 }
 
-// toldLocked notes what the other pod has read in an earlier session.
+// toldLocked notes what the other pod has read in a session. It says so more than
+// once.
 func (p *pod) toldLocked(told wire.Tally) (lost int) {
-	if told.Session > p.pair.Number() {
-		return 0 // there was none
+	a := p.findLocked(told.Session)
+	if a == nil {
+		ending := false // the session has not ended here yet
+		for _, c := range p.conns {
+			ending = ending || c.given == told.Session
+		}
+		if !ending {
+			return 0
+		}
+		a, lost = p.accountLocked(told.Session)
 	}
-	t, lost := p.tallyLocked(told.Session)
-	if !t.told {
-		t.told, t.read = true, told.Read
-	}
-	return lost + t.settle()
+	a.told, a.read = true, told.Read
+	return lost + p.settleLocked(a)
 }
 
-// tallyLocked returns the account of a session. The oldest one makes room.
-func (p *pod) tallyLocked(number uint64) (t *tally, lost int) {
-	for i := range p.tallies {
-		if p.tallies[i].number == number {
-			return &p.tallies[i], 0
+func (p *pod) findLocked(number uint64) *account {
+	for i := range p.accounts {
+		if p.accounts[i].number == number {
+			return &p.accounts[i]
 		}
 	}
-	if len(p.tallies) == maxTallies {
-		lost = p.tallies[0].close()
-		p.tallies = append(p.tallies[:0], p.tallies[1:]...)
+	return nil
+}
+
+// accountLocked returns the account of a session, a new one if need be; the
+// oldest one makes room.
+func (p *pod) accountLocked(number uint64) (a *account, lost int) {
+	if a = p.findLocked(number); a != nil {
+		return a, 0
 	}
-	p.tallies = append(p.tallies, tally{number: number})
-	return &p.tallies[len(p.tallies)-1], lost
+	if len(p.accounts) == maxAccounts {
+		lost = p.closeLocked(&p.accounts[0])
+	}
+	p.accounts = append(p.accounts, account{number: number})
+	return &p.accounts[len(p.accounts)-1], lost
+}
+
+// settleLocked closes an account if it is complete.
+func (p *pod) settleLocked(a *account) (lost int) {
+	if !a.ended || !a.told {
+		return 0
+	}
+	return p.closeLocked(a)
+}
+
+// closeLocked closes an account, which is nil if it has been closed, and returns
+// how many messages were lost.
+func (p *pod) closeLocked(a *account) (lost int) {
+	if a == nil {
+		return 0
+	}
+	lost = a.lost()
+	number := a.number
+	p.accounts = slices.DeleteFunc(p.accounts, func(a account) bool { return a.number == number })
+	return lost
 }
 
 // giveUpLocked closes all accounts: nobody will tell any more.
 func (p *pod) giveUpLocked() (lost int) {
-	for i := range p.tallies {
-		lost += p.tallies[i].close()
+	for i := range p.accounts {
+		lost += p.accounts[i].lost()
 	}
+	p.accounts = nil
 	return lost
 }
 
-// settle closes the account if it is complete.
-func (t *tally) settle() (lost int) {
-	if !t.ended || !t.told {
-		return 0
-	}
-	return t.close()
-}
-
-// close returns how many messages of the session were not read, as far as is
-// known, once.
-func (t *tally) close() (lost int) {
-	if t.closed || !t.ended {
-		return 0
-	}
-	t.closed = true
-	read := t.acked
-	if t.told {
-		read = t.read
-	}
-	return int(t.sent - min(read, t.sent))
-}
-
-// tallied takes what the other pod has read in an earlier session.
+// tallied takes what the other pod has read in a session.
 func (t *Transport) tallied(c *conn, told wire.Tally) {
 	t.mu.Lock()
 	lost := c.of.toldLocked(told)
@@ -108,20 +134,26 @@ func (t *Transport) tallied(c *conn, told wire.Tally) {
 	t.count(dropLinkLost, lost)
 }
 
-// closeAccount counts what was lost with a session of which the other pod says
-// nothing: it may never have heard of it.
-func (t *Transport) closeAccount(p *pod, number uint64) {
-	t.mu.Lock()
-	lost := 0
-	for i := range p.tallies {
-		if p.tallies[i].number == number {
-			lost = p.tallies[i].close()
+// closeLater closes the account of a session when the pod has had the time to
+// say what it has read in it, and has not: it has never heard of it.
+func (t *Transport) closeLater(p *pod, number uint64) {
+	time.AfterFunc(tallyTimeout, func() {
+		t.mu.Lock()
+		lost := 0
+		a := p.findLocked(number)
+		again := a != nil && (p.used == nil || time.Since(p.since) < tallyTimeout)
+		if !again {
+			lost = p.closeLocked(a)
 		}
-	}
-	t.mu.Unlock()
-	t.count(dropLinkLost, lost)
+		t.mu.Unlock()
+		if again {
+			t.closeLater(p, number) // until it is over with p
+		}
+		t.count(dropLinkLost, lost)
+	})
 }
 
+// count counts messages that were lost.
 func (t *Transport) count(why dropReason, n int) {
 	if n > 0 {
 		t.fabric.dropped(why, n)

@@ -479,7 +479,7 @@ func TestEveryMessageHasOneFate(t *testing.T) {
 					case 3:
 						any().subscribe(peer())
 					case 4:
-						if f.resets = seed >= 3; !f.resets {
+						if seed < 3 {
 							continue
 						}
 						f.net.Reset(ip(any().name), ip(any().name))

@@ -33,9 +33,8 @@ type fleet struct {
 	named []string             // what is resolved
 	delay time.Duration        // until it is
 
-	resets bool        // links have been reset
-	all    []*fleetPod // also those that have ended
-	trace  []string
+	all   []*fleetPod // also those that have ended
+	trace []string
 }
 
 // fleetPod is one process of a pod, with its peers: a relay in a few lines.
@@ -407,19 +406,27 @@ func (f *fleet) text() string {
 }
 
 // account checks that each message had one fate, over all pods there were.
-// Nothing may be on its way. What a pod had read when it ended, or when a link
-// was reset as it said so, may count as lost as well.
+// Nothing may be on its way. Only what a pod had read when it was killed may
+// count as lost as well: nobody is there to say so, nor would anybody read its
+// own counters. A pod that stops, links that are reset and those that are
+// replaced leave no doubt, unless a pod stops while it has no link to another, or
+// has none for longer than the grace while both live.
 func (f *fleet) account() {
 	f.t.Helper()
 	received, delivered, dropped, waiting, unsure := 0, 0, 0, 0, 0
 	var detail []string
 	f.mu.Lock()
 	all := slices.Clone(f.all)
-	ended := len(f.all) > len(f.pods) || f.resets
 	f.mu.Unlock()
+	killed := false
 	for _, p := range all {
 		p.mu.Lock()
-		if ended {
+		killed = killed || p.crashed
+		p.mu.Unlock()
+	}
+	for _, p := range all {
+		p.mu.Lock()
+		if killed {
 			unsure += p.drops["link_lost"]
 		}
 		received += p.received

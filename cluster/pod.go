@@ -39,7 +39,7 @@ type pod struct {
 	reason    string
 	complains []Complaint
 	read      []wire.Tally // messages read in the last sessions that ended
-	tallies   []tally      // the last sessions that ended, some of them still open
+	accounts  []account    // that are open
 }
 
 // differences are settings that should be the same on all pods.

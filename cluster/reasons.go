@@ -16,6 +16,7 @@ import (
 var (
 	errSelf      = errors.New("the address is this pod's own") // what dialing one gives
 	errStopping  = errors.New("this pod is stopping")
+	errHeard     = errors.New("you are stopping")
 	errReplaced  = errors.New("another link has taken the place of this one")
 	errSucceeded = errors.New("another process answers at the address of the pod")
 	errDuplicate = &linkError{"duplicate", "the other pod has a link to this one already"}

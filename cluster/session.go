@@ -64,10 +64,8 @@ func (t *Transport) actLocked(c *conn, d mesh.Decision) {
 // openingLocked is what a new session begins with, beside USE: what was read in
 // earlier ones, and what is complained of.
 func (t *Transport) openingLocked(c *conn) (frames []byte) {
-	if c.shaken.Capabilities.Has(wire.CapTally) {
-		for _, told := range c.of.read {
-			frames = wire.AppendTally(frames, told)
-		}
+	for _, told := range c.of.read {
+		frames = c.appendTally(frames, told)
 	}
 	if c.shaken.Capabilities.Has(wire.CapComplaint) && len(t.complaint) > 0 {
 		frames = wire.AppendComplaints(frames, t.complaint)
@@ -82,6 +80,7 @@ func (t *Transport) told(c *conn, number uint64) error {
 		t.mu.Unlock()
 		return errors.New("USE out of turn")
 	}
+	c.given = number // also where it is too late: the leader has used it
 	t.actLocked(c, c.of.pair.Told(c.id, number))
 	t.mu.Unlock()
 	t.report()
@@ -114,8 +113,27 @@ func (t *Transport) farewell(c *conn, g wire.Goodbye) error {
 		return errAddress
 	case wire.FarewellStopping:
 		t.left.Add(p.id, struct{}{})
+		if c.given == 0 {
+			t.mu.Unlock()
+			return errLeft
+		}
+		t.unusedLocked(c, errLeft)
 		t.mu.Unlock()
-		return errLeft
+		// Nothing comes behind it, so what was read of the session is known; and
+		// the other pod says the same when it has read what was sent to it.
+		c.link.Release()
+		c.link.SendControl(c.appendTally(nil, c.tally()))
+		c.bye(wire.FarewellHeard, errHeard)
+		t.report()
+		t.log.Info("pod stops", "pod", p.id, "address", p.address)
+		return nil
+	case wire.FarewellHeard:
+		if t.stopped {
+			t.mu.Unlock()
+			c.link.SendControl(c.appendTally(nil, c.tally()))
+			c.link.Drain()
+			return nil
+		}
 	}
 	t.mu.Unlock()
 	return &linkError{"other", "the other pod has ended the link: " + g.Text}
@@ -169,10 +187,12 @@ func (t *Transport) ended(c *conn, why error) {
 	}
 	var tell []byte
 	next := p.used
-	if given != 0 && !t.stopped {
-		time.AfterFunc(tallyTimeout, func() { t.closeAccount(p, given) })
-		if next != nil && next.shaken.Capabilities.Has(wire.CapTally) && len(p.read) > 0 {
-			tell = wire.AppendTally(nil, p.read[len(p.read)-1]) // that of c
+	if given != 0 {
+		if p.findLocked(given) != nil && !t.stopped {
+			t.closeLater(p, given)
+		}
+		if next != nil {
+			tell = next.appendTally(nil, c.tally())
 		}
 	}
 	if p.forgotten || !p.met && len(p.conns) == 0 {
@@ -180,7 +200,7 @@ func (t *Transport) ended(c *conn, why error) {
 		lost += p.giveUpLocked()
 	}
 	t.mu.Unlock()
-	if tell != nil {
+	if len(tell) > 0 {
 		next.link.SendControl(tell)
 	}
 	t.count(dropLinkLost, lost)

@@ -5,7 +5,16 @@ import (
 	"slices"
 	"time"
 
-	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/cluster/internal/link"
+)
+
+const (
+	// stopTimeout bounds how long stopping waits for what is still to be
+	// written.
+	stopTimeout = 2 * time.Second
+
+	// flushPause is how often stopping looks whether all is written.
+	flushPause = 5 * time.Millisecond
 )
 
 // stop says goodbye on all links, when what was queued for them is written or
@@ -16,15 +25,19 @@ func (t *Transport) stop() {
 	first := !t.stopped
 	t.stopped = true
 	used := t.usedLocked()
-	var rest []*conn
+	var replaced, waiting []*conn
 	for _, p := range t.pods {
 		if p.grace != nil {
 			p.grace.Stop()
 			p.grace = nil
 		}
 		for _, c := range p.conns {
-			if c != p.used {
-				rest = append(rest, c)
+			switch {
+			case c == p.used:
+			case c.given != 0:
+				replaced = append(replaced, c)
+			default:
+				waiting = append(waiting, c)
 			}
 		}
 	}
@@ -32,35 +45,61 @@ func (t *Transport) stop() {
 	if first {
 		t.closeListeners()
 		t.cancel() // handshakes and dials end
-		for _, c := range rest {
+		for _, c := range waiting {
 			c.link.Close(errStopping)
 		}
-		t.flush(used)
+		t.flush(used, replaced)
 		for _, c := range used {
-			c.bye(wire.FarewellStopping, errStopping)
+			c.part()
 		}
+		t.await(used)
 	}
-	t.work.Wait() // a link that is drained ends in two seconds at most
+	t.work.Wait()
 	if first {
 		t.abandon()
 	}
 }
 
-// flush waits until nothing is queued for any session, for stopTimeout at most.
-func (t *Transport) flush(sessions []*conn) {
+// flush waits until nothing is queued for any session, and those that were
+// replaced have been read to their ends, for stopTimeout at most.
+func (t *Transport) flush(sessions, replaced []*conn) {
 	for end := time.Now().Add(stopTimeout); time.Now().Before(end); time.Sleep(flushPause) {
-		waiting := false
+		waiting := slices.ContainsFunc(replaced, (*conn).lives)
 		for _, c := range sessions {
 			n, _ := c.of.queue.Len()
-			select {
-			case <-c.link.Done():
-			default:
-				waiting = waiting || n > 0 || c.link.EntryBytes() > 0
-			}
+			waiting = waiting || c.lives() && (n > 0 || c.link.EntryBytes() > 0)
 		}
 		if !waiting {
 			return
 		}
+	}
+}
+
+// await waits until the links have ended, which they do when the other side has
+// answered the goodbye. It ends those where that takes too long.
+func (t *Transport) await(sessions []*conn) {
+	timeout := time.NewTimer(link.DefaultDrainTimeout)
+	defer timeout.Stop()
+	for _, c := range sessions {
+		select {
+		case <-c.link.Done():
+			continue
+		case <-timeout.C:
+		}
+		for _, c := range sessions {
+			c.link.Close(errStopping)
+		}
+		return
+	}
+}
+
+// lives reports whether the link has not ended.
+func (c *conn) lives() bool {
+	select {
+	case <-c.link.Done():
+		return false
+	default:
+		return true
 	}
 }
 

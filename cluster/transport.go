@@ -50,13 +50,6 @@ const (
 	// numbers of other pods do not follow one that was.
 	maxGiven = 1 << 62
 
-	// flushPause is how often stopping looks whether all is written.
-	flushPause = 5 * time.Millisecond
-
-	// stopTimeout bounds how long stopping waits for what is still to be
-	// written.
-	stopTimeout = 2 * time.Second
-
 	// maxLeft is how many incarnations that have said they stop are remembered.
 	maxLeft = 256
 

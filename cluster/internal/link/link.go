@@ -52,7 +52,7 @@ type Handler interface {
 	Bounce(dst messages.PeerID, epoch uint64, second bool, msg []byte)
 
 	// Control hands over the payload of USE, GOODBYE, TALLY or COMPLAINT, as
-	// yet unparsed. An error ends the link.
+	// yet unparsed; after [Link.Drain] only of TALLY. An error ends the link.
 	Control(t wire.Type, payload []byte) error
 
 	// BatchEnd comes after the last of what one read brought, before the
@@ -131,6 +131,7 @@ type Link struct {
 	pings    pings
 	dataDue  bool          // the queue may have something
 	writing  bool          // there is a writer, or someone is about to start it
+	released bool          // no message is taken from the queue any more
 	draining bool          // only what is in box.control is still written, and the end
 	silent   bool          // nothing is written any more
 	closed   bool          // the socket is closed, or about to be
@@ -201,13 +202,22 @@ func (l *Link) Run() error {
 func (l *Link) Use() {
 	l.cfg.Queue.attach(l)
 	l.mu.Lock()
-	late := l.closed || l.draining
+	late := l.closed || l.draining || l.released
 	l.mu.Unlock()
 	if late {
 		l.cfg.Queue.detach(l)
 		return
 	}
 	l.wakeForData(false)
+}
+
+// Release gives the queue up, so that no message is written behind what
+// [Link.SendControl] is given from here on.
+func (l *Link) Release() {
+	l.mu.Lock()
+	l.released = true
+	l.mu.Unlock()
+	l.letGo()
 }
 
 // Close ends the link at once and closes its socket. Only the first reason
@@ -230,8 +240,8 @@ func (l *Link) Close(reason error) {
 }
 
 // Drain stops writing, what SendControl was given before being the last, and has
-// the link read FWD and BOUNCE on until the other side has ended as well, for
-// two seconds at most. Then Run returns [ErrDrained]. What waits in the queue
+// the link read FWD, BOUNCE and TALLY on until the other side has ended as well,
+// for two seconds at most. Then Run returns [ErrDrained]. What waits in the queue
 // stays there, directory entries that wait are dropped.
 func (l *Link) Drain() { l.endWriting(ErrDrained) }
 

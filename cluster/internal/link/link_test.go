@@ -373,6 +373,40 @@ func TestRunWaits(t *testing.T) {
 
 // TestDrain: what was said last arrives, then the end; entries that come while
 // draining are not handed over; and a side that does not end is not waited for.
+// TestRelease: behind a frame that is sent after it no message comes, and what was
+// read is known when that frame is handed over.
+func TestRelease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var read atomic.Uint64
+		_, a, b := memory(t, memnet.Config{Latency: time.Millisecond}, nil)
+		b.got.control = func(wire.Type) { read.Store(b.Received()) }
+		slow := sync.OnceFunc(func() { time.Sleep(time.Second / 2) }) // then one read brings messages and the frame
+		b.got.forward = func([]byte) { slow() }
+		const n = 400
+		for i := range n {
+			a.send(1, sized(100))
+			if i%100 == 50 {
+				time.Sleep(100 * time.Microsecond)
+			}
+		}
+		a.Release()
+		a.SendControl(wire.AppendUse(nil, 1))
+		left, _ := a.queue.Len()
+		a.Use() // comes too late
+		a.send(1, sized(100))
+		time.Sleep(time.Second)
+		if read.Load() == 0 {
+			t.Error("nothing was read before the frame: the test shows nothing")
+		}
+		if got := b.Received(); got != read.Load() || got != a.Sent() || int(got)+left != n {
+			t.Errorf("%d messages were read before the frame, %d in all, %d sent, %d of %d stayed", read.Load(), got, a.Sent(), left, n)
+		}
+		if got, _ := a.queue.Len(); got != left+1 {
+			t.Errorf("%d messages in the queue after %d and one more", got, left)
+		}
+	})
+}
+
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, a, b := memory(t, memnet.Config{Latency: time.Millisecond}, nil)
@@ -389,6 +423,7 @@ func TestDrain(t *testing.T) {
 			t.Errorf("Probe of a draining link: %v", err)
 		}
 		b.SendEntries([]wire.Entry{{Kind: wire.Leave}})
+		b.SendControl(append(wire.AppendComplaints(nil, nil), wire.AppendTally(nil, wire.Tally{Session: 1})...))
 		b.send(1, transport([]byte("late")))
 		if err := <-b.result; err != io.EOF {
 			t.Errorf("the other side: %v, want io.EOF", err)
@@ -405,7 +440,7 @@ func TestDrain(t *testing.T) {
 		if got := without(b.got.take(), "end"); !slices.Equal(got, []string{"GOODBYE"}) {
 			t.Errorf("the other side was told %q", got)
 		}
-		if got := without(a.got.take(), "end"); !slices.Equal(got, []string{"FWD to 1 epoch 1 second false: late"}) {
+		if got := without(a.got.take(), "end"); !slices.Equal(got, []string{"TALLY", "FWD to 1 epoch 1 second false: late"}) {
 			t.Errorf("handed over while draining: %q", got)
 		}
 		if open := n.Conns(memnet.Any); open != 0 {

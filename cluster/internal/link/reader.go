@@ -73,6 +73,7 @@ func (l *Link) parse() (handled bool, err error) {
 		handled = true
 		payload := b[wire.HeaderSize:size:size]
 		if t != wire.TypeForward && t != wire.TypeBounce {
+			l.read.Store(read) // an answer may count it
 			if err := l.other(t, payload); err != nil {
 				return handled, err
 			}
@@ -96,7 +97,7 @@ func (l *Link) other(t wire.Type, payload []byte) error {
 	l.mu.Lock()
 	draining := l.draining
 	l.mu.Unlock()
-	if draining {
+	if draining && t != wire.TypeTally {
 		return nil // another link speaks for the pod
 	}
 	switch t {

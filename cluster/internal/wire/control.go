@@ -28,6 +28,7 @@ const (
 	FarewellReplaced  Farewell = 3 // another session has taken this one's place
 	FarewellAddress   Farewell = 4 // another pod that is alive has this address
 	FarewellError     Farewell = 5 // what the text says
+	FarewellHeard     Farewell = 6 // the answer to FarewellStopping
 )
 
 // Goodbye is the last frame of a link.
