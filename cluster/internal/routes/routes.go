@@ -26,6 +26,7 @@ type Config struct {
 	Owners   int // owners remembered [196,608]
 	Absences int // absences remembered [65,536]
 	Lookups  int // destinations that are looked up at the same time [8,192]
+	Source   int // of them, those whose first message has the same source [512]
 
 	Messages, Bytes           int // kept for one destination [32; 64 KiB]
 	TotalMessages, TotalBytes int // kept for all [4,096; 8 MiB]
@@ -46,6 +47,7 @@ func (c Config) withDefaults() Config {
 	or(&c.Owners, 196_608)
 	or(&c.Absences, 65_536)
 	or(&c.Lookups, 8192)
+	or(&c.Source, 512)
 	or(&c.Messages, 32)
 	or(&c.Bytes, 64<<10)
 	or(&c.TotalMessages, 4096)
@@ -116,6 +118,7 @@ type Table struct {
 	shift  int
 
 	lookups, messages, bytes atomic.Int64 // of all shards, bounded
+	sources                  sources
 
 	shards []shard
 }
@@ -163,7 +166,8 @@ type waiting struct {
 	back      int       // how many of them have come back
 	bytes     int
 	newerThan uint64
-	unasked   bool // a lookup is needed and nobody was told yet
+	unasked   bool            // a lookup is needed and nobody was told yet
+	source    messages.PeerID // for whom it is looked up; zero: for nobody who sends
 }
 
 // New returns an empty table.
@@ -174,6 +178,7 @@ func New(c Config) *Table {
 	for i := range t.shards {
 		t.shards[i].entries = make(map[messages.PeerID]*entry)
 	}
+	t.sources.lookups = make(map[messages.PeerID]int)
 	return t
 }
 
@@ -271,10 +276,16 @@ func (t *Table) routeLocked(sh *shard, now Time, dst messages.PeerID, m Message,
 	if e != nil {
 		w = e.waiting
 	} else {
-		w = &waiting{unasked: true}
+		w = &waiting{unasked: true, source: source(m.Bytes)}
+		if !t.sources.take(w.source, t.config.Source) {
+			return Decision{Verdict: Full}
+		}
 	}
 	displaced, kept := t.park(w, m)
 	if !kept {
+		if e == nil {
+			t.sources.give(w.source)
+		}
 		return Decision{Verdict: Full, Displaced: displaced}
 	}
 	if newerThan > w.newerThan {
@@ -472,6 +483,7 @@ func (t *Table) Release(dst messages.PeerID, send func(Owner, Message)) (dropped
 		if len(msgs) == 0 || round == maxRounds {
 			sh.looking.remove(e)
 			t.lookups.Add(-1)
+			t.sources.give(e.waiting.source)
 			e.state, e.waiting, e.time = owned, nil, 0
 			sh.owned.push(e)
 			t.limitLocked(sh, &sh.owned, t.config.Owners)
@@ -605,6 +617,7 @@ func (t *Table) removeLocked(sh *shard, e *entry) (kept int) {
 	if e.waiting != nil {
 		kept = len(t.take(e.waiting))
 		t.lookups.Add(-1)
+		t.sources.give(e.waiting.source)
 	}
 	e.in.remove(e)
 	delete(sh.entries, e.dst)
