@@ -208,8 +208,13 @@ func (c *Cluster) waitReady() {
 // pods have been resolved once (an answer without any counts) and there has been
 // a link to each of them that can be reached, or ten seconds after the start.
 // The clock from which connections take their order depends on these links.
-// Ready once is ready for ever. The error is that of ctx, or [ErrStopped].
+// Ready once is ready until Stop. The error is that of ctx, or [ErrStopped].
 func (c *Cluster) WaitReady(ctx context.Context) error {
+	select {
+	case <-c.stopped: // both may be true
+		return ErrStopped
+	default:
+	}
 	select {
 	case <-c.ready:
 		return nil
