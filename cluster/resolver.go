@@ -51,7 +51,10 @@ func newResolver(c *Config) (Resolver, error) {
 // and port, which is the given one when text has none.
 func splitPod(text string, port int) (string, uint16, error) {
 	host := text
-	bare := strings.TrimSuffix(strings.TrimPrefix(text, "["), "]")
+	bare := text
+	if inner, ok := strings.CutPrefix(text, "["); ok && strings.HasSuffix(inner, "]") {
+		bare = strings.TrimSuffix(inner, "]")
+	}
 	if ip, err := netip.ParseAddr(bare); err == nil {
 		host = ip.String()
 	} else if strings.Contains(text, ":") {
