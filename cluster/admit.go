@@ -83,6 +83,7 @@ func (t *Transport) admit(c *conn) error {
 	hello := c.shaken.Hello
 	addr, err := netip.ParseAddrPort(hello.Address)
 	if err != nil || addr.Port() == 0 || addr.Addr().IsUnspecified() {
+		t.metrics.helloRejected(string(handshake.Malformed))
 		return &linkError{string(handshake.Malformed), fmt.Sprintf("announced address %q cannot be dialed", hello.Address)}
 	}
 	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())

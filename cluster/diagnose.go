@@ -79,7 +79,7 @@ func (d *diagnosis) secrets() {
 	var other, theirs, own []string
 	for _, p := range d.Pods {
 		switch p.Reason {
-		case reasonOtherSecret, "no_common_key":
+		case reasonOtherSecret:
 			other = append(other, p.Address)
 		case reasonOtherHasNone:
 			theirs = append(theirs, p.Address)
@@ -117,7 +117,7 @@ func (d *diagnosis) secrets() {
 
 // aboutSecrets reports whether a reason is one that secrets has said.
 func aboutSecrets(reason string) bool {
-	return reason == reasonOtherSecret || reason == reasonOtherHasNone || reason == reasonOwnHasNone || reason == "no_common_key"
+	return reason == reasonOtherSecret || reason == reasonOtherHasNone || reason == reasonOwnHasNone
 }
 
 // links: which pods are not linked, and why?

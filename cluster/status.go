@@ -56,7 +56,7 @@ type PodStatus struct {
 	QueuedBytes    int `json:"queued_bytes,omitempty"`
 
 	// Error is why there is no link, or why the last one ended. Reason is the
-	// same as one of a small set of words, such as no_common_key; see
+	// same as one of a small set of words, such as hmac_mismatch; see
 	// docs/operations.md.
 	Error  string `json:"error,omitempty"`
 	Reason string `json:"reason,omitempty"`

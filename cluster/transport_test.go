@@ -425,6 +425,9 @@ func TestAnnouncedAddressMustBeGood(t *testing.T) {
 				if a.count("up") > 0 || len(a.transport.pods) > 0 {
 					t.Error("it has a place")
 				}
+				if n := a.rejects("malformed") + a.rejects(reasonAddress); n != 1 {
+					t.Errorf("it is counted %d times", n)
+				}
 			})
 		})
 	}
