@@ -280,3 +280,28 @@ func (o *busyOutlet) bounce(dst messages.PeerID, epoch uint64, second bool, msg 
 }
 
 func (o *busyOutlet) wake() {}
+
+// What was on its way to a pod that was killed, and that another process has
+// taken the place of before anybody gave it up, is counted as lost.
+func TestLostWithAPodThatIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, hop, "a", "b")
+		f.pod("b").join("bob")
+		time.Sleep(time.Second)
+		f.pod("a").send("ann", "bob", "warm-up")
+		time.Sleep(2 * time.Second)
+		f.net.Cut(ip("a"), ip("b"))
+		const many = 50
+		for range many {
+			f.pod("a").send("ann", "bob", "x")
+		}
+		time.Sleep(hop)
+		f.crash("b")
+		f.net.Heal(ip("a"), ip("b"))
+		f.start("b")
+		time.Sleep(time.Second)
+		if d := f.drops(); d["link_lost"] != many || len(d) != 1 {
+			t.Errorf("dropped: %v, want %d as link_lost", d, many)
+		}
+	})
+}
