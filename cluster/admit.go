@@ -133,17 +133,14 @@ func (t *Transport) admit(c *conn) error {
 		c.admitted(p)
 		p.conns[c.id] = c
 		p.version, p.offset = c.shaken.Version, time.Duration(ahead)*time.Microsecond
-		differed := p.differs
-		p.differs = differences{c.shaken.OtherInstance, c.shaken.OtherTokens}
-		differs := p.differs
+		differed := p.differs.instance
+		p.differs.instance = c.shaken.OtherInstance
+		differs := p.differs.instance
 		t.actLocked(c, p.pair.Authenticated(c.id, c.shaken.Have))
 		t.mu.Unlock()
 		t.report()
-		if differs.instance && !differed.instance {
+		if differs && !differed {
 			t.log.Warn("pod announces another instance address: peers will be sent astray", "address", hello.Address)
-		}
-		if differs.tokens && !differed.tokens {
-			t.log.Warn("pod accepts other peer tokens: peers will be turned away there or here", "address", hello.Address)
 		}
 		return nil
 	}

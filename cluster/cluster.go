@@ -252,6 +252,10 @@ func (c *Cluster) Stop() {
 // [Config.Secrets]. Links that exist stay.
 func (c *Cluster) SetSecrets(secrets ...string) error { return c.Transport.keys.Swap(secrets...) }
 
+// SetTokenSecrets says that peers' tokens are accepted with other secrets now; see
+// [Config.TokenSecrets]. The other pods are told.
+func (c *Cluster) SetTokenSecrets(secrets ...string) { c.Transport.setTokenSecrets(secrets) }
+
 // figures are the gauges of this moment.
 func (c *Cluster) figures() (f figures) {
 	c.Transport.figures(&f)

@@ -31,10 +31,11 @@ type conn struct {
 	state atomic.Int32 // a connState; changed under transport.mu
 
 	// Guarded by transport.mu; constant once used.
-	session uint64 // see session
-	given   uint64 // the number in USE
-	outcome error  // once decided; nil: there is a session with the pod
-	settled bool   // decided is closed
+	session uint64                                  // see session
+	given   uint64                                  // the number in USE
+	outcome error                                   // once decided; nil: there is a session with the pod
+	settled bool                                    // decided is closed
+	tokens  struct{ mine, theirs wire.Fingerprint } // as they were told on c
 }
 
 // connState is how far a connection has come. It only grows.
@@ -141,6 +142,12 @@ func (c *conn) Control(t wire.Type, payload []byte) error {
 			return err
 		}
 		c.transport.complained(c, list)
+	case wire.TypeTokens:
+		theirs, err := wire.ParseTokens(payload)
+		if err != nil {
+			return err
+		}
+		c.transport.toldTokens(c, theirs)
 	}
 	return nil
 }
@@ -156,6 +163,7 @@ func (c *conn) decideLocked(outcome error) {
 // newConn makes a link of a connection; nothing is read or written yet.
 func (t *Transport) newConn(shaken *handshake.Conn, dialed netip.AddrPort) *conn {
 	c := &conn{transport: t, shaken: shaken, dialed: dialed, decided: make(chan struct{})}
+	c.tokens.mine, c.tokens.theirs = shaken.MyTokens, shaken.TheirTokens
 	t.mu.Lock()
 	t.lastConn++
 	c.id = t.lastConn

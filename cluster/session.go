@@ -62,7 +62,7 @@ func (t *Transport) actLocked(c *conn, d mesh.Decision) {
 }
 
 // openingLocked is what a new session begins with, beside USE: what was read in
-// earlier ones, and what is complained of.
+// earlier ones, what is complained of, and what has changed since the handshake.
 func (t *Transport) openingLocked(c *conn) (frames []byte) {
 	for _, told := range c.of.read {
 		frames = c.appendTally(frames, told)
@@ -70,7 +70,8 @@ func (t *Transport) openingLocked(c *conn) (frames []byte) {
 	if c.shaken.Capabilities.Has(wire.CapComplaint) && len(t.complaint) > 0 {
 		frames = wire.AppendComplaints(frames, t.complaint)
 	}
-	return frames
+	t.compareTokensLocked(c)
+	return append(frames, t.tokensChangedLocked(c)...)
 }
 
 // told is what the leader says of c.
@@ -125,7 +126,7 @@ func (t *Transport) farewell(c *conn, g wire.Goodbye) error {
 		c.link.SendControl(c.appendTally(nil, c.tally()))
 		c.bye(wire.FarewellHeard, errHeard)
 		t.report()
-		t.log.Info("pod stops", "pod", p.id, "address", p.address)
+		t.log.Info("pod link ended", "pod", p.id, "address", p.address, "session", c.given, "err", errLeft)
 		return nil
 	case wire.FarewellHeard:
 		if t.stopped {

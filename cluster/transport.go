@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -104,7 +103,8 @@ type Transport struct {
 	refusals  *simplelru.LRU[netip.Addr, refusal] // connections that were refused, by where they came from
 	reports   []report
 
-	turn    chan struct{} // whose element is in it works on reports
+	tokens  atomic.Pointer[[]byte] // see tokenDigest
+	turn    chan struct{}          // whose element is in it works on reports
 	outlets atomic.Pointer[map[wire.PodID]*pod]
 }
 
@@ -155,6 +155,8 @@ func newTransport(c *Config, m *Metrics, log *slog.Logger) (*Transport, error) {
 	t.began = time.Now()
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.outlets.Store(&map[wire.PodID]*pod{})
+	tokens := tokenDigest(c.TokenSecrets)
+	t.tokens.Store(&tokens)
 	return t, nil
 }
 
@@ -213,7 +215,7 @@ func (t *Transport) listen() error {
 		Clock:       t.clock,
 		Have:        t.have,
 		Instance:    t.cfg.InstanceURL,
-		Tokens:      t.tokens,
+		Tokens:      func() []byte { return *t.tokens.Load() },
 		MinVersion:  t.minVersion,
 		MaxVersion:  t.maxVersion,
 	})
@@ -242,19 +244,6 @@ func (t *Transport) clock() uint64 {
 		return 0 // nobody is spoken to before start
 	}
 	return t.fabric.clock()
-}
-
-// tokens is what pods with the same secrets of peer tokens have in common.
-func (t *Transport) tokens() []byte {
-	if len(t.cfg.TokenSecrets) == 0 {
-		return nil
-	}
-	h := sha256.New()
-	for _, secret := range slices.Sorted(slices.Values(t.cfg.TokenSecrets)) {
-		sum := sha256.Sum256([]byte(secret))
-		h.Write(sum[:])
-	}
-	return h.Sum(nil)
 }
 
 // start begins to accept. links is told when sessions begin or end; lost: one

@@ -751,6 +751,58 @@ func TestDifferencesAreWarnedOfOnce(t *testing.T) {
 	})
 }
 
+// TestTokenSecretsChange: secrets of peer tokens are exchanged while the pods run,
+// and whether they are the same is known of the links that there are.
+func TestTokenSecretsChange(t *testing.T) {
+	inBubble(t, pace, func(t *testing.T, r *rig) {
+		r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
+		tokens := func(c *Config) { c.TokenSecrets = []string{"old"} }
+		a, b, old := r.pod("10.0.0.1", tokens).start(), r.pod("10.0.0.2", tokens).start(), r.pod("10.0.0.3", tokens)
+		old.transport.maxVersion = wire.Version - 1 // cannot be told, and is not
+		old.start()
+		differ := func(p *rigPod) int {
+			var f figures
+			p.transport.figures(&f)
+			return f.tokensDiffer
+		}
+		r.within(time.Second, "links", func() bool { return meshed(a, b, old) })
+		time.Sleep(settledAfter)
+		ups := a.count("up")
+		if differ(a) != 0 || differ(b) != 0 {
+			t.Fatal("the same secrets differ")
+		}
+		change := func(p *rigPod, secrets ...string) {
+			p.transport.setTokenSecrets(secrets)
+			time.Sleep(2 * pace)
+			synctest.Wait()
+		}
+		change(a, "new", "old")
+		if differ(a) != 1 || differ(b) != 1 {
+			t.Errorf("one pod has other secrets: %d and %d differ", differ(a), differ(b))
+		}
+		change(b, "old", "new")
+		if differ(a) != 0 || differ(b) != 0 {
+			t.Errorf("both have the new ones: %d and %d differ", differ(a), differ(b))
+		}
+		if a.count("up") != ups {
+			t.Error("a link was disturbed")
+		}
+		// A link that is made while they change, too.
+		a.transport.setTokenSecrets([]string{"new"})
+		r.net.Reset(a.host, b.host)
+		for range 300 {
+			a.transport.setTokenSecrets([]string{"another"})
+			a.transport.setTokenSecrets([]string{"old", "new"})
+			time.Sleep(pace / 3)
+		}
+		r.within(2*time.Second, "links", func() bool { return meshed(a, b, old) })
+		time.Sleep(time.Second)
+		if differ(a) != 0 || differ(b) != 0 {
+			t.Errorf("both have the same again: %d and %d differ", differ(a), differ(b))
+		}
+	})
+}
+
 // TestComplaints: what one pod cannot reach the others know from it.
 func TestComplaints(t *testing.T) {
 	inBubble(t, pace, func(t *testing.T, r *rig) {

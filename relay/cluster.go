@@ -171,6 +171,10 @@ func (b *ClusterBootstrap) SetSecrets(secrets ...string) error {
 	return b.cluster.SetSecrets(secrets...)
 }
 
+// SetTokenSecrets replaces TokenSecrets, which the other pods are told of. It is
+// called with what the validator accepts from now on.
+func (b *ClusterBootstrap) SetTokenSecrets(secrets ...string) { b.cluster.SetTokenSecrets(secrets...) }
+
 // Stop leaves the cluster, in the reverse order of the start: discovery, so that
 // no link is opened any more, then the transport with every link, then the
 // metrics. The other pods are told, and what is queued for them is still written

@@ -201,6 +201,9 @@ func (p *pod) serve(ctx, cut context.Context) error {
 			defer stop()
 			return auth.WatchSecretFile(watching, p.cfg.AuthSecretFile, p.log.Logger, func(secrets []string) {
 				p.validator.SetSecrets(secrets...)
+				if p.others != nil {
+					p.others.SetTokenSecrets(secrets...)
+				}
 			})
 		})
 	}

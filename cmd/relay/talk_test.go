@@ -260,11 +260,12 @@ func TestStart(t *testing.T) {
 	pod.stderr.has(t, "relay has stopped")
 }
 
-// Two pods in this process link, take another secret from a file that changes,
-// not one that is too short, and part in order.
+// Two pods in this process link, take other secrets from files that change, not
+// one that is too short, and part in order.
 func TestStartPods(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "pods")
-	secret := func(text string) {
+	dir := t.TempDir()
+	file, tokens := filepath.Join(dir, "pods"), []string{filepath.Join(dir, "tokens-0"), filepath.Join(dir, "tokens-1")}
+	write := func(file, text string) {
 		t.Helper()
 		next := filepath.Join(t.TempDir(), "next")
 		if err := os.WriteFile(next, []byte(text), 0o600); err != nil {
@@ -274,7 +275,14 @@ func TestStartPods(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	secret := func(text string) {
+		t.Helper()
+		write(file, text)
+	}
 	secret("a secret that only pods have, 1234\n")
+	for _, file := range tokens {
+		write(file, "secret\n")
+	}
 	var links []string
 	for range 2 {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -286,10 +294,10 @@ func TestStartPods(t *testing.T) {
 		_ = ln.Close() // for the pod
 	}
 	var pods []*live
-	for _, address := range links {
+	for i, address := range links {
 		_, port, _ := strings.Cut(address, ":")
 		pods = append(pods, runLive(t, map[string]string{"POD_IP": "127.0.0.1"},
-			"-l", "127.0.0.1:0", "-e", "relay.example.com:443", "-s", "secret", "--metrics-listen-address", "127.0.0.1:0", "-H", "127.0.0.1:0", "--ops-listen-address", "127.0.0.1:0",
+			"-l", "127.0.0.1:0", "-e", "relay.example.com:443", "--auth-secret-file", tokens[i], "--metrics-listen-address", "127.0.0.1:0", "-H", "127.0.0.1:0", "--ops-listen-address", "127.0.0.1:0",
 			"--drain-delay", "0s", "--cluster-peers", strings.Join(links, ","), "--cluster-port", port, "--cluster-auth-secret-file", file, "--cluster-dns", "127.0.0.1:1"))
 	}
 	for _, p := range pods {
@@ -299,6 +307,18 @@ func TestStartPods(t *testing.T) {
 	_, operations, _ := strings.Cut(strings.TrimSpace(line), "address=")
 	if got := run(t, nil, "cluster", "doctor", "--ops-address", operations); got.code != exitOK {
 		t.Errorf("relay cluster doctor: code %d, %s%s", got.code, got.stdout, got.stderr)
+	}
+	write(tokens[0], "another secret\n")
+	pods[1].stderr.has(t, "other peer tokens") // told on the link that there is
+	if got := run(t, nil, "cluster", "doctor", "--ops-address", operations); got.code == exitOK {
+		t.Errorf("relay cluster doctor: token secrets that differ are no problem: %s", got.stdout)
+	}
+	write(tokens[1], "another secret\n")
+	pods[1].stderr.has(t, "secrets changed")
+	for start := time.Now(); run(t, nil, "cluster", "doctor", "--ops-address", operations).code != exitOK; time.Sleep(10 * time.Millisecond) {
+		if time.Since(start) > 20*time.Second {
+			t.Fatal("relay cluster doctor finds a problem after both have the other token secret")
+		}
 	}
 	secret("short\n")
 	for _, p := range pods {

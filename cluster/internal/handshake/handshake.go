@@ -118,11 +118,20 @@ type Conn struct {
 	Hello *wire.Hello // the other side's
 	Have  uint64      // session that the other side has in use with this pod, 0: none
 
-	// What both sides told and what is not the same. Links work with it, but
-	// clients will be sent astray or turned away.
-	OtherInstance bool // the address that peers are told
-	OtherTokens   bool // the secrets of peer tokens
+	// OtherInstance: the sides tell their peers different addresses. Links work
+	// with it, but clients will be sent astray.
+	OtherInstance bool
+
+	// What the proofs said of the secrets of peer tokens. Where they [Differ]
+	// links work as well, but clients will be turned away. See [Conn.Tokens].
+	MyTokens, TheirTokens wire.Fingerprint
+
+	pod *Pod
+	key *key // that was proved; nil: none
 }
+
+// Tokens is what a proof on c would say now of the secrets of peer tokens.
+func (c *Conn) Tokens() wire.Fingerprint { return c.pod.tokens(c.key) }
 
 // Dial does the dialer's side on conn. It returns an [*Error] and closes conn
 // when that fails, in the time of the config at most or when ctx ends. Nothing

@@ -128,6 +128,7 @@ func TestLink(t *testing.T) {
 		} {
 			tt.want.Version, tt.want.Capabilities, tt.want.Signed, tt.want.Key = 2, wire.AllCapabilities, true, key
 			tt.want.TLS, tt.want.Below, tt.want.Hello = tt.got.TLS, tt.got.Below, tt.got.Hello
+			tt.want.pod, tt.want.key = tt.got.pod, tt.got.key
 			if !reflect.DeepEqual(*tt.got, tt.want) {
 				t.Errorf("%s has %+v, want %+v", tt.name, *tt.got, tt.want)
 			}
@@ -295,8 +296,12 @@ func TestDifferences(t *testing.T) {
 					t.Fatal(err)
 				}
 				for _, c := range []*Conn{d, a} {
-					if c.OtherInstance != tt.instance || c.OtherTokens != tt.tokens {
-						t.Errorf("other instance %t, other tokens %t", c.OtherInstance, c.OtherTokens)
+					differ := Differ(c.MyTokens, c.TheirTokens)
+					if c.OtherInstance != tt.instance || differ != tt.tokens {
+						t.Errorf("other instance %t, other tokens %t", c.OtherInstance, differ)
+					}
+					if c.Tokens() != c.MyTokens {
+						t.Error("a proof would say something else now")
 					}
 				}
 			})

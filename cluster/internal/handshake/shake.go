@@ -121,8 +121,11 @@ func (s *shake) prove() (*Conn, error) {
 		Peer:          s.theirs.PodID(),
 		Hello:         s.theirs,
 		Have:          theirs.Have,
-		OtherInstance: differ(s.mine.Instance, s.theirs.Instance),
-		OtherTokens:   differ(mine.Tokens, theirs.Tokens),
+		OtherInstance: Differ(s.mine.Instance, s.theirs.Instance),
+		MyTokens:      mine.Tokens,
+		TheirTokens:   theirs.Tokens,
+		pod:           s.pod,
+		key:           k,
 	}, nil
 }
 
@@ -207,7 +210,7 @@ func (s *shake) read(want wire.Type, otherwise Reason) ([]byte, error) {
 	return payload, err
 }
 
-// differ reports whether both sides said something and not the same.
-func differ(a, b wire.Fingerprint) bool {
+// Differ reports whether both sides said something and not the same.
+func Differ(a, b wire.Fingerprint) bool {
 	return a != b && a != wire.Fingerprint{} && b != wire.Fingerprint{}
 }

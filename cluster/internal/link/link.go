@@ -51,8 +51,9 @@ type Handler interface {
 	Forward(dst messages.PeerID, epoch uint64, second bool, msg []byte)
 	Bounce(dst messages.PeerID, epoch uint64, second bool, msg []byte)
 
-	// Control hands over the payload of USE, GOODBYE, TALLY or COMPLAINT, as
-	// yet unparsed; after [Link.Drain] only of TALLY. An error ends the link.
+	// Control hands over the payload of USE, GOODBYE, TALLY, COMPLAINT or
+	// TOKENS, as yet unparsed; after [Link.Drain] only of TALLY. An error ends
+	// the link.
 	Control(t wire.Type, payload []byte) error
 
 	// BatchEnd comes after the last of what one read brought, before the

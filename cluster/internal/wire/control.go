@@ -163,6 +163,20 @@ func ParseTally(payload []byte) (Tally, error) {
 	return t, nil
 }
 
+// AppendTokens appends a TOKENS frame, to be sent only where [CapTokens] was
+// agreed on: what PROOF would say now of the secrets of peer tokens.
+func AppendTokens(dst []byte, f Fingerprint) []byte {
+	return append(AppendHeader(dst, TypeTokens, FingerprintSize), f[:]...)
+}
+
+// ParseTokens returns the fingerprint in the payload of a TOKENS frame.
+func ParseTokens(payload []byte) (f Fingerprint, err error) {
+	if len(payload) != FingerprintSize {
+		return f, malformed(TypeTokens, "size")
+	}
+	return Fingerprint(payload), nil
+}
+
 // AppendComplaints appends a COMPLAINT frame, to be sent only where
 // [CapComplaint] was agreed on. It takes the place of what the sender said
 // before; an empty list takes everything back. Complaints after the 32nd are

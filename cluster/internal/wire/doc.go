@@ -21,6 +21,7 @@
 //	0x11 PONG       id 4, clock 8, read 8                           20
 //	0x12 TALLY      session 8, read 8                               16
 //	0x13 COMPLAINT  n×(address, reason 0…64)                        0…10272
+//	0x14 TOKENS     secrets of peer tokens 8                        8
 //	0x20+kind       entries of the directory of one kind            …16384
 //	0x40 FWD        flags 1, destination 36, epoch 8, Transport     83…8865
 //	0x41 BOUNCE     as FWD                                          83…8865

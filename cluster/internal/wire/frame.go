@@ -45,6 +45,7 @@ const (
 	TypePong      Type = 0x11
 	TypeTally     Type = 0x12 // from version 2 on, with [CapTally]
 	TypeComplaint Type = 0x13 // from version 2 on, with [CapComplaint]
+	TypeTokens    Type = 0x14 // from version 2 on, with [CapTokens]
 	TypeEntries   Type = 0x20 // and the kind
 	TypeForward   Type = 0x40
 	TypeBounce    Type = 0x41
@@ -53,6 +54,7 @@ const (
 var typeNames = map[Type]string{
 	TypeHello: "HELLO", TypeProof: "PROOF", TypeUse: "USE", TypeGoodbye: "GOODBYE",
 	TypePing: "PING", TypePong: "PONG", TypeTally: "TALLY", TypeComplaint: "COMPLAINT",
+	TypeTokens:  "TOKENS",
 	TypeForward: "FWD", TypeBounce: "BOUNCE",
 }
 
@@ -88,6 +90,8 @@ func (t Type) limit() int {
 		return tallySize
 	case TypeComplaint:
 		return MaxComplaint
+	case TypeTokens:
+		return FingerprintSize
 	case TypeForward, TypeBounce:
 		return MaxData
 	}

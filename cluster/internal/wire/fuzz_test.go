@@ -63,6 +63,7 @@ func FuzzPing(f *testing.F)       { fuzz(f, wire.TypePing) }
 func FuzzPong(f *testing.F)       { fuzz(f, wire.TypePong) }
 func FuzzTally(f *testing.F)      { fuzz(f, wire.TypeTally) }
 func FuzzComplaints(f *testing.F) { fuzz(f, wire.TypeComplaint) }
+func FuzzTokens(f *testing.F)     { fuzz(f, wire.TypeTokens) }
 
 // FuzzEntries also holds what the directory relies on, and that entries can be cut
 // into frames anywhere.

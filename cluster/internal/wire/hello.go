@@ -30,8 +30,9 @@ type Capabilities uint32
 const (
 	CapTally     Capabilities = 1 << 0 // reads TALLY
 	CapComplaint Capabilities = 1 << 1 // reads COMPLAINT
+	CapTokens    Capabilities = 1 << 2 // reads TOKENS
 
-	AllCapabilities = CapTally | CapComplaint
+	AllCapabilities = CapTally | CapComplaint | CapTokens
 )
 
 // Has reports whether all bits of other are set in c.

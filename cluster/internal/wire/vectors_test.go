@@ -207,6 +207,8 @@ func (v vector) make(t testing.TB) []byte {
 		return wire.AppendPong(nil, wire.Pong{ID: uint32(v.number(t, "id")), Clock: v.number(t, "clock"), Read: v.number(t, "read")})
 	case wire.TypeTally:
 		return wire.AppendTally(nil, wire.Tally{Session: v.number(t, "session"), Read: v.number(t, "read")})
+	case wire.TypeTokens:
+		return wire.AppendTokens(nil, wire.Fingerprint(v.bytes(t, "tokens")))
 	case wire.TypeComplaint:
 		var list []wire.Complaint
 		times := uint64(1)
@@ -288,6 +290,9 @@ func reencode(typ wire.Type, payload []byte) ([]byte, error) {
 	case wire.TypeTally:
 		p, err := wire.ParseTally(payload)
 		return wire.AppendTally(nil, p), err
+	case wire.TypeTokens:
+		f, err := wire.ParseTokens(payload)
+		return wire.AppendTokens(nil, f), err
 	case wire.TypeComplaint:
 		list, err := wire.ParseComplaints(payload)
 		return wire.AppendComplaints(nil, list), err
