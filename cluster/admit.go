@@ -136,7 +136,11 @@ func (t *Transport) admit(c *conn) error {
 		differed := p.differs.instance
 		p.differs.instance = c.shaken.OtherInstance
 		differs := p.differs.instance
-		t.actLocked(c, p.pair.Authenticated(c.id, c.shaken.Have))
+		have := c.shaken.Have
+		if p.used != nil && p.used.worn() {
+			have = 0 // as the other one would say if it knew
+		}
+		t.actLocked(c, p.pair.Authenticated(c.id, have))
 		t.mu.Unlock()
 		t.report()
 		if differs && !differed {

@@ -28,7 +28,8 @@ type conn struct {
 	of       *pod
 	receiver receiver
 
-	state atomic.Int32 // a connState; changed under transport.mu
+	state    atomic.Int32 // a connState; changed under transport.mu
+	renewing atomic.Bool  // see renew
 
 	// Guarded by transport.mu; constant once used.
 	session uint64                                  // see session
@@ -182,9 +183,10 @@ func (t *Transport) complained(c *conn, list []wire.Complaint) {
 	t.mu.Unlock()
 }
 
-// roundTrip tells the directory how far away the pod is.
+// roundTrip tells the directory how far away the pod is. It comes once a second.
 func (t *Transport) roundTrip(c *conn, d time.Duration) {
 	if c.state.Load() == connUsed {
 		t.fabric.roundTrip(c, d)
+		t.renew(c)
 	}
 }

@@ -9,11 +9,12 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
-// have is the number of the session in use with a pod, for PROOF.
+// have is the number of the session in use with a pod, for PROOF; 0 for one that
+// is to be replaced.
 func (t *Transport) have(id wire.PodID) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if p := t.pods[id]; p != nil {
+	if p := t.pods[id]; p != nil && p.used != nil && !p.used.worn() {
 		return p.pair.Have()
 	}
 	return 0

@@ -76,6 +76,8 @@ type Transport struct {
 	// Versions of the pod wire that are spoken; 0 is all. For tests.
 	minVersion, maxVersion byte
 
+	keyBytes uint64 // maxKeyBytes, but for tests
+
 	ctx    context.Context // ends when the transport stops
 	cancel context.CancelFunc
 	work   sync.WaitGroup // all goroutines; Add only under mu, before stopped
@@ -150,6 +152,7 @@ func newTransport(c *Config, m *Metrics, log *slog.Logger) (*Transport, error) {
 		left:      newLRU[wire.PodID, struct{}](maxLeft),
 		refusals:  newLRU[netip.Addr, refusal](maxRefusals),
 		links:     func(bool) {},
+		keyBytes:  maxKeyBytes,
 		turn:      make(chan struct{}, 1),
 	}
 	t.began = time.Now()

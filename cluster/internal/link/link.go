@@ -121,6 +121,7 @@ type Link struct {
 	rest     []byte // what writeAtOnce has left, the end of lent
 	lent     []byte
 
+	keyed atomic.Uint64 // bytes of records; changed by the writer
 	sent  atomic.Uint64 // data frames given to the socket; changed by the writer
 	read  atomic.Uint64 // data frames handed over; changed by the reader
 	acked atomic.Uint64 // how many of those sent the other side has read; changed by the reader
@@ -290,6 +291,10 @@ func (l *Link) Peers() int { return int(l.peers.Load()) }
 
 // Sent returns how many messages have been given to the socket.
 func (l *Link) Sent() uint64 { return l.sent.Load() }
+
+// Encrypted returns how many bytes have been encrypted with the keys of this
+// connection, which never change: crypto/tls does not renew them by itself.
+func (l *Link) Encrypted() uint64 { return l.keyed.Load() }
 
 // Received returns how many messages have been handed to the [Handler]: what a
 // TALLY says.

@@ -204,6 +204,7 @@ func (l *Link) encrypt(b []byte) error {
 		}
 	}
 	l.gathered += size
+	l.keyed.Add(uint64(size))
 	return l.records.Encrypt(b)
 }
 
