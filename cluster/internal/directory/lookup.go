@@ -162,8 +162,13 @@ func (p *Pod) askEveryone(l *lookup) {
 		p.allAsked(l)
 		return
 	}
-	p.wait(l, patience)
+	// Nobody is left to be asked after them: the answer of a pod that is busy
+	// for a moment is better than none.
+	p.wait(l, max(patience, lastPatience*Time(p.cfg.Timing.Lookup)))
 }
+
+// lastPatience is how many times Timing.Lookup everyone is waited for at least.
+const lastPatience = 10
 
 // allAsked ends a lookup that has heard, or will never hear, from everyone.
 func (p *Pod) allAsked(l *lookup) {

@@ -78,7 +78,7 @@ func TestLookup(t *testing.T) {
 			nobody(s, 2, true)
 			nobody(s, 3, false)
 			nobody(s, 1, false)
-			s.pass(19 * time.Millisecond)
+			s.pass(199 * time.Millisecond)
 			s.take()
 			if s.done[len(s.done)-1].Do == directory.Answer {
 				s.t.Error("answered too early")
@@ -167,7 +167,9 @@ func TestAskEveryone(t *testing.T) {
 	s.forget()
 	s.Lookup(s.now, lookedUp, 0)
 	s.want("3: WHO_HAS all")
-	s.pass(20 * time.Millisecond)
+	s.pass(199 * time.Millisecond)
+	s.want() // nobody else is left to be asked
+	s.pass(time.Millisecond)
 	s.want("answer unknown") // 1 and 2 cannot be asked
 	s.Lookup(s.now, lookedUp, 0)
 	s.want("answer unknown")
@@ -175,7 +177,7 @@ func TestAskEveryone(t *testing.T) {
 	s.Lookup(s.now, lookedUp, 0)
 	s.want("3: WHO_HAS all")
 	s.got(3, wire.Entry{Kind: wire.IHave, Name: lookedUp, ID: 1 << 20, Pod: 9, Epoch: 5})
-	s.pass(20 * time.Millisecond)
+	s.pass(200 * time.Millisecond)
 	s.want("answer unknown")
 	s.Lookup(s.now, lookedUp, 0)
 	s.Stop(s.now)
