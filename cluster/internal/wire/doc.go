@@ -43,6 +43,7 @@
 //	12 NOBODY       name id flag               42
 //	13 LEAVE        flag (0)                   1
 //	14 DIGEST       XOR (as epoch), count (as id)  12
+//	15 AWAIT        name                       37
 //
 // Parsers check a limit first and return parts of the payload where they say so.
 // One that accepts a payload accepts it whole: appending what it returned gives

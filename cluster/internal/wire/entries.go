@@ -39,6 +39,7 @@ var layouts = [...]struct {
 	Nobody:      {"NOBODY", hasName | hasID | hasFlag},
 	Leave:       {"LEAVE", hasFlag}, // always 0, so that an entry has a size
 	Digest:      {"DIGEST", hasEpoch | hasID},
+	Await:       {"AWAIT", hasName},
 }
 
 // String returns the name of k in docs/protocol.md, or its number when it has

@@ -99,6 +99,7 @@ const (
 	Nobody      Kind = 12 // ID, Flag: sure
 	Leave       Kind = 13 // no Name: the last word of a stopping pod
 	Digest      Kind = 14 // no Name; Epoch: XOR, ID: count, of the claims placed at the receiver
+	Await       Kind = 15 // a connection here waits to have the name back: tell its end at once
 )
 
 // Entry is one directory entry. Fields that its kind does not carry are zero. The

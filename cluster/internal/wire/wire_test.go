@@ -33,7 +33,7 @@ func TestLimits(t *testing.T) {
 		wire.TypePing: 16, wire.TypePong: 20, wire.TypeTally: 16, wire.TypeComplaint: 10272,
 		wire.TypeTokens: 8, wire.TypeForward: 8865, wire.TypeBounce: 8865,
 	}
-	for k := wire.Register; k <= wire.Digest; k++ {
+	for k := wire.Register; k <= wire.Await; k++ {
 		limits[wire.EntryType(k)] = 16 << 10
 	}
 	for i := range 256 {
