@@ -1,6 +1,7 @@
 package directory_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -59,4 +60,41 @@ func TestDenied(t *testing.T) {
 	s.up(4, 3)
 	s.pass(20 * time.Millisecond)
 	denied(false)
+}
+
+// The end of a connection here that the homes have not heard of yet is no end of
+// the peer's presence: it may be elsewhere, as the homes are about to tell.
+func TestShortVisit(t *testing.T) {
+	for _, moved := range []bool{true, false} {
+		s := newScript(t, homes(1))
+		n := peer("x")
+		for i := 0; s.Homes(n)[0] == member(0).ID; i++ {
+			if i == 0 {
+				s.up(1, 1)
+			}
+			n = peer(fmt.Sprint(i))
+		}
+		s.agree(1)
+		s.forget()
+		s.Subscribe(s.now, n)
+		sub := s.idOf(wire.Subscribe)
+		s.got(1, wire.Entry{Kind: wire.Answered, Name: n, ID: sub})
+		s.forget()
+		s.Join(s.now, n.ID(), 1)
+		s.pass(3 * time.Millisecond)
+		s.Leave(s.now, n.ID(), 1)
+		s.want("1: REGISTER", "online at 0", "forget", "1: UNREGISTER")
+		s.pass(99 * time.Millisecond)
+		s.want()
+		if moved {
+			s.got(1, wire.Entry{Kind: wire.Online, Name: n, Pod: 102, Epoch: 2e15, ID: sub})
+			s.want("online at 2", "learn at 2")
+		}
+		s.pass(500 * time.Millisecond)
+		if moved {
+			s.want()
+		} else {
+			s.want("offline", "forget")
+		}
+	}
 }

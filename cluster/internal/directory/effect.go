@@ -31,6 +31,10 @@ const (
 	// nobody is there. Comes when nobody was notified of before, instead of
 	// NotifyOffline, and again when homes had to be asked again. See [Pod.Denied].
 	Denied
+	// Vacant: the peer Name, which a connection here awaits, is nowhere: it may
+	// have it back, see [Pod.Reclaim]. If nobody has it a linger later,
+	// NotifyOffline or Denied follows.
+	Vacant
 	// Answer: the lookup of Name that ignored what is not newer than NewerThan
 	// ended with Result. For [Owner], Member is at Pod with Epoch; for a group one
 	// Answer for each member, with More on all but the last.
@@ -98,7 +102,7 @@ func (r Reason) String() string {
 	return "unknown"
 }
 
-var actions = [...]string{"none", "send", "sync due", "close session", "evict", "online", "offline", "denied", "answer", "learn", "forget", "pod lost"}
+var actions = [...]string{"none", "send", "sync due", "close session", "evict", "online", "offline", "denied", "vacant", "answer", "learn", "forget", "pod lost"}
 
 // String returns the action in words, for tests.
 func (a Action) String() string {

@@ -20,6 +20,13 @@ type interest struct {
 	current owner
 	members *table[messages.PeerID, owner] // a group: those that are online
 
+	// A PeerID, see [Pod.Await]. seen is the highest epoch of all, vacated that of
+	// the time when it was vacant.
+	awaits, vacant bool
+	seen, vacated  uint64
+
+	keepUntil Time // a PeerID: nobody here is told before that it is nowhere
+
 	heardFrom  wire.PodID // a PeerID: 0 is none
 	heardUntil Time
 }
@@ -43,6 +50,12 @@ type said struct {
 	owner
 	id     uint32
 	beaten bool
+}
+
+// keeping is a name that is to be looked at again.
+type keeping struct {
+	until Time
+	name  wire.Name
 }
 
 // hearsay is a peer that a message came from.
@@ -156,6 +169,9 @@ func (p *Pod) ask(r *remote, n wire.Name, i *interest, a *answer) {
 	a.answered, i.denied = false, false
 	a.stale = a.online
 	p.send(r, wire.Entry{Kind: wire.Subscribe, Name: n, ID: a.id})
+	if i.awaits {
+		p.send(r, wire.Entry{Kind: wire.Await, Name: n})
+	}
 }
 
 // update works out the homes again if the view has changed, drops what pods
@@ -305,6 +321,16 @@ func (p *Pod) onAnswered(r *remote, e *wire.Entry) {
 	p.judgeAll(e.Name, i)
 }
 
+// evicted takes what r said in an EVICT for its answer: it follows in a moment,
+// and until then the end of the claim here must not look like that of all.
+func (i *interest) evicted(r *remote, winner owner) {
+	for j := range i.at {
+		if a := &i.at[j]; a.slot == r.slot && a.told == r.ord {
+			a.online, a.stale, a.beaten, a.at = true, !a.answered, false, winner
+		}
+	}
+}
+
 // judge makes of all answers one, for one member, and notifies what is new. A
 // home that has not spoken is not a "no".
 func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
@@ -320,8 +346,14 @@ func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
 			silent = true
 		}
 	}
-	if !ok && i.heardFrom != 0 {
+	switch {
+	case !ok && i.heardFrom != 0:
 		best, ok = owner{i.heardFrom, 0}, true
+	case ok:
+		i.heardFrom = 0 // the homes know, and will know better
+	}
+	if ok {
+		i.vacant, i.seen = false, max(i.seen, best.epoch)
 	}
 	current, online := i.known(n, member)
 	switch {
@@ -336,14 +368,18 @@ func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
 		i.set(n, member, best, true)
 		p.do(Effect{Do: NotifyOnline, Name: n, Member: member, Pod: best.pod, Epoch: best.epoch})
 		if n.Space() == wire.Peer {
-			if best.pod == p.self.ID {
+			if best.pod == p.self.ID || online && current.beats(best) { // the newer one has ended
 				p.do(Effect{Do: Forget, Name: n, Member: member})
-			} else {
+			}
+			if best.pod != p.self.ID {
 				p.do(Effect{Do: Learn, Name: n, Member: member, Pod: best.pod, Epoch: best.epoch})
 			}
 		}
 	case silent:
-		i.denied = false
+		i.denied, i.vacant = false, false
+	case i.awaits && !i.vacant:
+		p.isVacant(n, i)
+	case p.now < i.keepUntil: // it is looked at again
 	case online:
 		i.set(n, member, owner{}, false)
 		p.do(Effect{Do: NotifyOffline, Name: n, Member: member})
@@ -354,6 +390,21 @@ func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
 	case n.Space() == wire.Peer && !i.denied:
 		i.denied = true
 		p.do(Effect{Do: Denied, Name: n, Member: member})
+	}
+}
+
+// keep has a name be looked at again after a linger, and nobody told before that
+// it is nowhere.
+func (p *Pod) keep(n wire.Name, i *interest) {
+	i.keepUntil = p.now + Time(p.cfg.Timing.Linger)
+	p.kept.push(keeping{i.keepUntil, n})
+}
+
+// keptFor looks again.
+func (p *Pod) keptFor(k keeping) {
+	if i := p.interests.get(k.name); i != nil && i.keepUntil == k.until {
+		p.update(k.name, i)
+		p.judge(k.name, i, k.name.ID())
 	}
 }
 

@@ -146,6 +146,12 @@ func (p *Pod) Join(now Time, id messages.PeerID, conn uint64, groups ...wire.Nam
 		return 0
 	}
 	epoch = p.nextEpoch()
+	p.join(id, conn, epoch, groups)
+	p.finish()
+	return epoch
+}
+
+func (p *Pod) join(id messages.PeerID, conn, epoch uint64, groups []wire.Name) {
 	c := p.local.put(id)
 	was, left := c.epoch, c.groups
 	c.conn, c.epoch, c.groups = conn, epoch, groups
@@ -159,8 +165,6 @@ func (p *Pod) Join(now Time, id messages.PeerID, conn uint64, groups ...wire.Nam
 		p.joinGroup(g, id, epoch)
 	}
 	p.ownChanged(wire.PeerName(id), id, false)
-	p.finish()
-	return epoch
 }
 
 // Leave says that connection conn of id has ended. It does nothing when a newer
@@ -221,6 +225,9 @@ func (p *Pod) leaveGroup(g wire.Name, id messages.PeerID) {
 func (p *Pod) ownChanged(n wire.Name, member messages.PeerID, ended bool) {
 	p.look(n, member, ended)
 	if i := p.interests.get(n); i != nil {
+		if ended && n.Space() == wire.Peer {
+			p.keep(n, i) // the homes may not have heard of it, and cannot wait for this pod
+		}
 		p.update(n, i)
 		p.judge(n, i, member)
 	}
@@ -242,7 +249,7 @@ func (p *Pod) own(n wire.Name, member messages.PeerID) (owner, bool) {
 
 // onEvict closes the connection of a peer that has a newer one elsewhere. Its
 // claims go with it; that they are taken back is the acknowledgement.
-func (p *Pod) onEvict(e *wire.Entry) {
+func (p *Pod) onEvict(r *remote, e *wire.Entry) {
 	c := p.local.get(e.Member)
 	winner := owner{e.Pod, e.Epoch}
 	if c == nil || !winner.beats(owner{p.self.ID, c.epoch}) {
@@ -250,7 +257,13 @@ func (p *Pod) onEvict(e *wire.Entry) {
 	}
 	conn := c.conn
 	p.observeEpoch(e.Epoch)
-	p.drop(e.Member, c)
+	if i := p.interests.get(e.Name); i != nil {
+		p.update(e.Name, i)
+		i.evicted(r, winner)
+	}
+	// First: what a subscriber here is told of the winner is not believed while
+	// the connection is in the store.
 	p.do(Effect{Do: Evict, Name: e.Name, Member: e.Member, Conn: conn, Pod: e.Pod, Epoch: e.Epoch})
+	p.drop(e.Member, c)
 	p.do(Effect{Do: Learn, Name: e.Name, Member: e.Member, Pod: e.Pod, Epoch: e.Epoch})
 }

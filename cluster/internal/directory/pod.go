@@ -72,6 +72,7 @@ type Pod struct {
 	interests table[wire.Name, interest]
 	lastID    uint32
 	heard     queue[hearsay]
+	kept      queue[keeping]
 
 	// Sender.
 	lookups      map[uint32]*lookup
@@ -248,7 +249,7 @@ func (p *Pod) handle(r *remote, e *wire.Entry) error {
 	case wire.Unregister:
 		p.onUnregister(r, e)
 	case wire.Evict:
-		p.onEvict(e)
+		p.onEvict(r, e)
 	case wire.View:
 		p.onView(r, e.Epoch)
 	case wire.Subscribe:
@@ -271,6 +272,8 @@ func (p *Pod) handle(r *remote, e *wire.Entry) error {
 		p.lose(r)
 	case wire.Digest:
 		p.onDigest(r, e)
+	case wire.Await:
+		p.onAwait(r, e.Name)
 	}
 	return nil
 }
@@ -281,7 +284,7 @@ func check(e *wire.Entry) error {
 	case wire.View, wire.Leave, wire.Digest:
 		return nil
 	case wire.Register, wire.Unregister, wire.Evict, wire.Subscribe, wire.Unsubscribe, wire.Online, wire.Offline,
-		wire.Answered, wire.WhoHas, wire.IHave, wire.Nobody:
+		wire.Answered, wire.WhoHas, wire.IHave, wire.Nobody, wire.Await:
 	default:
 		return fmt.Errorf("directory entry of kind %d", e.Kind)
 	}
@@ -289,8 +292,8 @@ func check(e *wire.Entry) error {
 	case wire.Peer:
 		e.Member = e.Name.ID()
 	case wire.Group:
-		if e.Kind == wire.Evict {
-			return fmt.Errorf("EVICT of a group")
+		if e.Kind == wire.Evict || e.Kind == wire.Await {
+			return fmt.Errorf("%v of a group", e.Kind)
 		}
 	default:
 		return fmt.Errorf("directory entry of kind %d: name in space %d", e.Kind, e.Name.Space())

@@ -308,7 +308,7 @@ func TestEvict(t *testing.T) {
 	s.want()
 	evict.Epoch = epoch + 5
 	s.got(1, evict)
-	s.want("2: UNREGISTER", "1: UNREGISTER", "1: UNREGISTER", "2: UNREGISTER", "evict 5 for 2", "learn at 2")
+	s.want("evict 5 for 2", "2: UNREGISTER", "1: UNREGISTER", "1: UNREGISTER", "2: UNREGISTER", "learn at 2")
 	s.got(1, evict)
 	s.want()
 	if e := s.Join(s.now, id("x"), 6); e <= epoch+5 {
@@ -336,7 +336,7 @@ func TestEvict(t *testing.T) {
 	s.Join(s.now, id("x"), 7)
 	s.want("1: REGISTER", "2: REGISTER", "1: EVICT for 0", "2: EVICT for 0")
 	s.got(1, register(6e15))
-	s.want("2: EVICT for 1", "1: UNREGISTER", "2: UNREGISTER", "evict 7 for 1", "learn at 1")
+	s.want("2: EVICT for 1", "evict 7 for 1", "1: UNREGISTER", "2: UNREGISTER", "learn at 1")
 }
 
 func TestSubscriptionsAtAHome(t *testing.T) {

@@ -62,6 +62,9 @@ func (p *Pod) Deadline() (Time, bool) {
 	if p.heard.len() > 0 {
 		consider(p.heard.first().at)
 	}
+	if p.kept.len() > 0 {
+		consider(p.kept.first().until)
+	}
 	return next, ok
 }
 
@@ -83,6 +86,10 @@ func (p *Pod) Tick(now Time) {
 	}
 	for p.heard.len() > 0 && p.heard.first().at <= p.now {
 		p.unheard(p.heard.pop())
+		p.finish()
+	}
+	for p.kept.len() > 0 && p.kept.first().until <= p.now {
+		p.keptFor(p.kept.pop())
 		p.finish()
 	}
 }

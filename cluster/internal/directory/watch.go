@@ -19,6 +19,7 @@ type subscriber struct {
 	ord       uint32
 	id        uint32 // chosen by it, repeated in all it is told
 	answered  bool
+	awaits    bool // a PeerID: it is told of the end at once, without the linger
 	online    bool // a PeerID: it was told so last
 	notBefore Time // of ANSWERED
 	at        owner
@@ -177,7 +178,7 @@ func (p *Pod) push(n wire.Name, member messages.PeerID, s *subscriber, best owne
 	case !p.mayDeny:
 		p.withheld = true
 	default:
-		if len(p.ended) > 0 {
+		if len(p.ended) > 0 && !s.awaits {
 			if _, lingers := p.ended[claimKey{n, member}]; lingers {
 				return
 			}

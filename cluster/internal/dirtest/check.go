@@ -26,11 +26,15 @@ func (w *world) roundTrip() int64 {
 // checkEviction is invariant 1: of two connections further apart than a round
 // trip no newer one is closed for an older one.
 func (w *world) checkEviction(loser, winner *tenure) {
+	younger := int64(0) // so much is the loser
+	if winner != nil {
+		younger = loser.made() - winner.made()
+	}
 	switch {
 	case winner == nil:
 		w.violate("I1", "%s loses %s to a claim that nobody made", loser.pod.label, loser.peer.label)
-	case loser.start <= winner.start:
-	case loser.start-winner.start <= w.roundTrip():
+	case younger <= 0, loser.takenBack && winner.takenBack: // of two that return either may
+	case younger <= w.roundTrip():
 		w.result.CloseCalls++
 	case loser.pod.apart || winner.pod.apart, w.script.Skew != 0 && w.result.OutOfTouch && w.born:
 		// P4: a pod that starts on one side of a partition has its wall clock, and
@@ -38,8 +42,23 @@ func (w *world) checkEviction(loser, winner *tenure) {
 		w.result.BornApart++
 	default:
 		w.violate("I1", "%s loses its connection of %s to one at %s that is %s ms older",
-			loser.pod.label, loser.peer.label, winner.pod.label, millis((loser.start-winner.start)/1000))
+			loser.pod.label, loser.peer.label, winner.pod.label, millis(younger/1000))
 	}
+}
+
+// made is when a connection was made. A runner-up that is back counts as old as
+// the newest connection that it followed.
+func (t *tenure) made() int64 {
+	if !t.takenBack {
+		return t.start
+	}
+	at := t.socket.handshake
+	for _, u := range t.peer.tenures {
+		if !u.takenBack && u.end != 0 && u.end <= t.start {
+			at = max(at, u.start)
+		}
+	}
+	return at
 }
 
 // checkTakenBack is invariant 1: a runner-up does not come back while the newer
@@ -211,12 +230,11 @@ func (w *world) checkDropped(m *message) {
 	if w.relaxed || w.script.Check != Calm || m.fate == "pod_lost" {
 		return
 	}
-	late := w.tolerance
-	if m.fate == "no_peer" {
-		late += absent // an answer from before is remembered
-	}
 	t := m.dst.newest()
-	if t != nil && t.end == 0 && t.start+late <= m.sent {
+	if t == nil || t.takenBack && slices.ContainsFunc(m.dst.tenures, func(u *tenure) bool { return u.epoch > t.epoch }) {
+		return // whoever has just missed it at the newer one does not believe an older one at once
+	}
+	if t.end == 0 && t.start+w.tolerance <= m.sent {
 		w.violate("I6", "message %d to %s: %s, but it has been at %s since %s", m.number, m.dst.label, m.fate, t.pod.label, millis((t.start-lead)/1000))
 	}
 }
@@ -271,4 +289,23 @@ func (p *pod) checkOffline(n wire.Name, m messages.PeerID) {
 	if (!w.relaxed || w.script.Severe != nil) && !w.away(w.peers[w.peerText(m)], group, w.now-w.tolerance) {
 		w.violate("I4", "%s is told that %s is offline, which has been there all along", p.label, w.peerText(m))
 	}
+	if s := w.lasting(m); s != nil && n.Space() == wire.Peer {
+		w.violate("I4", "%s is told that %s is offline, whose connection to %s has lasted all along", p.label, w.peerText(m), s.pod.label)
+	}
+}
+
+// lasting returns a connection of a peer that has been there for a while, be it
+// as runner-up. While only clients act, and where the way from a home to a pod
+// and back and once more is shorter than the linger, nobody hears that its peer
+// was away.
+func (w *world) lasting(id messages.PeerID) *socket {
+	if w.script.Check != Calm || 3*(w.script.MaxDelay+w.script.Gather)*1000+ms >= linger {
+		return nil
+	}
+	for _, s := range w.peers[w.peerText(id)].sockets {
+		if s.pod.has(s) && s.handshake+w.tolerance <= w.now {
+			return s
+		}
+	}
+	return nil
 }

@@ -199,6 +199,8 @@ func (p *pod) effect(e *directory.Effect) {
 		p.online(e.Name, e.Member, e.Pod, e.Epoch)
 	case directory.NotifyOffline:
 		p.offline(e.Name, e.Member)
+	case directory.Vacant:
+		p.vacant(e.Name, e.Member)
 	case directory.Denied:
 		p.denied(e.Name, e.Member)
 	case directory.Answer:

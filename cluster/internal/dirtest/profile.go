@@ -22,6 +22,8 @@ type Profile struct {
 	Severed  bool    // one pair can never link
 	Moves    float64 // connections and their ends
 	Burst    float64 // share of moves that are several connections at once
+	Choices  float64 // several connections, of which one is kept and the others end
+	Near     bool    // links are as fast as those of one place
 	Subs     float64
 	Lookups  float64
 	Sends    float64
@@ -38,6 +40,7 @@ var Profiles = []Profile{
 	{Name: "calm", Check: Calm, Pods: [2]int{2, 5}, Moves: 20, Burst: .1, Subs: 8, Lookups: 30, Sends: 20, Steady: 2},
 	{Name: "skewed", Check: Calm, Pods: [2]int{2, 5}, Skew: 20_000, Moves: 20, Burst: .1, Subs: 6, Lookups: 15, Sends: 10, Steady: 2},
 	{Name: "churn", Check: Calm, Pods: [2]int{3, 4}, Peers: 3, Moves: 40, Subs: 100, Groups: 2, Lookups: 5, Sends: 10, Steady: 1},
+	{Name: "choices", Check: Calm, Pods: [2]int{3, 5}, Near: true, Peers: 4, Choices: 15, Moves: 3, Subs: 20, Lookups: 10, Sends: 20, Steady: 1},
 	{Name: "groups", Check: Rough, Pods: [2]int{3, 5}, Moves: 20, Burst: .1, Subs: 15, Groups: 3, Resets: 1, Crashes: .3, Steady: 2},
 	{Name: "flaps", Check: Rough, Pods: [2]int{3, 5}, Skew: 20_000, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Resets: 4, Cuts: 2, Steady: 2},
 	{Name: "crashes", Check: Rough, Pods: [2]int{3, 6}, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Crashes: 1.5, Stops: .7, Steady: 2},
@@ -96,6 +99,9 @@ func (g *generator) generate(seed uint64) *Script {
 		s.Homes = 10
 	}
 	s.Skew, s.Drift, s.Gather = g.Skew*1000, 200, 4000
+	if g.Near {
+		s.MaxDelay, s.Gather = 9000, 1000
+	}
 	for i := range s.Pods {
 		g.living = append(g.living, podLabel(i))
 	}
@@ -116,7 +122,7 @@ func (g *generator) generate(seed uint64) *Script {
 		rate float64
 		do   func()
 	}{
-		{g.Moves, g.move}, {g.Subs, g.sub}, {g.Lookups, g.lookup}, {g.Sends, g.send},
+		{g.Moves, g.move}, {g.Choices, g.choose}, {g.Subs, g.sub}, {g.Lookups, g.lookup}, {g.Sends, g.send},
 		{g.Resets, g.reset}, {g.Cuts, g.shortCut}, {g.LongCuts, g.longCut},
 		{g.Crashes, g.crash}, {g.Stops, g.stop}, {g.Scale, g.scale},
 	}
@@ -239,6 +245,23 @@ func (g *generator) move() {
 		g.connect(100_000+g.us(100), x, from)
 	default: // leaves its old connections half open
 		g.connect(0, x, to)
+	}
+}
+
+// choose has a client connect to several pods and keep one connection.
+func (g *generator) choose() {
+	x := g.peer()
+	if g.steady(x) {
+		return
+	}
+	pods := slices.Clone(g.living)
+	g.rand.Shuffle(len(pods), func(i, j int) { pods[i], pods[j] = pods[j], pods[i] })
+	pods = pods[:2+g.rand.IntN(len(pods)-1)]
+	for _, p := range pods {
+		g.connect(g.us(60), x, p)
+	}
+	for _, p := range pods[1:] {
+		g.hangUp(60_000+g.us(200), x, p)
 	}
 }
 

@@ -16,19 +16,21 @@ type peer struct {
 	id      messages.PeerID
 	name    wire.Name
 	tenures []*tenure
+	sockets []*socket // all there ever were
 }
 
 // tenure is the time in which one connection of a peer was the owner of its
 // name on its pod: what is true, as opposed to what directories know.
 type tenure struct {
-	peer   *peer
-	pod    *pod
-	socket *socket
-	epoch  uint64
-	groups []wire.Name
-	start  int64
-	end    int64   // 0: not yet
-	heir   *tenure // the newer one that ended it, if it did not just go away
+	peer      *peer
+	pod       *pod
+	socket    *socket
+	epoch     uint64
+	groups    []wire.Name
+	start     int64
+	end       int64   // 0: not yet
+	takenBack bool    // by a runner-up
+	heir      *tenure // the newer one that ended it, if it did not just go away
 }
 
 type claimKey struct {
@@ -83,22 +85,23 @@ func (p *pod) connect(x *peer, groups []wire.Name) {
 	p.dropRunnerUp(x)
 	w.lastSocket++
 	s := &socket{peer: x, pod: p, number: w.lastSocket, handshake: w.now, groups: groups}
+	x.sockets = append(x.sockets, s)
 	w.log("%s connects at %s", x.label, p.label)
-	p.own(s)
+	p.own(s, p.dir.Join)
 	if old != nil {
 		old.tenure.heir = s.tenure
 	}
 }
 
-// own makes s the owner of its peer's name with a new epoch.
-func (p *pod) own(s *socket) {
+// own makes s the owner of its peer's name, as join says.
+func (p *pod) own(s *socket, join func(directory.Time, messages.PeerID, uint64, ...wire.Name) uint64) {
 	w := p.w
-	t := &tenure{peer: s.peer, pod: p, socket: s, groups: s.groups, start: w.now}
+	t := &tenure{peer: s.peer, pod: p, socket: s, groups: s.groups, start: w.now, takenBack: s.tenure != nil}
 	s.tenure = t
 	s.peer.tenures = append(s.peer.tenures, t)
 	p.sockets[s.peer.id] = s
 	p.event(func(now directory.Time) {
-		t.epoch = p.dir.Join(now, s.peer.id, s.number, s.groups...)
+		t.epoch = join(now, s.peer.id, s.number, s.groups...)
 		w.tenures[claimKey{s.peer.id, p.id, t.epoch}] = t
 	})
 	w.after(w.tolerance, func() { w.checkOneOwner(s.peer, t) })
@@ -133,7 +136,10 @@ func (p *pod) evict(id messages.PeerID, number uint64, winner wire.PodID, epoch 
 	w.log("%s keeps %s as runner-up", p.label, s.peer.label)
 	p.runnersUp[id] = s
 	p.interest(s.peer.name).held = true
-	p.event(func(now directory.Time) { p.dir.Subscribe(now, s.peer.name) })
+	p.event(func(now directory.Time) {
+		p.dir.Subscribe(now, s.peer.name)
+		p.dir.Await(now, s.peer.name, epoch)
+	})
 	w.after(runnerUpHold, func() {
 		if p.alive && p.runnersUp[id] == s {
 			p.dropRunnerUp(s.peer)
@@ -141,16 +147,37 @@ func (p *pod) evict(id messages.PeerID, number uint64, winner wire.PodID, epoch 
 	})
 }
 
+// vacant: nobody has a name that a runner-up here waits for.
+func (p *pod) vacant(n wire.Name, m messages.PeerID) {
+	p.w.log("%s: %s is vacant", p.label, p.w.text(n))
+	if s := p.runnersUp[m]; s != nil {
+		p.takeBack(s)
+	}
+}
+
 // takeBack has a runner-up own its peer's name again.
 func (p *pod) takeBack(s *socket) {
 	delete(p.runnersUp, s.peer.id)
-	p.interests[s.peer.name].held = false
 	p.w.log("%s takes %s back", p.label, s.peer.label)
 	p.w.result.TakenBack++
 	p.checkTakenBack(s)
-	p.own(s)
-	p.later = append(p.later, func() { p.loseInterest(s.peer.name) })
+	p.own(s, p.dir.Reclaim)
+	p.later = append(p.later, func() { p.letGo(s.peer.name) })
 	p.event(func(directory.Time) {})
+}
+
+// letGo ends the interest of a runner-up.
+func (p *pod) letGo(n wire.Name) {
+	if i := p.interests[n]; i != nil && i.held && p.runnersUp[n.ID()] == nil {
+		i.held = false
+		p.event(func(now directory.Time) { p.dir.AwaitNoMore(now, n) })
+		p.loseInterest(n)
+	}
+}
+
+// has reports whether s is open here, the owner or a runner-up.
+func (p *pod) has(s *socket) bool {
+	return p.alive && (p.sockets[s.peer.id] == s || p.runnersUp[s.peer.id] == s)
 }
 
 // dropRunnerUp closes the runner-up of a peer.
@@ -160,8 +187,7 @@ func (p *pod) dropRunnerUp(x *peer) {
 	}
 	delete(p.runnersUp, x.id)
 	p.w.log("%s drops its runner-up of %s", p.label, x.label)
-	p.interests[x.name].held = false
-	p.loseInterest(x.name)
+	p.letGo(x.name)
 }
 
 func (p *pod) interest(n wire.Name) *interest {
@@ -244,14 +270,10 @@ func (p *pod) offline(n wire.Name, m messages.PeerID) {
 	for _, told := range i.who {
 		delete(told, m)
 	}
-	if s := p.runnersUp[m]; s != nil && n == s.peer.name {
-		p.takeBack(s)
-	}
 }
 
 // denied: every home says that a peer is nowhere, and it was not known to be
-// anywhere. A runner-up whose successor was gone before the homes were asked hears
-// no OFFLINE, but this.
+// anywhere.
 func (p *pod) denied(n wire.Name, m messages.PeerID) {
 	p.w.log("%s: %s is nowhere", p.label, p.w.text(n))
 	i := p.interests[n]
@@ -263,9 +285,6 @@ func (p *pod) denied(n wire.Name, m messages.PeerID) {
 		p.w.violate("I4", "%s is told that nobody has %s, which it was told to be online", p.label, p.w.text(n))
 	}
 	p.checkOffline(n, m)
-	if s := p.runnersUp[m]; s != nil {
-		p.takeBack(s)
-	}
 }
 
 // heard tells the directory of a message from a peer that is subscribed to and
