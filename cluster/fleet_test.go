@@ -354,7 +354,11 @@ func (p *fleetPod) Observe(changed func(messages.PeerID)) func() {
 	return func() {}
 }
 
-func (p *fleetPod) Evict(id messages.PeerID, conn uint64) {
+func (p *fleetPod) Returned(messages.PeerID, uint64) bool { return false }
+func (p *fleetPod) Awaits(messages.PeerID) bool           { return false }
+func (p *fleetPod) Vacant(messages.PeerID)                {}
+
+func (p *fleetPod) Evict(id messages.PeerID, conn uint64) bool {
 	p.mu.Lock()
 	evicted := p.conns[id] == conn
 	if evicted {
@@ -366,6 +370,7 @@ func (p *fleetPod) Evict(id messages.PeerID, conn uint64) {
 		p.fleet.note("%s: %s evicted", p.name, name)
 		changed(id)
 	}
+	return false
 }
 
 func (p *fleetPod) Interested(id messages.PeerID) bool {

@@ -289,6 +289,17 @@ func (f *Forwarder) interested(id messages.PeerID) bool {
 	return h != nil && (*h).Interested(id)
 }
 
+func (f *Forwarder) awaits(id messages.PeerID) bool {
+	h := f.host.Load()
+	return h != nil && (*h).Awaits(id)
+}
+
+func (f *Forwarder) vacant(id messages.PeerID) {
+	if h := f.host.Load(); h != nil {
+		(*h).Vacant(id)
+	}
+}
+
 func (f *Forwarder) settle(id messages.PeerID, online, changed bool) {
 	if h := f.host.Load(); h != nil {
 		(*h).Settle(id, online, changed)

@@ -67,6 +67,8 @@ type fakeHost struct {
 }
 
 func (h *fakeHost) Interested(messages.PeerID) bool    { return false }
+func (h *fakeHost) Awaits(messages.PeerID) bool        { return false }
+func (h *fakeHost) Vacant(messages.PeerID)             {}
 func (h *fakeHost) Settle(messages.PeerID, bool, bool) {}
 func (h *fakeHost) Dropped(reason string, n int) {
 	h.mu.Lock()

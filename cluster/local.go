@@ -51,6 +51,11 @@ type LocalPeers interface {
 	// id. A later connection of the same id has a higher number.
 	Connection(id messages.PeerID) (conn uint64, ok bool)
 
+	// Returned reports whether that connection, if it is the one registered for
+	// id, is no fresh one: it was superseded, kept aside, and has its id back.
+	// It must not win against one that was made elsewhere since.
+	Returned(id messages.PeerID, conn uint64) bool
+
 	// Peers yields the ids that are connected. One that comes or goes
 	// meanwhile may be missed: Observe tells of it.
 	Peers() iter.Seq[messages.PeerID]
@@ -62,9 +67,10 @@ type LocalPeers interface {
 
 	// Evict says that a newer connection of id is on another pod. If conn is
 	// still the one registered it is taken out, without a notice of offline,
-	// and closed or kept aside. It must not wait; that it called the functions
-	// of Observe is expected.
-	Evict(id messages.PeerID, conn uint64)
+	// and closed or kept aside; Evict returns whether it is kept, see
+	// [Host.Awaits]. It must not wait; that it called the functions of Observe
+	// is expected.
+	Evict(id messages.PeerID, conn uint64) (kept bool)
 }
 
 // Host is the relay that uses a [Forwarder], as the forwarder sees it; see
@@ -72,6 +78,15 @@ type LocalPeers interface {
 type Host interface {
 	// Interested reports whether some peer here wants to be told about id.
 	Interested(id messages.PeerID) bool
+
+	// Awaits reports whether a connection of id is kept here to have the id
+	// back when the newer one ends.
+	Awaits(id messages.PeerID) bool
+
+	// Vacant says that nobody has id at this moment, for an id that Awaits is
+	// true of: the connection may be registered again. It is not an offline
+	// notice; that follows, by Settle, if nobody has the id for a while.
+	Vacant(id messages.PeerID)
 
 	// Settle says what is true of id in the whole cluster, for an id that
 	// somebody here is interested in. online with changed is an event: id

@@ -78,6 +78,8 @@ type effects interface {
 	forgotten(dst messages.PeerID)
 	podLost(wire.PodID)
 	interested(id messages.PeerID) bool
+	awaits(id messages.PeerID) bool
+	vacant(id messages.PeerID)
 	settle(id messages.PeerID, online, changed bool)
 	sweep()
 }
@@ -394,7 +396,13 @@ func (n *node) linkEvent(e event) {
 func (n *node) interest(id messages.PeerID) {
 	name := wire.PeerName(id)
 	_, subscribed := n.subscribed[id]
-	if !n.effects.interested(id) {
+	awaits := n.effects.awaits(id)
+	if !awaits && n.pod.Awaiting(name) {
+		n.peer(id) // it may have the id back, and as what only the interest knows
+		n.pod.AwaitNoMore(n.now(), name)
+		n.apply()
+	}
+	if !awaits && !n.effects.interested(id) {
 		if subscribed {
 			delete(n.subscribed, id)
 			n.unheard.remove(id)
@@ -406,6 +414,10 @@ func (n *node) interest(id messages.PeerID) {
 	if !subscribed {
 		n.subscribed[id] = struct{}{}
 		n.pod.Subscribe(n.now(), name)
+		n.apply()
+	}
+	if awaits {
+		n.pod.Await(n.now(), name, 0)
 		n.apply()
 	}
 	if len(n.pod.Current(name)) > 0 {
@@ -437,7 +449,11 @@ func (n *node) peer(id messages.PeerID) {
 	case here && (!joined || known != conn):
 		n.joined[id] = conn
 		n.connected.Store(int64(len(n.joined)))
-		n.pod.Join(n.now(), id, conn)
+		if n.local.Returned(id, conn) {
+			n.pod.Reclaim(n.now(), id, conn)
+		} else {
+			n.pod.Join(n.now(), id, conn)
+		}
 		n.apply()
 	case !here && joined:
 		delete(n.joined, id)
@@ -566,7 +582,7 @@ func (n *node) do(e *directory.Effect) {
 		}
 		n.metrics.evictions.Add(1)
 		n.log.Debug("peer superseded by a connection to another pod", "peer", e.Member, "pod", e.Pod)
-		n.local.Evict(e.Member, e.Conn)
+		n.evict(e.Member, e.Conn, e.Epoch)
 	case directory.NotifyOnline:
 		if e.Name.Space() == wire.Peer {
 			n.unheard.remove(e.Member)
@@ -579,6 +595,8 @@ func (n *node) do(e *directory.Effect) {
 			}
 			n.effects.settle(e.Member, false, true)
 		}
+	case directory.Vacant:
+		n.effects.vacant(e.Member)
 	case directory.Denied:
 		n.settleAbsent(e.Member)
 	case directory.Answer:
@@ -595,6 +613,22 @@ func (n *node) do(e *directory.Effect) {
 		n.addresses.Delete(e.Pod)
 		n.effects.podLost(e.Pod)
 	}
+}
+
+// evict takes out a connection that has lost to one of another pod, with that
+// epoch, and has the directory tell when it may come back, if it is kept for that.
+func (n *node) evict(id messages.PeerID, conn, winner uint64) {
+	kept := n.local.Evict(id, conn)
+	if now, here := n.local.Connection(id); !kept && here && now != conn && n.local.Returned(id, now) {
+		kept = n.local.Evict(id, now) // it is older still, and took the place of the one that lost
+	}
+	if !kept || !n.effects.awaits(id) {
+		return
+	}
+	name := wire.PeerName(id)
+	n.subscribed[id] = struct{}{}
+	n.pod.Subscribe(n.now(), name)
+	n.pod.Await(n.now(), name, winner)
 }
 
 func (n *node) answer(e *directory.Effect) {

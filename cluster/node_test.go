@@ -79,6 +79,8 @@ type fakeLocal struct {
 	LocalPeers // nothing else is called
 	mu         sync.Mutex
 	conns      map[messages.PeerID]uint64
+	returned   uint64   // the one that Returned is true of
+	evicted    []uint64 // those that Evict was asked for
 }
 
 func (l *fakeLocal) Connection(id messages.PeerID) (uint64, bool) {
@@ -96,13 +98,26 @@ func (l *fakeLocal) join(n *node, id messages.PeerID) {
 }
 
 func (l *fakeLocal) Peers() iter.Seq[messages.PeerID] { return nil }
-func (l *fakeLocal) Evict(messages.PeerID, uint64)    {}
+
+func (l *fakeLocal) Returned(_ messages.PeerID, conn uint64) bool { return conn == l.returned }
+
+func (l *fakeLocal) Evict(id messages.PeerID, conn uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.evicted = append(l.evicted, conn)
+	if l.conns[id] != conn {
+		return false
+	}
+	delete(l.conns, id)
+	return true
+}
 
 // fakeEffects notes what the node says of peers.
 type fakeEffects struct {
 	mu    sync.Mutex
 	said  []string
 	wants map[messages.PeerID]bool
+	keeps map[messages.PeerID]bool
 	block chan struct{}
 }
 
@@ -118,6 +133,8 @@ func (e *fakeEffects) answered(dst messages.PeerID, r directory.Result, _ wire.P
 func (e *fakeEffects) learned(messages.PeerID, wire.PodID, uint64) {}
 func (e *fakeEffects) forgotten(messages.PeerID)                   {}
 func (e *fakeEffects) podLost(id wire.PodID)                       { e.note("lost %d", id) }
+func (e *fakeEffects) awaits(id messages.PeerID) bool              { return e.keeps[id] }
+func (e *fakeEffects) vacant(messages.PeerID)                      { e.note("vacant") }
 func (e *fakeEffects) interested(id messages.PeerID) bool          { return e.wants[id] }
 func (e *fakeEffects) settle(_ messages.PeerID, online, changed bool) {
 	e.note("online %v, changed %v", online, changed)
@@ -494,4 +511,30 @@ func TestUnheard(t *testing.T) {
 	if u.take(bob) || u.n.Load() != 0 {
 		t.Error("took what was removed")
 	}
+}
+
+// What has taken the place of a connection that lost is older still, and loses
+// too. It is awaited from then on.
+func TestReturnedConnectionLosesToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, local, e := newTestNode(t)
+		s := &fakeSession{n: 1, id: 2}
+		n.linkUp(s)
+		bob := messages.HashID("bob")
+		local.join(n, bob)
+		synctest.Wait()
+		local.conns[bob], local.returned = 7, 7 // and nobody has told the node yet
+		e.keeps = map[messages.PeerID]bool{bob: true}
+		evict := wire.Entry{Kind: wire.Evict, Name: wire.PeerName(bob), Pod: 2, Epoch: n.clock() + 1000}
+		if err := n.entries(s, []wire.Entry{evict}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if !slices.Equal(local.evicted, []uint64{1, 7}) {
+			t.Errorf("evicted %v", local.evicted)
+		}
+		if s.count(wire.Await) == 0 {
+			t.Errorf("told the home %v", s.kinds())
+		}
+	})
 }

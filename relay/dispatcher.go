@@ -75,6 +75,13 @@ func (l localPeers) Connection(id messages.PeerID) (conn uint64, ok bool) {
 	return seq, true
 }
 
+// Returned reports whether the connection is a runner-up that has its id back.
+func (l localPeers) Returned(id messages.PeerID, conn uint64) bool {
+	found, seq := l.store.State(id)
+	p, ok := found.(*Peer)
+	return ok && seq == conn && p.returned.Load()
+}
+
 // Peers yields the ids that are connected.
 func (l localPeers) Peers() iter.Seq[messages.PeerID] {
 	return func(yield func(messages.PeerID) bool) {
@@ -92,17 +99,20 @@ func (l localPeers) Observe(changed func(id messages.PeerID)) (cancel func()) {
 }
 
 // Evict takes out a connection that a newer one on another pod has superseded.
-// With a fabric the store's event is no offline notice.
-func (l localPeers) Evict(id messages.PeerID, conn uint64) {
+// With a fabric the store's event is no offline notice. It reports whether a
+// runner-up waits to have id back, that one or an older one.
+func (l localPeers) Evict(id messages.PeerID, conn uint64) (kept bool) {
 	found, ok := l.store.RemoveNumbered(id, conn)
 	if !ok {
-		return
+		return false
 	}
-	if p, ok := found.(*Peer); ok {
-		p.logger().Info("peer connected to another pod")
-		p.superseded()
-		p.env.runnersUp.watch(id)
+	p, ok := found.(*Peer)
+	if !ok {
+		return false
 	}
+	p.logger().Info("peer connected to another pod")
+	p.superseded()
+	return p.env.runnersUp.has(id)
 }
 
 // linkDispatcher hands over what one link brings.

@@ -337,7 +337,7 @@ func TestP4EvictedWithoutANotice(t *testing.T) {
 		old.expect(from(watcher, "still here"))
 
 		conn, _ := local.Connection(old.id)
-		local.Evict(old.id, conn)
+		evict(t, local, old.id, conn, false)
 		old.end()
 		f.host.Settle(old.id, true, true) // on the other pod
 		synctest.Wait()
@@ -345,7 +345,7 @@ func TestP4EvictedWithoutANotice(t *testing.T) {
 			t.Error("the evicted connection is in the store")
 		}
 		watcher.quiet()
-		local.Evict(old.id, conn) // once more changes nothing
+		evict(t, local, old.id, conn, false) // once more changes nothing
 		f.host.Settle(old.id, false, true)
 		watcher.expect(offline(old.id))
 	})
@@ -363,16 +363,20 @@ func TestRunnerUpOfAnotherPod(t *testing.T) {
 		f.lookedAt(t, first.id)
 
 		conn, _ := local.Connection(first.id)
-		local.Evict(first.id, conn)
-		f.lookedAt(t, first.id)
-		interested(t, f, first.id, true)
+		if local.Returned(first.id, conn) {
+			t.Error("a fresh connection is taken for one that has returned")
+		}
+		evict(t, local, first.id, conn, true)
+		if !f.host.Awaits(first.id) {
+			t.Error("nobody awaits the id")
+		}
 		f.host.Settle(first.id, true, true)
 		watcher.expect(online(first.id)) // it moved, and the one-shot was not used up
 		time.Sleep(2 * time.Second)
 		first.send(watcher, "I may still send")
 		watcher.expect(from(first, "I may still send"))
-		f.host.Settle(first.id, false, true)
-		if again, ok := local.Connection(first.id); !ok || again <= conn {
+		f.host.Vacant(first.id)
+		if again, ok := local.Connection(first.id); !ok || again <= conn || !local.Returned(first.id, again) || local.Returned(first.id, conn) {
 			t.Errorf("Connection = %d, %v after %d", again, ok, conn)
 		}
 		watcher.send(first, "welcome back")
@@ -385,20 +389,28 @@ func TestRunnerUpOfAnotherPod(t *testing.T) {
 		// Its time over it is closed, and the fabric need not tell any more.
 		second := connect(t, r, "y")
 		conn, _ = local.Connection(second.id)
-		local.Evict(second.id, conn)
-		f.lookedAt(t, second.id)
+		evict(t, local, second.id, conn, true)
 		start := time.Now()
 		second.end()
 		if took := time.Since(start); took != 3*time.Second {
 			t.Errorf("the runner-up was closed after %v", took)
 		}
 		f.lookedAt(t, second.id)
-		interested(t, f, second.id, false)
-		f.host.Settle(second.id, false, true)
+		if f.host.Awaits(second.id) {
+			t.Error("the id is awaited still")
+		}
+		f.host.Vacant(second.id)
 		if local.HasPeer(second.id) {
 			t.Error("a closed runner-up owns the id")
 		}
 	})
+}
+
+func evict(t *testing.T, local cluster.LocalPeers, id messages.PeerID, conn uint64, kept bool) {
+	t.Helper()
+	if local.Evict(id, conn) != kept {
+		t.Errorf("Evict = %v, want %v", !kept, kept)
+	}
 }
 
 // Of one that was superseded here and the newer one on another pod, the oldest
@@ -416,7 +428,7 @@ func TestRunnersUpHereAndElsewhere(t *testing.T) {
 		if local.HasPeer(first.id) {
 			t.Fatal("the end of a runner-up made another one the owner")
 		}
-		f.host.Settle(first.id, false, true)
+		f.host.Vacant(first.id)
 		sender.send(first, "hello")
 		first.expect(from(sender, "hello"))
 	})

@@ -57,6 +57,7 @@ type Peer struct {
 	active     atomic.Int64                     // when it last sent a Transport message, now(); 0: never
 	cause      atomic.Pointer[error]            // why it was cut, the first reason wins
 	working    atomic.Bool                      // Work has been called
+	returned   atomic.Bool                      // it was superseded, and has its id back
 	place      wheelPlace                       // guarded by the wheel
 
 	// Owned by the writer, of which there is at most one.

@@ -38,20 +38,23 @@ type host struct {
 
 var _ cluster.Host = (*host)(nil)
 
-// Interested reports whether a peer wants to be told about id, or a connection
-// that was superseded by one elsewhere waits to have it back.
-func (h *host) Interested(id messages.PeerID) bool {
-	return h.relay.notifier.Interested(id) || h.relay.env.runnersUp.has(id)
+// Interested reports whether a peer wants to be told about id.
+func (h *host) Interested(id messages.PeerID) bool { return h.relay.notifier.Interested(id) }
+
+// Awaits reports whether a connection that was superseded waits to have id back.
+func (h *host) Awaits(id messages.PeerID) bool { return h.relay.env.runnersUp.has(id) }
+
+// Vacant has the oldest runner-up own id again.
+func (h *host) Vacant(id messages.PeerID) {
+	if h.relay.pods.Load() == h.pods {
+		h.relay.env.runnersUp.takeBack(id, nil)
+	}
 }
 
-// Settle passes on what is true of id in the whole cluster. An id that is
-// nowhere any more goes to its runner-up, and is not announced as gone.
+// Settle passes on what is true of id in the whole cluster.
 func (h *host) Settle(id messages.PeerID, online, changed bool) {
 	if h.relay.pods.Load() != h.pods {
 		return // another fabric's word counts
-	}
-	if !online && h.relay.env.runnersUp.takeBack(id, nil) {
-		return
 	}
 	h.relay.notifier.Settle(id, online, changed)
 }

@@ -28,15 +28,15 @@ const (
 // runnersUp keeps connections that lost their id to a newer one soon after their
 // handshake. They are out of the store, and nobody sends to them, but their
 // socket stays open, they may send, and they are checked as ever. If the newer
-// connection ends within runnerUpTime, the oldest of them owns the id again, as
-// a fresh connection; otherwise they are cut as replaced.
+// connection ends within runnerUpTime, the oldest of them owns the id again, with
+// a number of its own; otherwise they are cut as replaced.
 //
 // See docs/adr/0019-runner-up.md.
 type runnersUp struct {
 	// Set by newRunnersUp, never changed.
 	store   *store.Store
 	metrics *metrics.Metrics
-	lookAt  func(messages.PeerID) // has the fabric ask whether an id is waited for
+	lookAt  func(messages.PeerID) // has the fabric ask whether an id is still waited for
 
 	mu     sync.Mutex // guards what follows
 	byID   map[messages.PeerID][]*runnerUp
@@ -62,14 +62,6 @@ func (r *runnersUp) keep(p *Peer) bool {
 		return false
 	}
 	return r.add(&runnerUp{peer: p, until: time.Now().Add(runnerUpTime)})
-}
-
-// watch has the fabric tell when id is nowhere any more, if somebody here waits
-// to have it back. Its present owner is on another pod.
-func (r *runnersUp) watch(id messages.PeerID) {
-	if r != nil && r.has(id) {
-		r.lookAt(id)
-	}
 }
 
 func (r *runnersUp) add(ru *runnerUp) bool {
@@ -126,6 +118,9 @@ func (r *runnersUp) removeLocked(id messages.PeerID, i int) *runnerUp {
 
 // has reports whether somebody waits to have id back.
 func (r *runnersUp) has(id messages.PeerID) bool {
+	if r == nil {
+		return false
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.byID[id]) > 0
@@ -154,6 +149,7 @@ func (r *runnersUp) takeBack(id messages.PeerID, from *Peer) bool {
 		return false
 	}
 	p := ru.peer
+	p.returned.Store(true)
 	p.gone.And(^supersededBit) // before anybody finds it in the store
 	if !r.store.Exchange(owner, p) {
 		p.gone.Or(supersededBit)
