@@ -60,7 +60,7 @@ func (c *conn) admitted(p *pod) {
 func (t *Transport) turnAway(c *conn, reason error) {
 	why := wire.FarewellError
 	switch {
-	case errors.Is(reason, errAddress):
+	case linkErrorReason(reason) == reasonAddress:
 		why = wire.FarewellAddress
 	case errors.Is(reason, errStopping):
 		why = wire.FarewellStopping
@@ -84,7 +84,7 @@ func (t *Transport) admit(c *conn) error {
 	addr, err := netip.ParseAddrPort(hello.Address)
 	if err != nil || addr.Port() == 0 || addr.Addr().IsUnspecified() {
 		t.metrics.helloRejected(string(handshake.Malformed))
-		return &linkError{string(handshake.Malformed), fmt.Sprintf("announced address %q cannot be dialed", hello.Address)}
+		return &linkError{reason: string(handshake.Malformed), text: fmt.Sprintf("announced address %q cannot be dialed", hello.Address)}
 	}
 	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
 	ahead := int64(hello.Clock - t.fabric.clock())
@@ -114,13 +114,17 @@ func (t *Transport) admit(c *conn) error {
 			known, asked = probe(t.ctx, incumbent), old
 			continue
 		case mesh.Refuse:
+			news := t.newsLocked(c.shaken.Peer, reasonAddress)
 			t.mu.Unlock()
 			t.metrics.helloRejected(reasonAddress)
-			t.log.Warn("pod refused: another one that is alive has its address", "address", hello.Address, "pod", c.shaken.Peer)
-			return errAddress
+			if news {
+				t.log.Warn("pod refused: another one that is alive has its address", "address", hello.Address, "pod", c.shaken.Peer, "remote", c.shaken.TLS.RemoteAddr())
+			}
+			return errAddress(addr, t.own)
 		case mesh.Succeed:
 			t.goneLocked(old)
 		}
+		t.warned.Remove(warning{c.shaken.Peer, reasonAddress})
 		p := t.pods[c.shaken.Peer]
 		if p == nil {
 			p = newPod(t, c.shaken, addr)
@@ -161,6 +165,17 @@ func (t *Transport) incumbentLocked(addr netip.AddrPort, old *pod, newcomer wire
 		return mesh.Away
 	}
 	return mesh.Linked
+}
+
+// newsLocked reports whether it was not said before of a pod that it is refused,
+// or refuses, for that reason.
+func (t *Transport) newsLocked(id wire.PodID, reason string) bool {
+	w := warning{id, reason}
+	if t.warned.Contains(w) {
+		return false
+	}
+	t.warned.Add(w, struct{}{})
+	return true
 }
 
 // anyLocked returns a connection to p, the one in use if there is one.

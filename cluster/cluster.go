@@ -206,7 +206,9 @@ func (c *Cluster) waitReady() {
 
 // WaitReady waits until this pod may serve peers: when the addresses of the
 // pods have been resolved once (an answer without any counts) and there has been
-// a link to each of them that can be reached, or ten seconds after the start.
+// a link to each of them that can be reached, or ten seconds after the start. A
+// pod that answers and refuses, or is refused, can be reached: it holds this one
+// for the ten seconds.
 // The clock from which connections take their order depends on these links.
 // Ready once is ready until Stop. The error is that of ctx, or [ErrStopped].
 func (c *Cluster) WaitReady(ctx context.Context) error {

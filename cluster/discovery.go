@@ -47,6 +47,10 @@ const (
 	// the other pods hear of it: longer than a restart or a new leader takes.
 	complainAfter = 3 * time.Second
 
+	// lookForAnswer is how soon a link that has not been answered on is looked at
+	// again, as long as readiness waits for it.
+	lookForAnswer = 20 * time.Millisecond
+
 	// maxAddresses bounds what is taken from one answer of a resolver.
 	maxAddresses = 4096
 )
@@ -64,7 +68,7 @@ type Discovery struct {
 	log      *slog.Logger
 
 	wake   chan struct{} // something has changed; holds one
-	tried  chan struct{} // closed when there has been an answer and each address was tried
+	tried  chan struct{} // closed when there has been an answer and each address is done with, see target.tried
 	cancel context.CancelFunc
 	loop   sync.WaitGroup // the loop and what it starts
 
@@ -104,6 +108,8 @@ type dialer interface {
 type standing struct {
 	self      bool      // the address is this pod's own
 	linked    bool      // there is a session
+	answered  bool      // and the other pod has said so, or answered in it
+	ended     error     // why the last session ended, if there is none
 	pending   bool      // a connection is there and may become one
 	notBefore time.Time // leave the first dial after a lost link to the other one until then
 }
@@ -112,7 +118,7 @@ type standing struct {
 type target struct {
 	wanted  bool // in the last answer
 	dialing bool
-	tried   bool      // linked once, or dialed to the end
+	tried   bool      // linked and answered once, or dialed in vain; not where a pod answers and refuses
 	linked  bool      // at the last look
 	since   time.Time // when linked was last true or first false
 	next    time.Time // of the next dial
@@ -285,8 +291,7 @@ func (d *Discovery) lookAtLocked(addr netip.AddrPort, t *target, now time.Time) 
 	s := d.pods.standing(addr)
 	switch {
 	case (s.self || s.linked) && !t.linked:
-		t.linked, t.tried, t.since = true, true, now
-		t.err, t.reason = nil, ""
+		t.linked, t.since = true, now
 	case s.self || s.linked || !t.linked:
 	case now.Sub(t.since) < settledAfter:
 		t.linked, t.since = false, now
@@ -296,9 +301,18 @@ func (d *Discovery) lookAtLocked(addr netip.AddrPort, t *target, now time.Time) 
 		t.pace, t.next = newPace(longestRedial), s.notBefore
 	}
 	switch {
+	case s.self || s.linked && s.answered:
+		t.tried, t.err, t.reason = true, nil, ""
+	case !s.linked && s.ended != nil && refused(linkErrorReason(s.ended)):
+		// It led, and so had a session until it heard.
+		t.failed(s.ended)
+	}
+	switch {
 	case !t.wanted && !t.dialing:
 		delete(d.targets, addr)
 		return time.Time{}
+	case t.wanted && t.linked && !t.tried:
+		return now.Add(lookForAnswer)
 	case !t.wanted, t.linked, t.dialing, s.pending:
 		return time.Time{}
 	case t.next.IsZero():
@@ -307,23 +321,29 @@ func (d *Discovery) lookAtLocked(addr netip.AddrPort, t *target, now time.Time) 
 	return t.next
 }
 
+// failed notes why there is no link: the last dial or session ended with err.
+func (t *target) failed(err error) {
+	t.err, t.reason = err, linkErrorReason(err)
+	t.pace.MaxInterval = longestRedial
+	if refused(t.reason) {
+		t.pace.MaxInterval = longestRefused
+	}
+}
+
 func (d *Discovery) dial(ctx context.Context, addr netip.AddrPort) {
 	err := d.pods.dial(ctx, addr)
 	d.mu.Lock()
 	d.dialing--
 	t := d.targets[addr] // it stays while it is dialed
-	t.dialing, t.tried = false, true
+	t.dialing = false
 	news := ""
 	if err != nil && ctx.Err() == nil {
-		reason := linkErrorReason(err)
-		if reason != t.reason {
-			news = reason
+		before := t.reason
+		t.failed(err)
+		if t.reason != before {
+			news = t.reason
 		}
-		t.err, t.reason = err, reason
-		t.pace.MaxInterval = longestRedial
-		if refused(reason) {
-			t.pace.MaxInterval = longestRefused
-		}
+		t.tried = t.tried || !refused(t.reason)
 	}
 	// Also after a success, in case the link ends before anybody has looked.
 	t.next = time.Now().Add(t.pace.NextBackOff())
@@ -436,7 +456,7 @@ func (d *Discovery) status() (DiscoveryStatus, []PodStatus) {
 		}
 		p := PodStatus{Address: addr.String(), State: PodDialing, Since: t.since}
 		if t.err != nil {
-			p.State, p.Error, p.Reason = PodUnreachable, t.err.Error(), t.reason
+			p.State, p.Error, p.Reason, p.Announced = PodUnreachable, t.err.Error(), t.reason, announced(t.err)
 			if refused(t.reason) {
 				p.State = PodRefused
 			}

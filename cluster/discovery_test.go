@@ -273,6 +273,27 @@ func TestReadyAfterTheFirstLook(t *testing.T) {
 			}
 		})
 	})
+	for name, change := range map[string]func(*Config){
+		"refused, other secret": func(c *Config) { c.Secrets = []string{"another secret, as long as the others"} },
+		"refused, no secret":    func(c *Config) { c.Secrets = nil },
+		"refused, address taken": func(c *Config) {
+			c.PodIPs, c.ListenAddress = []netip.Addr{netip.MustParseAddr("10.0.0.2")}, "10.0.0.3:7090"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, pace, func(t *testing.T, r *rig) {
+				r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.4") // nobody listens at the last one
+				r.net.SetLatency(memAny, memAny, 30*time.Millisecond)
+				a, b := r.pod("10.0.0.1").start(), r.pod("10.0.0.2").start()
+				r.within(time.Second, "links", func() bool { return meshed(a, b) && ready(a) && ready(b) })
+				odd := r.pod("10.0.0.3", change).start()
+				r.throughout(readyWait, "not ready", func() bool { return !ready(odd) })
+				if !ready(a) {
+					t.Error("a pod that is refused makes another one unready")
+				}
+			})
+		})
+	}
 	t.Run("nobody answers", func(t *testing.T) {
 		inBubble(t, pace, func(t *testing.T, r *rig) {
 			r.resolves("10.0.0.1", "10.0.0.2")
@@ -292,7 +313,7 @@ func TestReadyAfterTheFirstLook(t *testing.T) {
 				t.Error("ready without an answer")
 			}
 			r.resolves("10.0.0.1")
-			r.within(time.Second, "ready", func() bool { return ready(a) })
+			r.within(2*time.Second, "ready", func() bool { return ready(a) })
 		})
 	})
 	t.Run("an empty answer", func(t *testing.T) {
@@ -332,7 +353,7 @@ func TestPaceOfDials(t *testing.T) {
 		least, most int // dials in a minute
 	}{
 		{errors.New("no route"), 55, 80},
-		{errAddress, 13, 25},
+		{errTaken(netip.AddrPort{}), 13, 25},
 		{nil, 55, 80}, // it linked and the link was gone before anybody looked
 	} {
 		synctest.Test(t, func(t *testing.T) {

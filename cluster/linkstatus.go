@@ -37,7 +37,9 @@ func (t *Transport) standing(addr netip.AddrPort) (s standing) {
 	if p == nil {
 		return s
 	}
-	s.linked, s.notBefore = p.used != nil, p.notBefore
+	s.linked, s.notBefore, s.ended = p.used != nil, p.notBefore, p.err
+	// A follower has heard USE.
+	s.answered = s.linked && (!p.pair.Leads() || p.used.link.RTT() > 0)
 	for _, c := range p.conns {
 		s.pending = s.pending || c.state.Load() == connWaits
 	}
@@ -114,7 +116,10 @@ func (p *pod) statusLocked() PodStatus {
 	}
 	s.QueuedMessages, s.QueuedBytes = p.queue.Len()
 	if p.err != nil {
-		s.Error = p.err.Error()
+		s.Error, s.Announced = p.err.Error(), announced(p.err)
+		if refused(p.reason) {
+			s.State = PodRefused
+		}
 	}
 	if c := p.used; c != nil {
 		s.State = PodUp

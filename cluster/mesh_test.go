@@ -130,8 +130,23 @@ func TestTwoLivingPodsWithOneAddress(t *testing.T) {
 		}
 		// Both it and the other know why. Where it leads it takes each connection
 		// for a link, until the other has found out and says so.
-		for p, address := range map[*rigPod]string{liar: "10.0.0.1:7090", a: "10.0.0.3:7090"} {
-			r.within(10*pace, "the reason at "+p.host, func() bool { return reasons(p)[address] == reasonAddress })
+		for p, want := range map[*rigPod]struct{ address, reason string }{
+			liar: {"10.0.0.1:7090", reasonTaken}, a: {"10.0.0.3:7090", reasonAddress},
+		} {
+			r.within(time.Second, "the reason at "+p.host, func() bool { return reasons(p)[want.address] == want.reason })
+			_, apart := p.discovery.status()
+			_, lost := p.transport.status()
+			for _, s := range append(apart, lost...) {
+				if s.Address == want.address && (s.State != PodRefused || s.Announced != "10.0.0.2:7090") {
+					t.Errorf("at %s: %+v", p.host, s)
+				}
+			}
+		}
+		if n := a.log.count("another one that is alive has its address"); n > 1 {
+			t.Errorf("%s warns %d times of one pod", a.host, n)
+		}
+		if n := liar.log.count("refused by a pod"); n > 1 {
+			t.Errorf("%s warns %d times that one pod refuses it", liar.host, n)
 		}
 	})
 }

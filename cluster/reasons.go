@@ -3,8 +3,10 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"syscall"
 
@@ -19,23 +21,24 @@ var (
 	errHeard     = errors.New("you are stopping")
 	errReplaced  = errors.New("another link has taken the place of this one")
 	errSucceeded = errors.New("another process answers at the address of the pod")
-	errDuplicate = &linkError{"duplicate", "the other pod has a link to this one already"}
-	errNoUse     = &linkError{reasonNoUse, "the other pod has not said what becomes of the link"}
-	errLeft      = &linkError{reasonStopping, "the other pod is stopping"}
-	errAddress   = &linkError{reasonAddress, "another pod that is alive announces this address"}
+	errDuplicate = &linkError{reason: "duplicate", text: "the other pod has a link to this one already"}
+	errNoUse     = &linkError{reason: reasonNoUse, text: "the other pod has not said what becomes of the link"}
+	errLeft      = &linkError{reason: reasonStopping, text: "the other pod is stopping"}
 )
 
 // linkError is why two pods that have proved themselves have no link.
 type linkError struct {
-	reason string // one of helloRejects, or stopping
-	text   string
+	reason    string // one of helloRejects, or stopping or address_taken
+	text      string
+	announced string // the address that two pods have, with address_taken and duplicate_address
 }
 
 func (e *linkError) Error() string { return e.text }
 
 // Reasons of a linkError.
 const (
-	reasonAddress  = "duplicate_address"
+	reasonAddress  = "duplicate_address" // the other pod announces an address that is taken
+	reasonTaken    = "address_taken"     // this pod does
 	reasonStopping = "stopping"
 	reasonNoUse    = "timeout"
 	reasonLimit    = "limit"
@@ -74,8 +77,31 @@ func linkErrorReason(err error) string {
 func refused(reason string) bool {
 	switch handshake.Reason(reason) {
 	case handshake.HMACMismatch, handshake.UnsignedButRequired, handshake.SignedButUnsupported,
-		handshake.Version, handshake.Reflected, reasonAddress:
+		handshake.Version, handshake.Reflected, reasonAddress, reasonTaken:
 		return true
 	}
 	return false
+}
+
+// errAddress is why a pod is refused that announces addr, which is own or that of
+// another pod that is alive.
+func errAddress(addr, own netip.AddrPort) error {
+	whose := "which another pod that is alive announces too"
+	if addr == own {
+		whose = "which is this pod's own"
+	}
+	return &linkError{reasonAddress, fmt.Sprintf("it announces %s, %s", addr, whose), addr.String()}
+}
+
+// errTaken is why another pod refuses this one, which announces own.
+func errTaken(own netip.AddrPort) error {
+	return &linkError{reasonTaken, fmt.Sprintf("it refuses this pod: another one that is alive announces %s too", own), own.String()}
+}
+
+// announced is the address that two pods have, if err is about one.
+func announced(err error) string {
+	if e, ok := errors.AsType[*linkError](err); ok {
+		return e.announced
+	}
+	return ""
 }

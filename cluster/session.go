@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
@@ -109,9 +110,12 @@ func (t *Transport) farewell(c *conn, g wire.Goodbye) error {
 		t.mu.Unlock()
 		return errDuplicate
 	case wire.FarewellAddress:
+		news := t.newsLocked(p.id, reasonTaken)
 		t.mu.Unlock()
-		t.log.Warn("refused by a pod: another one that is alive announces the address of this one", "address", p.address)
-		return errAddress
+		if news {
+			t.log.Warn("refused by a pod: another one that is alive announces the address of this one", "by", p.address, "address", t.own)
+		}
+		return errTaken(t.own)
 	case wire.FarewellStopping:
 		t.left.Add(p.id, struct{}{})
 		if c.given == 0 {
@@ -137,7 +141,7 @@ func (t *Transport) farewell(c *conn, g wire.Goodbye) error {
 		}
 	}
 	t.mu.Unlock()
-	return &linkError{"other", "the other pod has ended the link: " + g.Text}
+	return &linkError{reason: "other", text: "the other pod has ended the link: " + g.Text}
 }
 
 // unusedLocked takes the session from c.
@@ -174,6 +178,7 @@ func (t *Transport) ended(c *conn, why error) {
 	wasUsed := p.used == c
 	waited := c.state.Load() == connWaits
 	given := c.given
+	clean := t.stopped && errors.Is(why, link.ErrDrained) // both have said goodbye
 	t.unusedLocked(c, why)
 	c.state.Store(connEnded)
 	delete(p.conns, c.id)
@@ -208,6 +213,8 @@ func (t *Transport) ended(c *conn, why error) {
 	t.suspendForgotten(p)
 	t.report()
 	switch {
+	case wasUsed && clean:
+		t.log.Info("pod link ended", "pod", p.id, "address", p.address, "session", given)
 	case wasUsed:
 		t.log.Info("pod link ended", "pod", p.id, "address", p.address, "session", given, "err", why)
 	case waited:

@@ -61,6 +61,11 @@ type PodStatus struct {
 	Error  string `json:"error,omitempty"`
 	Reason string `json:"reason,omitempty"`
 
+	// Announced is the address that one of two pods announces and another living
+	// pod has too, with the reason duplicate_address the pod that answers at
+	// Address, with address_taken the one that reports.
+	Announced string `json:"announced,omitempty"`
+
 	// Complaints are the pods it cannot reach, as it says itself.
 	Complaints []Complaint `json:"complaints,omitempty"`
 }

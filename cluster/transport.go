@@ -103,6 +103,7 @@ type Transport struct {
 	lastGiven uint64 // highest number this pod has said in USE, below maxGiven
 	complaint []wire.Complaint
 	refusals  *simplelru.LRU[netip.Addr, refusal] // connections that were refused, by where they came from
+	warned    *simplelru.LRU[warning, struct{}]   // what was said of pods and need not be again
 	reports   []report
 
 	tokens  atomic.Pointer[[]byte] // see tokenDigest
@@ -116,6 +117,12 @@ type refusal struct {
 	err    error
 	said   string // the address that it announced, which nobody has proved
 	at     time.Time
+}
+
+// warning is what is said once of a process of a pod.
+type warning struct {
+	pod    wire.PodID
+	reason string
 }
 
 // report is something that is done without the lock, or that the fabric is told,
@@ -151,6 +158,7 @@ func newTransport(c *Config, m *Metrics, log *slog.Logger) (*Transport, error) {
 		aliases:   newLRU[netip.AddrPort, wire.PodID](maxAliases),
 		left:      newLRU[wire.PodID, struct{}](maxLeft),
 		refusals:  newLRU[netip.Addr, refusal](maxRefusals),
+		warned:    newLRU[warning, struct{}](maxRefusals),
 		links:     func(bool) {},
 		keyBytes:  maxKeyBytes,
 		turn:      make(chan struct{}, 1),

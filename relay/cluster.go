@@ -159,8 +159,8 @@ func parsePodIPs(text string) (all []netip.Addr, err error) {
 }
 
 // WaitReady waits until this pod may serve peers: it has been linked to every
-// pod that was found and can be reached, or ten seconds have passed. The error
-// is that of ctx, or [cluster.ErrStopped].
+// pod that was found and can be reached (one that refuses it can), or ten seconds
+// have passed. The error is that of ctx, or [cluster.ErrStopped].
 func (b *ClusterBootstrap) WaitReady(ctx context.Context) error { return b.cluster.WaitReady(ctx) }
 
 // Status returns what this pod sees of the cluster.
