@@ -280,6 +280,11 @@ func (c *Cluster) Status() Status {
 	}
 	discovery, apart := c.Discovery.status()
 	s.Discovery = discovery
+	listed := c.Transport.known(discovery.Addresses)
+	for i := range s.Pods {
+		p := &s.Pods[i]
+		p.Unlisted = p.State == PodUp && discovery.Error == "" && !discovery.Answered.IsZero() && !listed[p.Address]
+	}
 	for _, p := range apart {
 		// A pod whose link was lost is known already, with more to say.
 		if !linked[p.Address] {

@@ -715,6 +715,20 @@ func TestStatus(t *testing.T) {
 		if !s.Ready || !s.Signed || !s.Directory.Settled || s.Directory.Local != 0 || len(s.Discovery.Addresses) != 4 {
 			t.Errorf("status = %+v", s)
 		}
+		for _, p := range s.Pods {
+			if p.Unlisted {
+				t.Errorf("%s is listed", p.Address)
+			}
+		}
+		f.mu.Lock()
+		f.named = []string{"a", "c", "z"}
+		f.mu.Unlock()
+		time.Sleep(time.Minute)
+		for _, p := range f.pod("a").Status().Pods {
+			if want := p.Address == "10.0.0.2:7090"; p.Unlisted != want {
+				t.Errorf("%s: unlisted is %v when a, c and z are listed", p.Address, p.Unlisted)
+			}
+		}
 		if n := f.pod("b").Status().Self.Peers; n != 1 {
 			t.Errorf("b says it has %d peers", n)
 		}

@@ -25,6 +25,7 @@ func (s Status) Diagnose() []Finding {
 	d := &diagnosis{Status: s}
 	d.discovery()
 	d.secrets()
+	d.addresses()
 	d.links()
 	d.complaints()
 	d.configuration()
@@ -54,7 +55,7 @@ func (d *diagnosis) discovery() {
 	f := d.Discovery
 	switch {
 	case f.Error != "" && f.Answered.IsZero():
-		d.problem("", fmt.Sprintf("the pods are not found: %s: %s", f.Name, f.Error), how)
+		d.problem("", fmt.Sprintf("the pods have never been found: %s: %s", f.Name, f.Error), how)
 	case f.Error != "":
 		d.problem("", fmt.Sprintf("the pods are not found any more: %s: %s; the last answer is still used, and pods that came since are missing", f.Name, f.Error), how)
 	case f.Answered.IsZero():
@@ -62,6 +63,16 @@ func (d *diagnosis) discovery() {
 	case len(d.Pods) == 0:
 		d.problem("", fmt.Sprintf("%s leads to no other pod: this one is alone", f.Name),
 			"if there are others, check that the name or the list has them all; the headless Service needs publishNotReadyAddresses: true, since pods are ready when they are linked")
+	}
+	var unlisted []string
+	for _, p := range d.Pods {
+		if p.Unlisted {
+			unlisted = append(unlisted, p.Address)
+		}
+	}
+	if len(unlisted) > 0 {
+		d.note("", fmt.Sprintf("%s leaves out %s, linked all the same since the other side has found this pod", f.Name, strings.Join(unlisted, ", ")),
+			"nothing, if it is about to stop, or has just started; if it stays, check that the name or the list has all pods: two that it leaves out do not find each other")
 	}
 }
 
@@ -106,7 +117,7 @@ func (d *diagnosis) secrets() {
 			"give "+address+" --cluster-auth-secret or --cluster-auth-secret-file; a pod with a secret links to none without")
 	}
 	if len(own) > 0 {
-		d.problem("", fmt.Sprintf("this pod (%s) has no cluster secret, %s has one", d.Self.Address, strings.Join(own, ", ")),
+		d.problem("", fmt.Sprintf("this pod (%s) has no cluster secret, %s %s one", d.Self.Address, strings.Join(own, ", "), have(own)),
 			"give this pod --cluster-auth-secret or --cluster-auth-secret-file")
 	}
 	if !d.Signed && len(own) == 0 && len(d.Pods) > 0 {
@@ -115,15 +126,46 @@ func (d *diagnosis) secrets() {
 	}
 }
 
-// aboutSecrets reports whether a reason is one that secrets has said.
-func aboutSecrets(reason string) bool {
-	return reason == reasonOtherSecret || reason == reasonOtherHasNone || reason == reasonOwnHasNone
+// have is the verb for some pods.
+func have(pods []string) string {
+	if len(pods) == 1 {
+		return "has"
+	}
+	return "have"
+}
+
+// addresses: which pod announces one that is taken?
+func (d *diagnosis) addresses() {
+	const own = "give %s a --pod-ip of its own, where the others reach it; in Kubernetes it is status.podIPs, and pods on the host's network need one cluster port each"
+	var by []string
+	for _, p := range d.Pods {
+		switch {
+		case p.Reason == reasonTaken:
+			by = append(by, p.Address)
+		case p.Reason != reasonAddress:
+		case p.Announced == "": // so an older relay says it
+			d.problem(p.Address, "what answers at "+p.Address+" announces an address that another living pod has"+because(p.Error), fmt.Sprintf(own, "it"))
+		case p.Announced == d.Self.Address:
+			d.problem(p.Address, fmt.Sprintf("what answers at %s announces this pod's own address, %s", p.Address, p.Announced), fmt.Sprintf(own, "one of the two"))
+		default:
+			d.problem(p.Address, fmt.Sprintf("what answers at %s announces %s, which another living pod has too", p.Address, p.Announced), fmt.Sprintf(own, "it"))
+		}
+	}
+	if len(by) > 0 {
+		d.problem("", fmt.Sprintf("this pod announces %s, which another living pod has too: %s %s refused it", d.Self.Address, strings.Join(by, ", "), have(by)),
+			fmt.Sprintf(own, "this pod"))
+	}
+}
+
+// saidAlready reports whether a reason is one that secrets or addresses has said.
+func saidAlready(reason string) bool {
+	return slices.Contains([]string{reasonOtherSecret, reasonOtherHasNone, reasonOwnHasNone, reasonAddress, reasonTaken}, reason)
 }
 
 // links: which pods are not linked, and why?
 func (d *diagnosis) links() {
 	for _, p := range d.Pods {
-		if aboutSecrets(p.Reason) {
+		if saidAlready(p.Reason) {
 			continue
 		}
 		switch p.State {
@@ -150,9 +192,6 @@ func whyApart(p PodStatus) (problem, advice string) {
 	const wall = "check what lies between: a NetworkPolicy or a firewall must let pods reach each other's cluster port, both ways"
 	problem = "no link to " + p.Address + because(p.Error)
 	switch {
-	case p.Reason == "duplicate_address":
-		return p.Address + " is announced by two pods that both live" + because(p.Error),
-			"give each pod its own --pod-ip; in Kubernetes it is status.podIPs, and pods on the host's network need one cluster port each"
 	case p.Reason == "self" || p.Reason == "reflected":
 		return p.Address + " leads back to this pod" + because(p.Error),
 			"check --pod-ip: the others must reach this very pod there; and that no load balancer is in front of the cluster port"
@@ -214,15 +253,33 @@ func (d *diagnosis) complaints() {
 // configuration: do all pods send peers to the same place, and take the same
 // tokens?
 func (d *diagnosis) configuration() {
+	d.setting("tells its peers another address of the relay than this pod", "--exposed-address",
+		"give every pod the same --exposed-address, byte for byte: peers compare it to know that they share a relay",
+		func(p PodStatus) bool { return p.InstanceDiffers })
+	d.setting("accepts tokens of other secrets than this pod", "--auth-secret or --auth-secret-file",
+		"give every pod the same --auth-secret or --auth-secret-file; while they are being changed, this passes",
+		func(p PodStatus) bool { return p.TokensDiffer })
+}
+
+// setting: which pods have another one? A pod that differs from all others is
+// the odd one itself, as with secrets.
+func (d *diagnosis) setting(what, option, advice string, differs func(PodStatus) bool) {
+	var other []string
+	linked := 0
 	for _, p := range d.Pods {
-		if p.InstanceDiffers {
-			d.problem(p.Address, p.Address+" tells its peers another address of the relay than this pod",
-				"give every pod the same --exposed-address, byte for byte: peers compare it to know that they share a relay")
+		if p.State == PodUp {
+			linked++
 		}
-		if p.TokensDiffer {
-			d.problem(p.Address, p.Address+" accepts tokens of other secrets than this pod",
-				"give every pod the same --auth-secret or --auth-secret-file; while they are being changed, this passes")
+		if differs(p) {
+			other = append(other, p.Address)
 		}
+	}
+	if len(other) > 1 && len(other) >= linked {
+		d.problem("", fmt.Sprintf("each pod that this one (%s) is linked to %s: %s of this pod is probably the wrong one", d.Self.Address, what, option), advice)
+		return
+	}
+	for _, address := range other {
+		d.problem(address, address+" "+what, advice)
 	}
 }
 

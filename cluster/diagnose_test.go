@@ -44,6 +44,12 @@ func TestDiagnose(t *testing.T) {
 		{"no answer yet", func(s *Status) {
 			s.Pods, s.Discovery.Answered = nil, time.Time{}
 		}, []string{"note|not been answered"}},
+		{"never found", func(s *Status) {
+			s.Discovery.Answered, s.Discovery.Addresses, s.Discovery.Error = time.Time{}, nil, "no such host"
+		}, []string{"have never been found: relay-pods: no such host"}},
+		{"a pod that the name leaves out", func(s *Status) {
+			s.Pods[1].Unlisted = true
+		}, []string{"note|relay-pods leaves out 10.0.0.3:7090, linked all the same|has all pods"}},
 		{"alone", func(s *Status) {
 			s.Pods = nil
 		}, []string{"leads to no other pod|publishNotReadyAddresses"}},
@@ -66,7 +72,7 @@ func TestDiagnose(t *testing.T) {
 			s.Signed = false
 			apart(&s.Pods[0], PodRefused, "signed_but_unsupported", "")
 			apart(&s.Pods[1], PodRefused, "signed_but_unsupported", "")
-		}, []string{"this pod (10.0.0.1:7090) has no cluster secret, 10.0.0.2:7090, 10.0.0.3:7090 has one"}},
+		}, []string{"this pod (10.0.0.1:7090) has no cluster secret, 10.0.0.2:7090, 10.0.0.3:7090 have one"}},
 		{"nobody has a secret", func(s *Status) {
 			s.Signed = false
 		}, []string{"links are not proved|--new-secret"}},
@@ -86,9 +92,21 @@ func TestDiagnose(t *testing.T) {
 		{"something else", func(s *Status) {
 			apart(&s.Pods[1], PodUnreachable, "", "")
 		}, []string{"no link to 10.0.0.3:7090|a relay runs there|NetworkPolicy"}},
-		{"two pods with one address", func(s *Status) {
+		{"another pod with the address of a third", func(s *Status) {
 			apart(&s.Pods[1], PodRefused, "duplicate_address", "")
-		}, []string{"10.0.0.3:7090 is announced by two pods|--pod-ip"}},
+			s.Pods[1].Announced = "10.0.0.2:7090"
+		}, []string{"what answers at 10.0.0.3:7090 announces 10.0.0.2:7090, which another living pod|give it a --pod-ip"}},
+		{"another pod with the address of this one", func(s *Status) {
+			apart(&s.Pods[1], PodRefused, "duplicate_address", "")
+			s.Pods[1].Announced = "10.0.0.1:7090"
+		}, []string{"what answers at 10.0.0.3:7090 announces this pod's own address, 10.0.0.1:7090|one of the two"}},
+		{"another pod with the address of one, said by an older relay", func(s *Status) {
+			apart(&s.Pods[1], PodRefused, "duplicate_address", "why")
+		}, []string{"what answers at 10.0.0.3:7090 announces an address that another living pod has: why|--pod-ip"}},
+		{"this pod with the address of another", func(s *Status) {
+			apart(&s.Pods[0], PodRefused, "address_taken", "")
+			apart(&s.Pods[1], PodRefused, "address_taken", "")
+		}, []string{"this pod announces 10.0.0.1:7090, which another living pod has too: 10.0.0.2:7090, 10.0.0.3:7090 have refused it|give this pod a --pod-ip"}},
 		{"an address that is its own", func(s *Status) {
 			apart(&s.Pods[1], PodRefused, "self", "")
 		}, []string{"10.0.0.3:7090 leads back to this pod"}},
@@ -129,6 +147,16 @@ func TestDiagnose(t *testing.T) {
 		{"other tokens", func(s *Status) {
 			s.Pods[0].TokensDiffer = true
 		}, []string{"10.0.0.2:7090 accepts tokens of other secrets|--auth-secret"}},
+		{"an instance address of its own", func(s *Status) {
+			s.Pods[0].InstanceDiffers, s.Pods[1].InstanceDiffers = true, true
+		}, []string{"linked to tells its peers another address|--exposed-address of this pod is probably the wrong one|byte for byte"}},
+		{"tokens of its own", func(s *Status) {
+			s.Pods[0].TokensDiffer, s.Pods[1].TokensDiffer = true, true
+		}, []string{"accepts tokens of other secrets than this pod: --auth-secret or --auth-secret-file of this pod is probably the wrong one"}},
+		{"two with one other setting", func(s *Status) {
+			s.Pods = s.Pods[:1]
+			s.Pods[0].InstanceDiffers = true
+		}, []string{"10.0.0.2:7090 tells its peers another address"}},
 		{"a clock that is fast", func(s *Status) {
 			s.Pods[0].ClockOffsetMS = 3600_000
 		}, []string{"10.0.0.2:7090 was 3600.0 s ahead of this pod's|NTP"}},

@@ -78,6 +78,7 @@ type Discovery struct {
 	answered time.Time
 	failure  error // of the last resolution
 	failed   time.Time
+	absent   bool // the first resolution said that there are no addresses
 	lost     bool // a link was lost since the last look
 	dialing  int
 
@@ -212,7 +213,7 @@ func (d *Discovery) look(ctx context.Context, now time.Time) time.Time {
 		next = now.Add(resolveTimeout) // its end wakes the loop
 	}
 	var dial []netip.AddrPort
-	ready := !d.answered.IsZero()
+	ready := d.absent || !d.answered.IsZero()
 	for addr, t := range d.targets {
 		at := d.lookAtLocked(addr, t, now)
 		ready = ready && (t.tried || !t.wanted)
@@ -403,7 +404,7 @@ func (d *Discovery) resolve(ctx context.Context) {
 		// A headless Service that has no pod yet has no records either, and the
 		// first pod must not wait for others to appear. It is told all the same:
 		// the name may be wrong.
-		d.answered = now
+		d.absent = true
 	}
 	d.mu.Unlock()
 	switch {

@@ -81,6 +81,25 @@ func (t *Transport) status() (self PodStatus, pods []PodStatus) {
 	return self, pods
 }
 
+// known returns the addresses of the pods that these lead to, as far as that is
+// known, and these.
+func (t *Transport) known(addresses []string) map[string]bool {
+	all := make(map[string]bool, len(addresses))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, text := range addresses {
+		all[text] = true
+		addr, err := netip.ParseAddrPort(text)
+		if err != nil {
+			continue
+		}
+		if id, ok := t.aliases.Peek(addr); ok && t.pods[id] != nil {
+			all[t.pods[id].address] = true
+		}
+	}
+	return all
+}
+
 // figures are the gauges of the links.
 func (t *Transport) figures(f *figures) {
 	t.mu.Lock()

@@ -52,6 +52,10 @@ type PodStatus struct {
 	InstanceDiffers bool `json:"instance_differs,omitempty"`
 	TokensDiffer    bool `json:"tokens_differ,omitempty"`
 
+	// Unlisted says that it is linked although Discovery does not list it: it has
+	// found this pod.
+	Unlisted bool `json:"unlisted,omitempty"`
+
 	QueuedMessages int `json:"queued_messages,omitempty"` // that wait for its link
 	QueuedBytes    int `json:"queued_bytes,omitempty"`
 
