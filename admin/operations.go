@@ -73,6 +73,10 @@ func newOperations(cfg Config) (http.Handler, error) {
 	return bearer(cfg.OpsToken, handler), nil
 }
 
+// NoCluster is what the operations listener answers, with 404, to who asks for
+// the other pods when there are none. No other listener says it.
+const NoCluster = "this pod links to no others"
+
 // serveCluster answers what this pod knows of the others.
 func serveCluster(w http.ResponseWriter, status func() any) {
 	var known any
@@ -80,7 +84,7 @@ func serveCluster(w http.ResponseWriter, status func() any) {
 		known = status()
 	}
 	if known == nil {
-		http.Error(w, "this pod links to no others", http.StatusNotFound)
+		http.Error(w, NoCluster, http.StatusNotFound)
 		return
 	}
 	body, err := json.MarshalIndent(known, "", "  ")

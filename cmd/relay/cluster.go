@@ -16,6 +16,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/crosspod/crosspod/admin"
 	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/cluster"
 	"github.com/crosspod/crosspod/internal/setting"
@@ -40,7 +41,7 @@ func (p *program) clusterCommand() *cli.Command {
 		Name:  "cluster",
 		Usage: "look at the pods of a relay, through one of them",
 		Subcommands: []*cli.Command{
-			p.clusterSubcommand("status", "show the pods as one of them sees them; exits with 0 when it is linked to all",
+			p.clusterSubcommand("status", "show the pods as one of them sees them; exits with 0 when it is ready, finds all and is linked to all",
 				"Asks the operations listener of a pod, by default that of this machine or container.", showStatus),
 			p.clusterSubcommand("doctor", "say what is wrong with the pods and what to do; exits with 0 when nothing is",
 				"Judges by what one pod knows, its own links and what the others say of theirs.", showFindings),
@@ -90,6 +91,10 @@ func (p *program) clusterSubcommand(name, usageText, description string, show fu
 func askCluster(ctx context.Context, o *clusterOptions) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, clusterTimeout)
 	defer cancel()
+	if scheme, rest, ok := strings.Cut(o.address, "://"); ok {
+		right, _, _ := strings.Cut(rest, "/")
+		return nil, fmt.Errorf("--ops-address is %q: want it without %s://, such as %s", o.address, scheme, right)
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+reachable(o.address)+"/v1/cluster", nil)
 	if err != nil {
 		return nil, fmt.Errorf("--ops-address is %q: want an address and a port, such as 127.0.0.1:9091", o.address)
@@ -114,15 +119,30 @@ func askCluster(ctx context.Context, o *clusterOptions) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask the pod at %s: %w", o.address, err)
 	}
+	said := strings.TrimSpace(string(body))
 	switch resp.StatusCode {
 	case http.StatusOK:
-		return body, nil
+		if json.Valid(body) {
+			return body, nil
+		}
+		return nil, notOperations(o.address)
 	case http.StatusUnauthorized:
 		return nil, fmt.Errorf("the pod at %s wants another bearer token: give it with --token-file", o.address)
+	case http.StatusBadRequest, http.StatusMethodNotAllowed: // so the port of the peers with TLS answers
+		return nil, notOperations(o.address)
 	case http.StatusNotFound:
+		if said != admin.NoCluster {
+			return nil, notOperations(o.address)
+		}
 		return nil, fmt.Errorf("the pod at %s is alone: it was started without --cluster-headless and --cluster-peers", o.address)
 	}
-	return nil, fmt.Errorf("the pod at %s answers %s: %s", o.address, resp.Status, strings.TrimSpace(string(body)))
+	return nil, fmt.Errorf("the pod at %s answers %s: %s", o.address, resp.Status, said)
+}
+
+// notOperations says that an address is that of something else, such as another
+// listener of the pod.
+func notOperations(address string) error {
+	return fmt.Errorf("what listens at %s is not a relay's operations listener: --ops-address is the pod's --ops-listen-address, 127.0.0.1:9091 by default", address)
 }
 
 // reachable turns a listen address into one that can be dialled: one without a
@@ -162,6 +182,8 @@ func showStatus(w io.Writer, body []byte, asJSON bool) error {
 	switch {
 	case up < len(s.Pods):
 		return fmt.Errorf("linked to %d of %d other pods: relay cluster doctor says why", up, len(s.Pods))
+	case s.Discovery.Error != "":
+		return fmt.Errorf("some pods may be missing, %s is not resolved: relay cluster doctor says what to do", s.Discovery.Name)
 	case !s.Ready:
 		return errors.New("the pod is not ready yet")
 	}

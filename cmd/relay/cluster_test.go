@@ -2,6 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"io"
+	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -10,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/crosspod/crosspod/admin"
 	"github.com/crosspod/crosspod/cluster"
 )
 
@@ -61,7 +65,7 @@ func TestClusterStatus(t *testing.T) {
 		{"not ready", func(s *cluster.Status) { s.Ready = false }, exitError, nil, "not ready"},
 		{"nobody found", func(s *cluster.Status) {
 			s.Pods, s.Discovery = nil, cluster.DiscoveryStatus{Name: "relay-pods", Error: "no such host"}
-		}, exitOK, []string{"never answered; no such host"}, ""},
+		}, exitError, []string{"never answered; no such host"}, "relay-pods is not resolved"},
 		{"warnings", func(s *cluster.Status) { s.Signed, s.Warnings = false, []string{"beware"} }, exitOK, []string{"proved|NO", "warning|beware"}, ""},
 	}
 	for _, tt := range tests {
@@ -127,8 +131,22 @@ func TestClusterDoctor(t *testing.T) {
 
 // What can go wrong before there is an answer.
 func TestClusterProblems(t *testing.T) {
-	alone := httptest.NewServer(http.NotFoundHandler())
-	defer alone.Close()
+	operators, err := admin.New(admin.Config{HealthAddress: "127.0.0.1:0", Health: admin.NewHealth(nil, nil), OpsAddress: "127.0.0.1:0", LogLevel: new(slog.LevelVar)})
+	if err == nil {
+		err = operators.Listen(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = operators.Serve() }()
+	defer operators.Close()
+	alone, health := operators.Addresses()["operations"].String(), operators.Addresses()["health"].String()
+	other := httptest.NewServer(http.NotFoundHandler())
+	defer other.Close()
+	peers := httptest.NewTLSServer(http.NotFoundHandler())
+	peers.Config.ErrorLog = log.New(io.Discard, "", 0)
+	defer peers.Close()
+	const wrong = "is not a relay's operations listener: --ops-address is the pod's --ops-listen-address"
 	odd := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>")) }))
 	defer odd.Close()
 	down := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "closing", http.StatusServiceUnavailable) }))
@@ -142,8 +160,12 @@ func TestClusterProblems(t *testing.T) {
 		{"nobody there", []string{"status", "--ops-address", "127.0.0.1:1"}, exitError, "ask the pod at 127.0.0.1:1: dial tcp"},
 		{"no token", []string{"doctor", "--ops-address", operations(t, func(*cluster.Status) {})}, exitError, "--token-file"},
 		{"no token file", []string{"doctor", "--token-file", "missing"}, exitError, "--token-file: read secret file missing"},
-		{"alone", []string{"status", "--ops-address", strings.TrimPrefix(alone.URL, "http://")}, exitError, "without --cluster-headless"},
-		{"not a pod", []string{"doctor", "--ops-address", strings.TrimPrefix(odd.URL, "http://")}, exitError, "read the status"},
+		{"alone", []string{"status", "--ops-address", alone}, exitError, "without --cluster-headless"},
+		{"the health listener", []string{"status", "--ops-address", health}, exitError, "what listens at " + health + " " + wrong},
+		{"the peers' listener", []string{"doctor", "--ops-address", strings.TrimPrefix(other.URL, "http://")}, exitError, wrong},
+		{"the peers' listener with TLS", []string{"doctor", "--ops-address", strings.TrimPrefix(peers.URL, "https://")}, exitError, wrong},
+		{"a URL", []string{"status", "--ops-address", "http://" + alone + "/v1/cluster"}, exitError, "want it without http://, such as " + alone},
+		{"not a pod", []string{"doctor", "--ops-address", strings.TrimPrefix(odd.URL, "http://")}, exitError, wrong},
 		{"closing", []string{"status", "--ops-address", strings.TrimPrefix(down.URL, "http://")}, exitError, "503 Service Unavailable: closing"},
 		{"no address", []string{"status", "--ops-address", "a b"}, exitError, "want an address and a port"},
 		{"neither", nil, exitUsage, "relay cluster status or relay cluster doctor"},
