@@ -398,9 +398,11 @@ func (n *node) interest(id messages.PeerID) {
 	_, subscribed := n.subscribed[id]
 	awaits := n.effects.awaits(id)
 	if !awaits && n.pod.Awaiting(name) {
-		n.peer(id) // it may have the id back, and as what only the interest knows
-		n.pod.AwaitNoMore(n.now(), name)
-		n.apply()
+		n.peer(id) // it may have the id back, as what only the interest knows, or have lost it again
+		if awaits = n.effects.awaits(id); !awaits {
+			n.pod.AwaitNoMore(n.now(), name)
+			n.apply()
+		}
 	}
 	if !awaits && !n.effects.interested(id) {
 		if subscribed {
@@ -460,11 +462,9 @@ func (n *node) peer(id messages.PeerID) {
 		n.connected.Store(int64(len(n.joined)))
 		n.pod.Leave(n.now(), id, known)
 		n.apply()
-	}
-	if !here {
-		// A connection that came and went before this was never heard of by
-		// the directory, but it was by subscribers here.
-		n.settleAbsent(id)
+	case !here:
+		n.pod.Visited(n.now(), id) // subscribers here have heard of it
+		n.apply()
 	}
 }
 

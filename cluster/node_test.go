@@ -81,6 +81,7 @@ type fakeLocal struct {
 	conns      map[messages.PeerID]uint64
 	returned   uint64   // the one that Returned is true of
 	evicted    []uint64 // those that Evict was asked for
+	onEvict    func()
 }
 
 func (l *fakeLocal) Connection(id messages.PeerID) (uint64, bool) {
@@ -105,6 +106,9 @@ func (l *fakeLocal) Evict(id messages.PeerID, conn uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.evicted = append(l.evicted, conn)
+	if l.onEvict != nil {
+		l.onEvict()
+	}
 	if l.conns[id] != conn {
 		return false
 	}
@@ -375,6 +379,10 @@ func TestShortVisitIsSettled(t *testing.T) {
 		}
 		n.peerChanged(bob) // it came and went
 		synctest.Wait()
+		if got := e.all(); len(got) != 1 {
+			t.Errorf("said %q at once: it may be elsewhere", got)
+		}
+		time.Sleep(time.Second)
 		if got := e.all(); len(got) != 2 || got[1] != "online false, changed false" {
 			t.Errorf("said %q", got)
 		}
@@ -535,6 +543,57 @@ func TestReturnedConnectionLosesToo(t *testing.T) {
 		}
 		if s.count(wire.Await) == 0 {
 			t.Errorf("told the home %v", s.kinds())
+		}
+	})
+}
+
+// A connection that has its id back and loses it again in the same moment, to
+// another that has come back, is awaited as before.
+func TestReturnedConnectionIsAwaitedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, local, e := newTestNode(t)
+		s := &fakeSession{n: 1, id: 2}
+		n.linkUp(s)
+		bob := messages.HashID("bob")
+		name := wire.PeerName(bob)
+		e.keeps = map[messages.PeerID]bool{bob: true}
+		local.join(n, bob)
+		synctest.Wait()
+		say := func(entries ...wire.Entry) {
+			t.Helper()
+			if err := n.entries(s, entries); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		epoch := n.clock() + 1000
+		say(wire.Entry{Kind: wire.Register, Name: name, Epoch: epoch}) // this pod is a home
+		var view uint64
+		for _, id := range []wire.PodID{1, 2} {
+			view += wire.Mix(uint64(id))
+		}
+		sub := uint32(0)
+		for _, sent := range s.sent {
+			if sent.Kind == wire.Subscribe {
+				sub = sent.ID
+			}
+		}
+		say(wire.Entry{Kind: wire.View, Epoch: view}, wire.Entry{Kind: wire.Unregister, Name: name},
+			wire.Entry{Kind: wire.Answered, Name: name, ID: sub})
+		if !slices.Contains(e.all(), "vacant") {
+			t.Fatalf("said %q", e.all())
+		}
+		say(wire.Entry{Kind: wire.Register, Name: name, Epoch: epoch + 500})
+		local.conns[bob], local.returned = 7, 7
+		e.keeps[bob] = false
+		local.onEvict = func() { e.keeps[bob] = true }
+		n.interestChanged(bob)
+		synctest.Wait()
+		if !slices.Equal(local.evicted, []uint64{1, 7}) {
+			t.Errorf("evicted %v", local.evicted)
+		}
+		if !n.pod.Awaiting(name) {
+			t.Error("it is not awaited")
 		}
 	})
 }

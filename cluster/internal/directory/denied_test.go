@@ -98,3 +98,29 @@ func TestShortVisit(t *testing.T) {
 		}
 	}
 }
+
+// The same of one that was so short that nobody said Join.
+func TestVisited(t *testing.T) {
+	s := newScript(t, homes(9))
+	s.up(1, 1)
+	s.agree(1)
+	s.forget()
+	s.Visited(s.now, x.ID()) // nobody asks
+	s.Subscribe(s.now, x)
+	sub := s.idOf(wire.Subscribe)
+	s.got(1, wire.Entry{Kind: wire.Answered, Name: x, ID: sub})
+	s.want("1: SUBSCRIBE", "denied")
+	s.Visited(s.now, x.ID())
+	if s.Denied(x) {
+		t.Error("denied at once")
+	}
+	s.pass(99 * time.Millisecond)
+	s.want()
+	s.pass(time.Millisecond)
+	s.want("denied")
+	s.Visited(s.now, x.ID())
+	s.got(1, wire.Entry{Kind: wire.Online, Name: x, Pod: 101, Epoch: 2e15, ID: sub})
+	s.want("online at 1", "learn at 1")
+	s.pass(time.Second)
+	s.want()
+}

@@ -179,6 +179,22 @@ func (p *Pod) Leave(now Time, id messages.PeerID, conn uint64) {
 	p.finish()
 }
 
+// Visited says that a connection of id came and went before anybody said Join.
+// Those here who were told of it may be told that it went, but not before a
+// linger: it may be elsewhere, and the homes about to tell.
+func (p *Pod) Visited(now Time, id messages.PeerID) {
+	if !p.begin(now) {
+		return
+	}
+	n := wire.PeerName(id)
+	if i := p.interests.get(n); i != nil {
+		i.denied = false
+		p.keep(n, i)
+		p.judge(n, i, id) // at once, when there is no linger
+	}
+	p.finish()
+}
+
 // drop ends the claims of a connection.
 func (p *Pod) drop(id messages.PeerID, c *connection) {
 	for _, g := range c.groups {
