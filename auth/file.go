@@ -79,10 +79,17 @@ func readSecrets(path string) ([]string, error) {
 // watched, because Kubernetes changes a mounted Secret by swapping a symlink
 // beside the file. The error says that the folder is not there.
 func WatchSecretFile(ctx context.Context, path string, logger *slog.Logger, onChange func([]string)) error {
+	return WatchCheckedSecretFile(ctx, path, logger, nil, onChange)
+}
+
+// WatchCheckedSecretFile is [WatchSecretFile] with a further condition: secrets
+// for which check returns an error, which must not hold them, make the file one
+// that is not usable. nil: all are good.
+func WatchCheckedSecretFile(ctx context.Context, path string, logger *slog.Logger, check func([]string) error, onChange func([]string)) error {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	w := &secretWatch{path: path, log: logger.With("file", path), onChange: onChange}
+	w := &secretWatch{path: path, log: logger.With("file", path), check: check, onChange: onChange}
 	if err := filewatch.Watch(ctx, w.log, w.look, path); err != nil {
 		return fmt.Errorf("watch secret file: %w", err)
 	}
@@ -93,6 +100,7 @@ func WatchSecretFile(ctx context.Context, path string, logger *slog.Logger, onCh
 type secretWatch struct {
 	path     string
 	log      *slog.Logger
+	check    func([]string) error // nil: none
 	onChange func([]string)
 
 	last   []string // handed out last
@@ -102,6 +110,9 @@ type secretWatch struct {
 // look reads the file and hands out what is new.
 func (w *secretWatch) look() {
 	secrets, err := readSecrets(w.path)
+	if err == nil && w.check != nil {
+		err = w.check(slices.Clone(secrets))
+	}
 	if err != nil {
 		if w.broken != err.Error() {
 			w.log.Warn("secret file not usable, secrets stay as they are", "err", err)

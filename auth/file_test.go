@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/crosspod/crosspod/auth"
 )
@@ -81,6 +83,63 @@ func TestReadSecretFile(t *testing.T) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no file: %v, want fs.ErrNotExist", err)
 	}
+}
+
+// A file that is refused is not said to have changed.
+func TestWatchCheckedSecretFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secrets")
+	write(t, path, "good\n")
+	var log syncLog
+	got := make(chan []string, 3)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	check := func(secrets []string) error {
+		if secrets[0] == "short" {
+			return errors.New("too short")
+		}
+		return nil
+	}
+	go func() {
+		done <- auth.WatchCheckedSecretFile(ctx, path, slog.New(slog.NewTextHandler(&log, nil)), check, func(s []string) { got <- s })
+	}()
+	if s := <-got; !slices.Equal(s, []string{"good"}) {
+		t.Errorf("handed out %q", s)
+	}
+	write(t, path, "short\n")
+	for end := time.Now().Add(time.Minute); !strings.Contains(log.String(), "too short"); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("no warning")
+		}
+	}
+	if text := log.String(); strings.Contains(text, "secrets changed") {
+		t.Errorf("the log says %s", text)
+	}
+	write(t, path, "better\n")
+	if s := <-got; !slices.Equal(s, []string{"better"}) {
+		t.Errorf("handed out %q", s)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// syncLog is a text that is read while it is written.
+type syncLog struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *syncLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *syncLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // warnings is a log whose warnings can be waited for.

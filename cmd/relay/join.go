@@ -103,13 +103,9 @@ func (p *pod) leave() {
 	}
 }
 
-// changeClusterSecrets takes what the file holds now.
+// changeClusterSecrets takes what the file holds now, which was checked.
 func (p *pod) changeClusterSecrets(secrets []string) {
-	err := setting.CheckClusterSecrets(secrets)
-	if err == nil {
-		err = p.others.SetSecrets(secrets...)
-	}
-	if err != nil {
+	if err := p.others.SetSecrets(secrets...); err != nil {
 		p.log.Warn("cluster secrets not usable, they stay as they are", "file", p.cfg.Cluster.SecretFile, "err", err)
 	}
 }

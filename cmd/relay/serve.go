@@ -210,7 +210,7 @@ func (p *pod) serve(ctx, cut context.Context) error {
 	if p.others != nil && p.cfg.Cluster.SecretFile != "" {
 		g.Go(func() error {
 			defer stop()
-			return auth.WatchSecretFile(watching, p.cfg.Cluster.SecretFile, p.log.Logger, p.changeClusterSecrets)
+			return auth.WatchCheckedSecretFile(watching, p.cfg.Cluster.SecretFile, p.log.Logger, setting.CheckClusterSecrets, p.changeClusterSecrets)
 		})
 	}
 	g.Go(func() error {

@@ -322,7 +322,7 @@ func TestStartPods(t *testing.T) {
 	}
 	secret("short\n")
 	for _, p := range pods {
-		p.stderr.has(t, "cluster secrets not usable")
+		p.stderr.has(t, "secret file not usable")
 	}
 	secret("another secret for pods, 123456789\na secret that only pods have, 1234\n")
 	for _, p := range pods {
