@@ -66,13 +66,22 @@ func splitPod(text string, port int) (string, uint16, error) {
 			return "", 0, fmt.Errorf("cluster: pod %q: port %q is not a number", text, service)
 		}
 	}
-	if host == "" || strings.ContainsAny(host, " \t/@[]") {
+	if _, err := netip.ParseAddr(host); err != nil && (host == "" || strings.ContainsFunc(host, notOfAName)) {
 		return "", 0, fmt.Errorf("cluster: pod %q: want host, host:port or [v6]:port", text)
 	}
 	if port < 1 || port > 65535 {
 		return "", 0, fmt.Errorf("cluster: pod %q: port %d is not between 1 and 65535", text, port)
 	}
 	return host, uint16(port), nil
+}
+
+// notOfAName reports whether no name of a host has c.
+func notOfAName(c rune) bool {
+	switch {
+	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '.', c == '_':
+		return false
+	}
+	return true
 }
 
 // names resolves host names, all addresses of each. It is what Config.Headless

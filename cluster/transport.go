@@ -204,6 +204,7 @@ func (t *Transport) listen() error {
 			return fmt.Errorf("listen for other pods at %s: %w", address, err)
 		}
 		t.listeners = append(t.listeners, ln)
+		t.log.Info("listening", "for", "pods", "address", ln.Addr())
 	}
 	if at, err := netip.ParseAddrPort(t.listeners[0].Addr().String()); err == nil && t.cfg.ListenAddress != "" {
 		port = int(at.Port())

@@ -34,6 +34,8 @@ type Cluster struct {
 	SecretFile     string
 	Interval       time.Duration
 	DNS            netip.AddrPort // name server to ask; zero: the system's
+
+	settings []*Setting // all that fill it
 }
 
 // Wanted reports whether there may be other pods.
@@ -91,6 +93,8 @@ func CheckClusterSecrets(secrets []string) error {
 
 func (s *Set) cluster(c *Cluster) {
 	s.Group("Other pods")
+	first := len(s.settings)
+	defer func() { c.settings = s.settings[first:] }()
 	s.String(&c.Headless, "cluster-headless", "", "name that resolves to every pod, such as that of a headless Service; the pods become one relay").called("NAME")
 	s.List("cluster-peers", "", "the pods in place of a name: host, host:port or [v6]:port; this pod may be among them", func(v string) error {
 		_, _, err := splitPeer(v)
@@ -101,7 +105,7 @@ func (s *Set) cluster(c *Cluster) {
 	})
 	s.Int(&c.Port, "cluster-port", defaultClusterPort, 0, 65535, "port of the links between pods, the same on all of them unless --cluster-peers says otherwise").called("PORT")
 	s.podIPs(&c.PodIPs)
-	s.String(&c.ListenAddress, "cluster-listen-address", "", "where to listen for other pods, in place of --pod-ip and --cluster-port").called("ADDRESS")
+	s.String(&c.ListenAddress, "cluster-listen-address", "", "where to listen for other pods; what is announced is --pod-ip with the port given here").called("ADDRESS")
 	s.String(&c.Secret, "cluster-auth-secret", "", "what pods prove themselves to each other with, at least 32 characters; without one they link unproved").called("SECRET").Secret()
 	s.String(&c.PreviousSecret, "cluster-auth-secret-previous", "", "a secret that is good too, while not every pod has the new one").called("SECRET").Secret()
 	s.String(&c.SecretFile, "cluster-auth-secret-file", "", "file with such secrets, one a line, the preferred first; read again when it changes").called("FILE")
@@ -116,7 +120,11 @@ func (s *Set) cluster(c *Cluster) {
 // none.
 func splitPeer(peer string) (host, port string, err error) {
 	wrong := errors.New("want hosts with or without a port, such as 10.0.0.1,relay-1.example.com:7090,[fd00::1]:7090")
-	if addr, err := netip.ParseAddr(strings.Trim(peer, "[]")); err == nil {
+	bare := peer
+	if inner, ok := strings.CutPrefix(peer, "["); ok && strings.HasSuffix(inner, "]") {
+		bare = strings.TrimSuffix(inner, "]")
+	}
+	if addr, err := netip.ParseAddr(bare); err == nil {
 		return addr.String(), "", nil
 	}
 	host = peer
@@ -128,10 +136,19 @@ func splitPeer(peer string) (host, port string, err error) {
 			return "", "", wrong
 		}
 	}
-	if host == "" || strings.ContainsAny(host, " /@[]") {
+	if _, err := netip.ParseAddr(host); err != nil && (host == "" || strings.ContainsFunc(host, notOfAName)) {
 		return "", "", wrong
 	}
 	return host, port, nil
+}
+
+// notOfAName reports whether no name of a host has c.
+func notOfAName(c rune) bool {
+	switch {
+	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '.', c == '_':
+		return false
+	}
+	return true
 }
 
 func (s *Set) podIPs(p *[]netip.Addr) {
@@ -197,16 +214,38 @@ func (c *Cluster) validate(bad func(format string, args ...any)) {
 		{"cluster-auth-secret-previous", c.PreviousSecret},
 	} {
 		if n := utf8.RuneCountInString(s.value); s.value != "" && n < MinClusterSecret {
-			bad("--%s has %d characters: want at least %d; relay token --new-secret makes one", s.flag, n, MinClusterSecret)
+			bad("%s has %d characters: want at least %d; relay token --new-secret makes one", c.source(s.flag), n, MinClusterSecret)
 		}
 	}
 }
 
-// warnings says what is accepted and has no effect. A pod may be told its
-// address and the port without having others.
-func (c *Cluster) warnings() []string {
-	if !c.Wanted() && (c.Secret != "" || c.SecretFile != "" || c.ListenAddress != "") {
-		return []string{"--cluster-auth-secret, --cluster-auth-secret-file and --cluster-listen-address have no effect without --cluster-headless or --cluster-peers: this pod links to no other"}
+// source is what has set the setting of that name, the flag when that is not known.
+func (c *Cluster) source(name string) string {
+	for _, s := range c.settings {
+		if from := s.source(); s.Name == name && from != "" {
+			return from
+		}
 	}
-	return nil
+	return "--" + name
+}
+
+// warnings says what is accepted and has no effect.
+func (c *Cluster) warnings() []string {
+	if c.Wanted() {
+		return nil
+	}
+	var idle []string
+	for _, s := range c.settings {
+		if from := s.source(); from != "" {
+			idle = append(idle, from)
+		}
+	}
+	if len(idle) == 0 {
+		return nil
+	}
+	verb := "have"
+	if len(idle) == 1 {
+		verb = "has"
+	}
+	return []string{fmt.Sprintf("%s %s no effect without --cluster-headless or --cluster-peers: this pod links to no other", strings.Join(idle, ", "), verb)}
 }

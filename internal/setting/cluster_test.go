@@ -87,6 +87,10 @@ func TestClusterPeers(t *testing.T) {
 		{"http://relay-1", nil},
 		{"[relay-1", nil},
 		{"relay 1", nil},
+		{"a;b", nil},
+		{"relay-1,a;b", nil},
+		{"relay_1", []string{"relay_1:7000"}},
+		{"[fe80::1%eth0]:7091", []string{"[fe80::1%eth0]:7091"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.value, func(t *testing.T) {
@@ -101,6 +105,60 @@ func TestClusterPeers(t *testing.T) {
 				t.Errorf("addresses %q, %v; want %q", r.Cluster.Addresses(), err, tt.want)
 			}
 		})
+	}
+}
+
+func TestWhichClusterPeer(t *testing.T) {
+	for value, want := range map[string]string{
+		"127.0.0.1:abc,:7090": `"127.0.0.1:abc" in it is wrong: want hosts`,
+		"relay-1, a;b":        `"a;b" in it is wrong: want hosts`,
+		"a;b":                 `"a;b" for flag -cluster-peers: want hosts`,
+	} {
+		if _, _, err := read(t, []string{"--cluster-peers", value}, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("--cluster-peers %s: %v, want it to say %s", value, err, want)
+		}
+	}
+}
+
+// What has no effect for want of other pods is named as it was given.
+func TestIdleClusterSettings(t *testing.T) {
+	tests := []struct {
+		name string
+		args []string
+		env  map[string]string
+		want string // "": no warning
+	}{
+		{"nothing", nil, nil, ""},
+		{"address", []string{"--pod-ip", "10.0.0.1"}, nil, "--pod-ip has no effect without"},
+		{"port", nil, map[string]string{"OZ_CLUSTER_PORT": "7090"}, "OZ_CLUSTER_PORT has no effect"},
+		{"several", []string{"--cluster-auth-secret", "s"}, map[string]string{"POD_IP": "10.0.0.1"}, "POD_IP, --cluster-auth-secret have no effect"},
+		{"other pods", []string{"--pod-ip", "10.0.0.1", "--cluster-headless", "relay"}, nil, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r, _, err := read(t, tt.args, tt.env)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := strings.Join(r.Warnings(), "\n")
+			if (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
+				t.Errorf("warnings %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestShortClusterSecretOfTheEnvironment(t *testing.T) {
+	for _, name := range []string{"RELAY_CLUSTER_AUTH_SECRET", "OZ_CLUSTER_AUTH_SECRET"} {
+		r, _, err := read(t, nil, map[string]string{
+			"OZ_EXPOSED_ADDRESS": "relay.example.com:443", "OZ_AUTH_SECRET": "s", "OZ_CLUSTER_HEADLESS": "relay-pods", "OZ_POD_IP": "10.0.0.1", name: podSecret[1:],
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Validate(); err == nil || !strings.HasPrefix(err.Error(), name+" has 31 characters") {
+			t.Errorf("%s too short: %v", name, err)
+		}
 	}
 }
 

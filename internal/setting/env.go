@@ -36,6 +36,7 @@ func (s *Set) FromEnv(lookup func(string) (string, bool)) (warnings []string, er
 		if used == "" || st.given && !st.isList {
 			continue
 		}
+		st.from = used
 		if err := st.parse(usedValue); err != nil {
 			errs = append(errs, st.invalid(used, usedValue, err))
 		}

@@ -34,6 +34,7 @@ type Setting struct {
 	env    []string // further names of its variable, without prefix
 	whole  []string // further variables, by their whole name
 	given  bool     // by a flag
+	from   string   // the variable that has set it, "": none has
 }
 
 var _ flag.Value = (*Setting)(nil)
@@ -52,6 +53,18 @@ func (s *Setting) IsBoolFlag() bool { return s.isBool }
 
 // Given reports whether a flag has set it.
 func (s *Setting) Given() bool { return s.given }
+
+// source is what has set it: the flag, with dashes, or a variable; "" when nothing
+// has.
+func (s *Setting) source() string {
+	switch {
+	case s == nil:
+		return ""
+	case s.given:
+		return "--" + s.Name
+	}
+	return s.from
+}
 
 // Short gives the flag a short form.
 func (s *Setting) Short(letter string) *Setting {
@@ -202,7 +215,8 @@ func (s *Set) Size(p *int64, name string, def int64, defText, usage string) *Set
 }
 
 // List adds a setting with any number of values, separated by commas or given
-// by several flags. Values of flags are added to those of the environment.
+// by several flags. Values of flags are added to those of the environment. An
+// error of add is told with the value that it is about, where there are several.
 func (s *Set) List(name, def, usage string, add func(string) error) *Setting {
 	st := s.Func(name, def, usage, func(v string) error {
 		for item := range strings.SplitSeq(v, ",") {
@@ -210,6 +224,9 @@ func (s *Set) List(name, def, usage string, add func(string) error) *Setting {
 				continue
 			}
 			if err := add(item); err != nil {
+				if item != strings.TrimSpace(v) {
+					err = fmt.Errorf("%q in it is wrong: %w", item, err)
+				}
 				return err
 			}
 		}
