@@ -116,7 +116,7 @@ func TestPodsSameID(t *testing.T) {
 		// while then.
 		bob = connect(t, r.on((i+1)%len(r.pods)), name)
 		toAlice := bob.open(t, alice.name)
-		exchange(t, conn, toAlice)
+		converse(t, conn, toAlice)
 		wait(t, "the older connection to end", before.gone)
 		exchange(t, conn, toAlice)
 	}
@@ -204,15 +204,18 @@ func TestPodsManager(t *testing.T) {
 	}
 }
 
-// converse is exchange while connections are still being chosen: a message may be
-// lost then, and is sent again.
+// converse is exchange in the moment in which a name moves: a message that is sent
+// then may still reach the older connection, and is sent again.
 func converse(t *testing.T, a, b *nbConn) {
 	t.Helper()
 	for _, ends := range [][2]*nbConn{{a, b}, {b, a}} {
 		want := []byte(rand.Text())
 		deadline := time.After(patience)
-		for arrived := false; !arrived; {
+		for arrived, again := false, false; !arrived; again = true {
 			ends[0].write(t, want)
+			if again {
+				defer ends[1].drain(100 * time.Millisecond) // both may arrive
+			}
 			select {
 			case got, ok := <-ends[1].in:
 				if !ok {
@@ -223,6 +226,20 @@ func converse(t *testing.T, a, b *nbConn) {
 			case <-deadline:
 				t.Fatalf("nothing arrived for %v", patience)
 			}
+		}
+	}
+}
+
+// drain reads what arrives until nothing has for d.
+func (c *nbConn) drain(d time.Duration) {
+	for {
+		select {
+		case _, ok := <-c.in:
+			if !ok {
+				return
+			}
+		case <-time.After(d):
+			return
 		}
 	}
 }
