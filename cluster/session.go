@@ -130,7 +130,7 @@ func (t *Transport) farewell(c *conn, g wire.Goodbye) error {
 		c.link.SendControl(c.appendTally(nil, c.tally()))
 		c.bye(wire.FarewellHeard, errHeard)
 		t.report()
-		t.log.Info("pod link ended", "pod", p.id, "address", p.address, "session", c.given, "err", errLeft)
+		t.log.Info("pod link ended", "pod", p.id, "address", p.address, "session", c.given, "reason", errLeft)
 		return nil
 	case wire.FarewellHeard:
 		if t.stopped {
