@@ -287,6 +287,8 @@ func (p *page) step(step devcluster.Step) {
 		p.row("", "received  sha256 %x  %s", s.Received, verdict)
 	case devcluster.Measured:
 		p.row("round trip", "p50 %v, p99 %v, of %d with %d bytes", s.P50.Round(time.Microsecond), s.P99.Round(time.Microsecond), s.RoundTrips, s.Bytes)
+	case devcluster.Moved:
+		p.row(s.Name, "moves to %s, which is about to be killed", s.Pod)
 	case devcluster.Killed:
 		p.row(s.Pod, "killed, with %s on it", strings.Join(s.Peers, " and "))
 	case devcluster.Recovered:

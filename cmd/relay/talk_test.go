@@ -128,7 +128,7 @@ func TestDevPods(t *testing.T) {
 	t.Setenv(asCommand, "1")
 	t.Setenv("NB_LISTEN_ADDRESS", "nowhere") // of another relay
 	dev := runLive(t, map[string]string{"RELAY_AUTH_SECRET": "given"}, "dev", "-l", "127.0.0.1:0", "--verbose")
-	for _, want := range []string{"pod 1 ", "alice  ", "sent  ", "killed, with bob on it", "answers again", "none lost", "started again"} {
+	for _, want := range []string{"pod 1 ", "alice  ", "sent  ", "bob            moves to pod", "killed, with bob on it", "answers again", "none lost", "started again"} {
 		dev.stdout.has(t, want)
 	}
 	command := strings.Fields(dev.stdout.has(t, " nc carol "))

@@ -20,6 +20,9 @@ const (
 	settle = 2 * time.Second
 )
 
+// Moved says that a peer of ours has connected to another pod.
+type Moved struct{ Name, Pod string }
+
 // Killed says that a pod was ended without warning.
 type Killed struct {
 	Pod   string
@@ -46,6 +49,7 @@ type Restarted struct {
 	Took time.Duration // from its start until it was ready
 }
 
+func (Moved) step()       {}
 func (Killed) step()      {}
 func (Recovered) step()   {}
 func (Undisturbed) step() {}
@@ -88,6 +92,9 @@ func (p *Pods) KillOne(ctx context.Context, report func(Step)) error {
 		defer peers[i].Close()
 	}
 	a, b, c := peers[0], peers[1], peers[2]
+	if victim != p.pods[1] { // where Check has it
+		report(Moved{Name: peerB, Pod: victim.name})
+	}
 
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
