@@ -77,7 +77,8 @@ type Config struct {
 	Secrets []string
 
 	// InstanceURL and TokenSecrets are compared with those of other pods, by
-	// digests: a difference is a warning, since peers would be sent astray.
+	// digests: a difference is a warning, since peers would be sent astray. What
+	// is empty is not compared.
 	InstanceURL  string
 	TokenSecrets []string
 

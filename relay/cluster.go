@@ -41,7 +41,7 @@ type ClusterBootstrapConfig struct {
 	// or with a comma one of each family, the one to announce first. Required.
 	PodIP string
 	// ListenAddress is where to listen for other pods in place of PodIP and
-	// Port, "host:port".
+	// Port, "host:port". What is announced is PodIP with the port of this.
 	ListenAddress string
 
 	// AuthSecret is what pods prove themselves to each other with, the same on
@@ -53,7 +53,8 @@ type ClusterBootstrapConfig struct {
 
 	// InstanceURL is [Server.InstanceURL], and TokenSecrets are what peers'
 	// tokens are signed with. Both are compared with those of the other pods,
-	// as digests, since peers are sent astray when they differ.
+	// as digests, since peers are sent astray when they differ. They have no
+	// other effect, and what is empty is not compared.
 	InstanceURL  string
 	TokenSecrets []string
 

@@ -112,6 +112,8 @@ func ExampleStartCluster() {
 			PodIP:         "127.0.0.1",
 			ListenAddress: addresses[i],
 			AuthSecret:    podSecret,
+			InstanceURL:   server.InstanceURL(), // this and the next: a pod with others is told of
+			TokenSecrets:  []string{secret},
 			Listen:        func(string, string) (net.Listener, error) { return links[i], nil },
 		})
 		if err != nil {
