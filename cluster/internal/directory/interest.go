@@ -334,11 +334,14 @@ func (i *interest) evicted(r *remote, winner owner) {
 // judge makes of all answers one, for one member, and notifies what is new. A
 // home that has not spoken is not a "no".
 func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
-	best, ok := p.own(n, member)
-	silent := false
+	mine, ok := p.own(n, member)
+	best, silent := mine, false
 	for j := range i.at {
 		a := &i.at[j]
 		o, online, beaten := a.of(n, member)
+		if online && o.pod == p.self.ID && o != mine {
+			beaten = true // nobody knows better than this pod what it has
+		}
 		if online && !beaten && (!ok || o.beats(best)) {
 			best, ok = o, true
 		}
