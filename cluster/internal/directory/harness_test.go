@@ -218,11 +218,6 @@ func (n *node) subscribe(name wire.Name) {
 	n.collect()
 }
 
-func (n *node) unsubscribe(name wire.Name) {
-	n.Unsubscribe(n.c.now, name)
-	n.collect()
-}
-
 func (n *node) lookup(name wire.Name, newerThan uint64) {
 	n.Lookup(n.c.now, name, newerThan)
 	n.collect()

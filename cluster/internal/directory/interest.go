@@ -345,7 +345,8 @@ func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
 		if online && !beaten && (!ok || o.beats(best)) {
 			best, ok = o, true
 		}
-		if online && beaten || j < int(i.homes) && !a.answered {
+		r := p.slots[a.slot]
+		if online && beaten || j < int(i.homes) && (!a.answered || !r.up || a.told != r.ord) {
 			silent = true
 		}
 	}

@@ -130,7 +130,6 @@ type bus struct {
 	homes    int
 
 	queue []delivery
-	todo  []int // pods with effects to do
 	sync  [][]directory.Session
 
 	entries int

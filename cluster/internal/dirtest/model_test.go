@@ -25,8 +25,10 @@ var (
 //
 //	go test ./cluster/internal/dirtest -run TestModel -steps 2000000 -seed 1000000 -timeout 1h -v
 func TestModel(t *testing.T) {
-
 	for _, p := range Profiles {
+		if *profile != "" && *profile != p.Name {
+			continue
+		}
 		t.Run(p.Name, func(t *testing.T) {
 			t.Parallel()
 			check(t, p, *steps)

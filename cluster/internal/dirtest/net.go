@@ -180,13 +180,12 @@ type end struct {
 	pod  *pod
 	peer *end
 
-	open     bool // reads
-	silent   bool // writes no more: replaced by a newer session
-	proved   bool // the other end has proved itself
-	session  directory.Session
-	last     [2]int64 // when the last frame sent here arrives
-	batch    []wire.Entry
-	pingNext int64
+	open    bool // reads
+	silent  bool // writes no more: replaced by a newer session
+	proved  bool // the other end has proved itself
+	session directory.Session
+	last    [2]int64 // when the last frame sent here arrives
+	batch   []wire.Entry
 }
 
 func (w *world) connect(from, to *pod) {
