@@ -647,10 +647,11 @@ func TestHostileReadersThatStop(t *testing.T) {
 	}
 	bounded := func() {
 		t.Helper()
-		if got := s.metrics.value(t, "relay_messages_queued"); got > stalled*queueMessages+10 {
+		const queues = stalled + 2 // those of the innocent pair too
+		if got := s.metrics.value(t, "relay_messages_queued"); got > queues*queueMessages {
 			t.Fatalf("%v messages are queued", got)
 		}
-		if got := s.metrics.value(t, "relay_queued_bytes"); got > stalled*queueBytes+80<<10 {
+		if got := s.metrics.value(t, "relay_queued_bytes"); got > queues*queueBytes {
 			t.Fatalf("%v bytes are queued", got)
 		}
 	}
