@@ -105,12 +105,8 @@ func (p *pod) settleLocked(a *account) (lost int) {
 	return p.closeLocked(a)
 }
 
-// closeLocked closes an account, which is nil if it has been closed, and returns
-// how many messages were lost.
+// closeLocked closes an account and returns how many messages were lost.
 func (p *pod) closeLocked(a *account) (lost int) {
-	if a == nil {
-		return 0
-	}
 	lost = a.lost()
 	number := a.number
 	p.accounts = slices.DeleteFunc(p.accounts, func(a account) bool { return a.number == number })
@@ -136,18 +132,24 @@ func (t *Transport) tallied(c *conn, told wire.Tally) {
 
 // closeLater closes the account of a session when the pod has had the time to
 // say what it has read in it, and has not: it has never heard of it.
-func (t *Transport) closeLater(p *pod, number uint64) {
-	time.AfterFunc(tallyTimeout, func() {
+func (t *Transport) closeLater(p *pod, number uint64) { t.closeAfter(tallyTimeout, p, number) }
+
+func (t *Transport) closeAfter(d time.Duration, p *pod, number uint64) {
+	time.AfterFunc(d, func() {
+		lost, again := 0, time.Duration(0)
 		t.mu.Lock()
-		lost := 0
-		a := p.findLocked(number)
-		again := a != nil && (p.used == nil || time.Since(p.since) < tallyTimeout)
-		if !again {
-			lost = p.closeLocked(a)
+		switch a := p.findLocked(number); {
+		case a == nil: // closed, as all are when it is over with p
+		case p.used == nil:
+			again = tallyTimeout
+		default:
+			if again = tallyTimeout - time.Since(p.since); again <= 0 {
+				lost = p.closeLocked(a)
+			}
 		}
 		t.mu.Unlock()
-		if again {
-			t.closeLater(p, number) // until it is over with p
+		if again > 0 {
+			t.closeAfter(again, p, number)
 		}
 		t.count(dropLinkLost, lost)
 	})

@@ -118,7 +118,11 @@ func TestFlappingLinkLosesCountOfNothing(t *testing.T) {
 func TestLinkLostAtOneEndLosesCountOfNothing(t *testing.T) {
 	inExchange(t, func(t *testing.T, r *rig, e *exchange) {
 		for i := range 10 {
-			e.flow(700 * time.Millisecond)
+			// Not in the middle of a handshake, which would wait for longer than
+			// the grace.
+			for e.flow(700 * time.Millisecond); !meshed(e.a, e.b); {
+				e.flow(100 * time.Millisecond)
+			}
 			[]*rigPod{e.a, e.b}[i%2].lose()
 		}
 		e.flow(time.Second)

@@ -149,7 +149,7 @@ func TestMessagesSurviveTheirLink(t *testing.T) {
 			}
 		}
 		r.within(5*time.Second, "a link", func() bool { return meshed(a, b) })
-		time.Sleep(tallyTimeout)
+		time.Sleep(2 * tallyTimeout)
 		for from, to := range map[*rigPod]*rigPod{a: b, b: a} {
 			got, _ := to.totals()
 			lost := from.drops[dropLinkLost]
