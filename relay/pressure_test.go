@@ -24,10 +24,11 @@ func TestPeersThatDoNotReadCannotHoldAllMemory(t *testing.T) {
 		for i := range stalled {
 			numb = append(numb, connect(t, r, fmt.Sprint("numb", i)))
 		}
-		flood := func() {
+		flood := func(afterEach func()) {
 			for _, p := range numb {
 				for range 3 * pipeDepth {
 					sender.write(messages.AppendTransport(nil, p.id, make([]byte, 8000)))
+					afterEach()
 				}
 			}
 			synctest.Wait()
@@ -47,12 +48,22 @@ func TestPeersThatDoNotReadCannotHoldAllMemory(t *testing.T) {
 			}
 			return n
 		}
-		flood()
-		if got := arrive(1200); got != 100 {
-			t.Errorf("%d of 100 messages of others arrive while the memory is taken", got)
+		small := func() {
+			if got := arrive(1200); got != 100 {
+				t.Errorf("%d of 100 messages of others arrive while the memory is taken", got)
+			}
 		}
+		flood(synctest.Wait) // so that each chunk is being written before the next is asked for
+		if got := arrive(8000); got != 0 {
+			t.Fatalf("the memory is not taken: %d of 100 large messages arrive", got)
+		}
+		small()
 		time.Sleep(2 * time.Second)
-		flood()
+		// Of those that are closed now, peers that had none get the chunks, which
+		// have been written for no second then.
+		flood(func() {})
+		small()
+		time.Sleep(2 * time.Second)
 		arrive(8000) // each one that finds no memory has a stalled peer closed
 		if got := arrive(8000); got != 100 {
 			t.Errorf("%d of 100 large messages of others arrive after a while", got)
