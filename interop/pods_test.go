@@ -102,6 +102,7 @@ func TestPodsSameID(t *testing.T) {
 		watchers[i].send(list(typeSubscribe, hashID(name)))
 		watchers[i].expectSettled()
 	}
+	r.newsTravels()
 	bob := connect(t, r.on(0), name)
 	conn := alice.open(t, name)
 	exchange(t, conn, bob.open(t, alice.name))

@@ -419,6 +419,15 @@ func (r *relay) waitTakeovers(t *testing.T, n int) {
 	})
 }
 
+// newsTravels gives what one pod knows the time to be known on all, where the order
+// of a subscription and a connect on two pods matters. Nothing tells a client
+// when that is.
+func (r *relay) newsTravels() {
+	if len(r.pods) > 1 {
+		time.Sleep(500 * time.Millisecond)
+	}
+}
+
 // waitAccounted waits until each message that the relay received has had exactly
 // one fate. Its peers must have stopped sending.
 func (r *relay) waitAccounted(t *testing.T) {
