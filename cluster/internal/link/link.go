@@ -202,15 +202,15 @@ func (l *Link) Run() error {
 // Use makes l the link that carries the messages of its queue, in place of any
 // other.
 func (l *Link) Use() {
-	l.cfg.Queue.attach(l)
 	l.mu.Lock()
 	late := l.closed || l.draining || l.released
-	l.mu.Unlock()
-	if late {
-		l.cfg.Queue.detach(l)
-		return
+	if !late {
+		l.cfg.Queue.attach(l) // in here, so that it is before letGo or not at all
 	}
-	l.wakeForData(false)
+	l.mu.Unlock()
+	if !late {
+		l.wakeForData(false)
+	}
 }
 
 // Release gives the queue up, so that no message is written behind what

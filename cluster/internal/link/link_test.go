@@ -136,9 +136,9 @@ func TestOrderAndPriority(t *testing.T) {
 		if len(data) != many || entries != many*28 {
 			t.Errorf("%d messages and %d entries, want %d and %d", len(data), entries, many, many*28)
 		}
-		// USE; a turn that the buffers took, one in the writer's hand; TALLY; the
-		// rest in turns.
-		if tally < 0 || tally > 5 {
+		// USE; a turn or two that the buffers took, as the writer may have begun
+		// with little, one in the writer's hand; TALLY; the rest in turns.
+		if tally < 0 || tally > 7 {
 			t.Errorf("control came after %d runs of other frames: %q", tally, sorts)
 		}
 		if len(sorts) < 12 {
