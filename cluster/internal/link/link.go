@@ -208,9 +208,11 @@ func (l *Link) Use() {
 		l.cfg.Queue.attach(l) // in here, so that it is before letGo or not at all
 	}
 	l.mu.Unlock()
-	if !late {
-		l.wakeForData(false)
+	if late {
+		l.cfg.Queue.resume()
+		return
 	}
+	l.wakeForData(false)
 }
 
 // Release gives the queue up, so that no message is written behind what

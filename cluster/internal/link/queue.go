@@ -247,6 +247,13 @@ func (q *Queue) attach(l *Link) {
 	q.mu.Unlock()
 }
 
+// resume has messages wait for a link again, after [Queue.Suspend].
+func (q *Queue) resume() {
+	q.mu.Lock()
+	q.suspended = false
+	q.mu.Unlock()
+}
+
 // detach ends that, unless another link has taken l's place.
 func (q *Queue) detach(l *Link) {
 	q.mu.Lock()
