@@ -526,6 +526,7 @@ func TestWriteErrorCloses(t *testing.T) {
 		x, y := memnet.Pipe(memnet.Config{})
 		d := &deaf{Conn: x}
 		a, b := pairOver(t, d, y, quiet)
+		synctest.Wait() // the first PINGs are answered: nobody writes to the closed socket
 		d.broken.Store(true)
 		a.send(1, sized(100))
 		if err := <-a.result; err != errBroken {
