@@ -233,6 +233,7 @@ func TestPresence(t *testing.T) {
 
 	// One message may ask for many; those that are there come in one reply.
 	third := connectWire(t, r, name)
+	third.barrier() // it is there, and not only answered
 	p.send(list(typeSubscribe, hashID(newName("nobody")), bob, p.id))
 	if len(r.pods) > 1 { // what other pods have is told when they have said so
 		told := make(map[peerID]bool)

@@ -385,6 +385,7 @@ func TestSameID(t *testing.T) {
 	watcher := connectWire(t, r, newName("watcher"))
 	watcher.send(list(typeSubscribe, hashID(name)))
 	watcher.expectSettled()
+	r.newsTravels()
 
 	bob := connect(t, r, name)
 	conn := alice.open(t, name)
