@@ -59,7 +59,8 @@ func both(cx, cy *counting) (reads, writes int) {
 
 // settle waits until both have been answered and nothing is under way.
 func settle(a, b *end) {
-	for a.RTT() == 0 || b.RTT() == 0 || a.Writing() || b.Writing() {
+	end := time.Now().Add(10 * time.Second) // what comes after fails
+	for (a.RTT() == 0 || b.RTT() == 0 || a.Writing() || b.Writing()) && time.Now().Before(end) {
 		time.Sleep(time.Millisecond)
 	}
 }
