@@ -32,9 +32,9 @@ func (p *Pod) Await(now Time, n wire.Name, last uint64) {
 		return
 	}
 	i.awaits = true
-	p.update(n, i)
-	for j := range i.at {
-		a := &i.at[j]
+	answers := p.answers(n, i)
+	for j := range answers {
+		a := &answers[j]
 		if r := p.slots[a.slot]; j < int(i.homes) && r.up && a.told == r.ord {
 			p.send(r, wire.Entry{Kind: wire.Await, Name: n})
 		}
@@ -53,10 +53,9 @@ func (p *Pod) AwaitNoMore(now Time, n wire.Name) {
 		return
 	}
 	i.awaits, i.vacant = false, false
-	p.update(n, i)
-	// Subscribing anew is how homes are told.
-	for j := range i.at {
-		a := &i.at[j]
+	answers := p.answers(n, i)
+	for j := range answers { // subscribing again is how homes are told
+		a := &answers[j]
 		if r := p.slots[a.slot]; j < int(i.homes) && r.up && a.told == r.ord {
 			p.ask(r, n, i, a)
 		}

@@ -125,10 +125,10 @@ func (p *Pod) Subscribe(now Time, n wire.Name) {
 		return
 	}
 	i := p.interests.put(n)
-	p.update(n, i)
-	for j := range i.at {
-		if r := p.slots[i.at[j].slot]; r.up {
-			p.ask(r, n, i, &i.at[j])
+	answers := p.answers(n, i)
+	for j := range answers {
+		if r := p.slots[answers[j].slot]; r.up {
+			p.ask(r, n, i, &answers[j])
 		}
 	}
 	// This pod's own claims count at once.
@@ -174,11 +174,13 @@ func (p *Pod) ask(r *remote, n wire.Name, i *interest, a *answer) {
 	}
 }
 
-// update works out the homes again if the view has changed, drops what pods
-// outside it said, and judges anew.
-func (p *Pod) update(n wire.Name, i *interest) {
+// answers returns i.at, and is the only way to it while the interest lasts: when
+// the view has changed since, it first works out the homes again, drops what pods
+// outside the view said, whose slots may be free or another pod's by now, and
+// judges again.
+func (p *Pod) answers(n wire.Name, i *interest) []answer {
 	if i.version == p.version {
-		return
+		return i.at
 	}
 	i.version = p.version
 	homes := p.choose(n.Hash())
@@ -206,13 +208,14 @@ func (p *Pod) update(n wire.Name, i *interest) {
 	clear(i.at[len(i.at):cap(i.at)])
 	clear(at)
 	p.judgeAll(n, i)
+	return i.at
 }
 
 // placeInterest sees to it that r is subscribed to if it is a home and, as soon
 // as this pod may deny, that it is not if it is none.
 func (p *Pod) placeInterest(r *remote, n wire.Name, i *interest) {
-	p.update(n, i)
-	for j := 0; j < len(i.at); j++ {
+	p.answers(n, i)
+	for j := 0; j < len(i.at); j++ { // forget takes some away
 		a := &i.at[j]
 		if r.slot == 0 && j >= int(i.homes) && !p.slots[a.slot].up {
 			// A pod that cannot be told to forget, and is no home any more. It
@@ -259,9 +262,9 @@ func (p *Pod) subscribed(r *remote, e *wire.Entry) (*interest, *answer) {
 	if i == nil {
 		return nil, nil
 	}
-	p.update(e.Name, i)
-	for j := range i.at {
-		if a := &i.at[j]; a.slot == r.slot && a.told == r.ord && a.id == e.ID {
+	answers := p.answers(e.Name, i)
+	for j := range answers {
+		if a := &answers[j]; a.slot == r.slot && a.told == r.ord && a.id == e.ID {
 			return i, a
 		}
 	}
@@ -321,11 +324,12 @@ func (p *Pod) onAnswered(r *remote, e *wire.Entry) {
 	p.judgeAll(e.Name, i)
 }
 
-// evicted takes what r said in an EVICT for its answer: it follows in a moment,
+// superseded takes what r said in an EVICT for its answer: it follows in a moment,
 // and until then the end of the claim here must not look like that of all.
-func (i *interest) evicted(r *remote, winner owner) {
-	for j := range i.at {
-		if a := &i.at[j]; a.slot == r.slot && a.told == r.ord {
+func (p *Pod) superseded(n wire.Name, i *interest, r *remote, winner owner) {
+	answers := p.answers(n, i)
+	for j := range answers {
+		if a := &answers[j]; a.slot == r.slot && a.told == r.ord {
 			a.online, a.stale, a.beaten, a.at = true, !a.answered, false, winner
 		}
 	}
@@ -334,10 +338,11 @@ func (i *interest) evicted(r *remote, winner owner) {
 // judge makes of all answers one, for one member, and notifies what is new. A
 // home that has not spoken is not a "no".
 func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
+	answers := p.answers(n, i)
 	mine, ok := p.own(n, member)
 	best, silent := mine, false
-	for j := range i.at {
-		a := &i.at[j]
+	for j := range answers {
+		a := &answers[j]
 		o, online, beaten := a.of(n, member)
 		if online && o.pod == p.self.ID && o != mine {
 			beaten = true // nobody knows better than this pod what it has
@@ -364,8 +369,8 @@ func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
 	case ok && online && current == best:
 	case ok:
 		if !online || best.beats(current) {
-			for j := range i.at {
-				i.at[j].beat(n, member, best)
+			for j := range answers {
+				answers[j].beat(n, member, best)
 			}
 		}
 		i.denied = false
@@ -407,7 +412,6 @@ func (p *Pod) keep(n wire.Name, i *interest) {
 // keptFor looks again.
 func (p *Pod) keptFor(k keeping) {
 	if i := p.interests.get(k.name); i != nil && i.keepUntil == k.until {
-		p.update(k.name, i)
 		p.judge(k.name, i, k.name.ID())
 	}
 }
@@ -445,7 +449,7 @@ func (p *Pod) Heard(now Time, id messages.PeerID, from wire.PodID) {
 	if i == nil {
 		return
 	}
-	p.update(n, i)
+	p.answers(n, i)
 	if !i.online {
 		// Its claim is on the way to the homes, which may be out of reach for a
 		// moment, and from there to here.
@@ -461,7 +465,6 @@ func (p *Pod) Heard(now Time, id messages.PeerID, from wire.PodID) {
 func (p *Pod) unheard(h hearsay) {
 	if i := p.interests.get(h.name); i != nil && i.heardFrom != 0 && i.heardUntil == h.at {
 		i.heardFrom = 0
-		p.update(h.name, i)
 		p.judge(h.name, i, h.name.ID())
 	}
 }

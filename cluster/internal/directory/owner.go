@@ -244,7 +244,6 @@ func (p *Pod) ownChanged(n wire.Name, member messages.PeerID, ended bool) {
 		if ended && n.Space() == wire.Peer {
 			p.keep(n, i) // the homes may not have heard of it, and cannot wait for this pod
 		}
-		p.update(n, i)
 		p.judge(n, i, member)
 	}
 }
@@ -274,8 +273,7 @@ func (p *Pod) onEvict(r *remote, e *wire.Entry) {
 	conn := c.conn
 	p.observeEpoch(e.Epoch)
 	if i := p.interests.get(e.Name); i != nil {
-		p.update(e.Name, i)
-		i.evicted(r, winner)
+		p.superseded(e.Name, i, r, winner)
 	}
 	// First: what a subscriber here is told of the winner is not believed while
 	// the connection is in the store.

@@ -388,6 +388,7 @@ func (p *pod) authenticated(e *end, have uint64) {
 	for _, old := range slices.Clone(p.ends) {
 		if old.peer.pod.label == q.label && old.peer.pod != q {
 			old.close() // its process is dead, or this one could not be there
+			p.event(func(now directory.Time) { p.dir.PodGone(now, old.peer.pod.id) })
 		}
 	}
 	d := p.pair(q).Authenticated(mesh.Conn(e.conn.number), have)

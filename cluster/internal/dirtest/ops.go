@@ -25,6 +25,10 @@ func (w *world) do(op Op) {
 		if p := w.pods[a[1]]; p != nil {
 			p.hangUp(w.peer(a[0]))
 		}
+	case "visit":
+		if p := w.pods[a[1]]; p != nil {
+			p.visit(w.peer(a[0]))
+		}
 	case "sub", "unsub":
 		p, n, who := w.pods[a[0]], w.nameOf(a[1]), "s"
 		if len(a) > 2 {

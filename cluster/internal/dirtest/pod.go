@@ -232,7 +232,7 @@ func (p *pod) syncSoon(s directory.Session) {
 		return
 	}
 	p.syncing[s] = true
-	p.w.after(p.w.die(2*ms, forSync, p.index, uint64(s), uint64(p.w.now)), func() {
+	p.w.after(p.w.die(p.w.script.Pace*1000, forSync, p.index, uint64(s), uint64(p.w.now)), func() {
 		delete(p.syncing, s)
 		if !p.alive || s != directory.Self && p.sessions[s] == nil {
 			return

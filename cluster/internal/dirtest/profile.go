@@ -20,7 +20,10 @@ type Profile struct {
 	Groups   int
 	Steady   int     // so many of the peers are never away of their own will
 	Severed  bool    // one pair can never link
+	Sync     int     // entries placed at once at most; 0: 8
+	Pace     int64   // ms, longest pause before each piece of placing; 0: 2
 	Moves    float64 // connections and their ends
+	Visits   float64 // connections that end before the directory hears of them
 	Burst    float64 // share of moves that are several connections at once
 	Choices  float64 // several connections, of which one is kept and the others end
 	Near     bool    // links are as fast as those of one place
@@ -53,6 +56,7 @@ var Profiles = []Profile{
 	{Name: "partitions", Check: Settled, Pods: [2]int{3, 6}, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 10, Sends: 20, Resets: 1, Cuts: 1, LongCuts: 1.5},
 	{Name: "partitions-skewed", Check: Settled, Pods: [2]int{3, 6}, Skew: 20_000, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Sends: 5, LongCuts: 1.5},
 	{Name: "everything", Check: Settled, Pods: [2]int{2, 7}, Skew: 200, Moves: 15, Burst: .1, Subs: 10, Groups: 2, Lookups: 15, Sends: 15, Resets: 1, Cuts: 1, LongCuts: .7, Crashes: .7, Stops: .4, Scale: .3},
+	{Name: "half-placed", Check: Settled, Pods: [2]int{3, 6}, Peers: 30, Sync: 1, Pace: 40, Moves: 40, Visits: 40, Subs: 60, Groups: 2, Lookups: 10, Sends: 10, Resets: 1, Crashes: 1, Stops: .7, Scale: .3, Steady: 2},
 	{Name: "severed", Check: Settled, Pods: [2]int{3, 7}, Severed: true, Moves: 15, Subs: 15, Groups: 1, Lookups: 10, Sends: 10, Crashes: .4, Stops: .2, Steady: 2},
 	{Name: "three-homes", Check: Rough, Pods: [2]int{3, 6}, Homes: 3, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Resets: 2, Cuts: 1, Crashes: .7, Steady: 2},
 	{Name: "all-homes", Check: Rough, Pods: [2]int{2, 5}, Homes: -1, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Resets: 2, Cuts: 1, Crashes: .7, Steady: 2},
@@ -99,6 +103,9 @@ func (g *generator) generate(seed uint64) *Script {
 		s.Homes = 10
 	}
 	s.Skew, s.Drift, s.Gather = g.Skew*1000, 200, 4000
+	if g.Sync > 0 {
+		s.Sync, s.Pace = g.Sync, g.Pace*1000
+	}
 	if g.Near {
 		s.MaxDelay, s.Gather = 9000, 1000
 	}
@@ -122,7 +129,7 @@ func (g *generator) generate(seed uint64) *Script {
 		rate float64
 		do   func()
 	}{
-		{g.Moves, g.move}, {g.Choices, g.choose}, {g.Subs, g.sub}, {g.Lookups, g.lookup}, {g.Sends, g.send},
+		{g.Moves, g.move}, {g.Visits, g.visit}, {g.Choices, g.choose}, {g.Subs, g.sub}, {g.Lookups, g.lookup}, {g.Sends, g.send},
 		{g.Resets, g.reset}, {g.Cuts, g.shortCut}, {g.LongCuts, g.longCut},
 		{g.Crashes, g.crash}, {g.Stops, g.stop}, {g.Scale, g.scale},
 	}
@@ -264,6 +271,8 @@ func (g *generator) choose() {
 		g.hangUp(60_000+g.us(200), x, p)
 	}
 }
+
+func (g *generator) visit() { g.op(0, "visit", g.peer(), g.pod()) }
 
 func (g *generator) name() string {
 	if g.Groups > 0 && g.rand.IntN(2) == 0 {

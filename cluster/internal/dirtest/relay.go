@@ -118,6 +118,16 @@ func (p *pod) hangUp(x *peer) {
 	p.dropRunnerUp(x)
 }
 
+// visit is a connection of a peer that came and went before the directory heard
+// of it.
+func (p *pod) visit(x *peer) {
+	if !p.ready || p.stopping || p.sockets[x.id] != nil {
+		return
+	}
+	p.w.log("%s looks in at %s", x.label, p.label)
+	p.event(func(now directory.Time) { p.dir.Visited(now, x.id) })
+}
+
 // evict takes a connection away that a newer one elsewhere supersedes. A young
 // one stays as runner-up: clients dial several addresses and keep the first.
 func (p *pod) evict(id messages.PeerID, number uint64, winner wire.PodID, epoch uint64) {
@@ -207,7 +217,7 @@ func (p *pod) loseInterest(n wire.Name) {
 	}
 }
 
-// subscribe has a local peer want to know of a name. It hears at once what is
+// subscribe makes a local peer want to know of a name. It hears at once what is
 // known.
 func (p *pod) subscribe(n wire.Name, who string) {
 	i := p.interest(n)
@@ -218,6 +228,12 @@ func (p *pod) subscribe(n wire.Name, who string) {
 	p.event(func(now directory.Time) { p.dir.Subscribe(now, n) })
 	if p.interests[n] != i {
 		return
+	}
+	switch {
+	case p.dir.Awaiting(n) != i.held:
+		p.w.violate("I4", "%s awaits %s: %v, but a runner-up is there: %v", p.label, p.w.text(n), p.dir.Awaiting(n), i.held)
+	case len(p.dir.Current(n)) != len(i.told), p.dir.Denied(n) && len(i.told) > 0:
+		p.w.violate("I4", "%s does not know of %s what it was told", p.label, p.w.text(n))
 	}
 	for _, m := range slices.SortedFunc(maps.Keys(i.told), compareIDs) {
 		i.who[who][m] = true

@@ -38,6 +38,7 @@ type Script struct {
 	Skew     int64 // wall clocks are wrong by up to this, µs
 	Drift    int64 // monotonic clocks by up to this, in millionths
 	Sync     int   // entries placed at once at most
+	Pace     int64 // longest pause before each piece of placing, µs
 	Stale    int64 // how old news of a peer that is away may be, µs; 0: what Check says
 	Gather   int64 // a frame of entries may wait so long for more, µs
 
@@ -75,6 +76,7 @@ type Op struct {
 var verbs = map[string][2]int{
 	"connect": {2, 9}, // peer pod [group…]: a fresh connection; older ones elsewhere stay, half open
 	"close":   {2, 2}, // peer pod: the peer's connection there ends
+	"visit":   {2, 2}, // peer pod: a connection there came and went before the directory heard of it
 	"sub":     {2, 3}, // pod name [who]: a local peer subscribes
 	"unsub":   {2, 3}, // pod name [who]
 	"lookup":  {2, 2}, // pod name
@@ -91,7 +93,7 @@ var verbs = map[string][2]int{
 func newScript() *Script {
 	return &Script{
 		Pods: 3, Homes: 2, Seed: 1, Check: Calm,
-		MinDelay: 1000, MaxDelay: 24000, Notice: 280_000, Sync: 8,
+		MinDelay: 1000, MaxDelay: 24000, Notice: 280_000, Sync: 8, Pace: 2000,
 	}
 }
 
@@ -160,6 +162,8 @@ func (s *Script) parseLine(words []string) (err error) {
 		s.Gather = number(0) * 1000
 	case "sync":
 		s.Sync = int(number(0))
+	case "pace":
+		s.Pace = number(0) * 1000
 	case "name":
 		s.Peers = append(s.Peers, PeerDecl{args[0], args[1:]})
 	case "severed":
@@ -242,6 +246,9 @@ func (s *Script) WriteTo(w io.Writer) (int64, error) {
 	}
 	if s.Sync != def.Sync {
 		fmt.Fprintf(&b, "sync %d\n", s.Sync)
+	}
+	if s.Pace != def.Pace {
+		fmt.Fprintf(&b, "pace %d\n", s.Pace/1000)
 	}
 	for _, p := range s.Peers {
 		fmt.Fprintf(&b, "name %s %s\n", p.Name, strings.Join(p.Homes, " "))
