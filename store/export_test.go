@@ -1,5 +1,7 @@
 package store
 
+import "github.com/crosspod/crosspod/messages"
+
 // LongestChain returns the number of entries in the longest chain of s.
 func LongestChain(s *Store) int {
 	longest := 0
@@ -29,4 +31,18 @@ func Topics(n *PeerNotifier) int {
 		n.shards[i].mu.Unlock()
 	}
 	return topics
+}
+
+// HoldIndex holds the part of the index that id is in, until release is called.
+func HoldIndex(n *PeerNotifier, id messages.PeerID) (release func()) {
+	_, sh := n.shard(&id)
+	sh.mu.Lock()
+	return sh.mu.Unlock
+}
+
+// SameShard reports whether two ids are in the same part of the index.
+func SameShard(n *PeerNotifier, a, b messages.PeerID) bool {
+	_, one := n.shard(&a)
+	_, other := n.shard(&b)
+	return one == other
 }

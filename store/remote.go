@@ -124,34 +124,26 @@ func (s *Subscriber) settle(in *interest, turn uint32, said notice, changed bool
 // queued to this subscriber. If nobody has told that id is online and the
 // subscriber waits for that, the message is the news: an online notice waits
 // when Heard returns true, and Settle has the last word later. It costs one
-// atomic load while the subscriber waits for nobody.
+// atomic load while the subscriber waits for nobody, and never waits for a list
+// that is being subscribed or unsubscribed.
 func (s *Subscriber) Heard(id messages.PeerID) (news bool) {
 	if s.awaited.Load() == 0 {
 		return false
 	}
-	in := s.find(&id)
-	if in == nil {
-		return false
-	}
+	hash, sh := s.notifier.shard(&id)
+	sh.mu.Lock()
+	t := sh.find(hash, &id)
+	sh.mu.Unlock()
+
 	s.mu.Lock()
-	news = in.awaited && !s.closed
+	in := s.interests[t] // nil for a nil topic
+	news = in != nil && in.awaited
 	wake := news && s.came(in)
 	s.mu.Unlock()
 	if wake {
 		s.sink.Wake()
 	}
 	return news
-}
-
-// find returns the subscription of id, nil if there is none.
-func (s *Subscriber) find(id *messages.PeerID) *interest {
-	s.changing.Lock()
-	defer s.changing.Unlock()
-	hash, sh := s.notifier.shard(id)
-	sh.mu.Lock()
-	t := sh.find(hash, id)
-	sh.mu.Unlock()
-	return s.interests[t] // nil for a nil topic
 }
 
 // looks calls the remote with ids whose first subscription came or whose last

@@ -32,15 +32,18 @@ type Subscriber struct {
 	waiting atomic.Int32 // notices in both queues; changed under mu
 	awaited atomic.Int32 // interests of which that is true; changed under mu
 
-	// changing is held during Subscribe, Unsubscribe and Close. It guards
-	// interests and comes before every other lock.
-	changing  sync.Mutex
-	interests map[*topic]*interest
+	// changing is held during Subscribe, Unsubscribe and Close, for as long as
+	// their list is, so no message may wait for it. It comes before every other
+	// lock.
+	changing sync.Mutex
 
-	mu      sync.Mutex // guards what follows and every interest's state
-	closed  bool       // set with changing held too, so either suffices to read
+	mu      sync.Mutex // guards what follows and every interest's state; held for one id
 	online  queue      // notices that go ahead of data
 	offline queue      // notices that stay behind data, by rising position
+
+	// Set with changing held too, so either suffices to read.
+	closed    bool
+	interests map[*topic]*interest
 }
 
 // interest is one subscription: one subscriber, one id. What was subscribed is
@@ -131,12 +134,13 @@ func (s *Subscriber) interest(id *messages.PeerID) (in *interest, first, ok bool
 	n := s.notifier
 	hash, sh := n.shard(id)
 	sh.mu.Lock()
-	defer sh.mu.Unlock()
 	t := sh.find(hash, id)
-	if t != nil && s.interests[t] != nil {
-		return s.interests[t], false, true
+	if in = s.interests[t]; in != nil { // nil for a nil topic
+		sh.mu.Unlock()
+		return in, false, true
 	}
 	if int64(len(s.interests)) >= n.perSubscriber.Load() || !n.reserve() {
+		sh.mu.Unlock()
 		return nil, false, false
 	}
 	if first = t == nil; first {
@@ -144,10 +148,14 @@ func (s *Subscriber) interest(id *messages.PeerID) (in *interest, first, ok bool
 	}
 	in = &interest{sub: s, topic: t}
 	t.add(in)
+	sh.mu.Unlock()
+
+	s.mu.Lock()
 	if s.interests == nil {
 		s.interests = make(map[*topic]*interest)
 	}
 	s.interests[t] = in
+	s.mu.Unlock()
 	return in, first, true
 }
 
@@ -306,19 +314,13 @@ func (s *Subscriber) unsubscribe(lasts []messages.PeerID, ids messages.PeerList)
 		sh.mu.Lock()
 		t := sh.find(hash, &id)
 		in := s.interests[t] // nil for a nil topic
-		if in != nil {
-			delete(s.interests, t)
-			if s.unindex(sh, hash, in) {
-				lasts = append(lasts, id)
-			}
+		if in != nil && s.unindex(sh, hash, in) {
+			lasts = append(lasts, id)
 		}
 		sh.mu.Unlock()
 		if in != nil {
 			s.end(in)
 		}
-	}
-	if len(s.interests) == 0 {
-		s.interests = nil
 	}
 	return lasts
 }
@@ -334,11 +336,14 @@ func (s *Subscriber) unindex(sh *topicShard, hash uint64, in *interest) (last bo
 	return last
 }
 
-// end drops what waits and leaves in so that an event that was handed out
-// before it left the index changes nothing.
+// end takes in, which has left the index, from the list. It drops what waits and
+// leaves in so that an event that was handed out before changes nothing.
 func (s *Subscriber) end(in *interest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if delete(s.interests, in.topic); len(s.interests) == 0 {
+		s.interests = nil
+	}
 	s.forget(in)
 	in.wantsOnline, in.told = false, nothing
 	s.await(in)
@@ -397,10 +402,12 @@ func (s *Subscriber) close() (lasts []messages.PeerID) {
 	s.online, s.offline = queue{}, queue{}
 	s.waiting.Store(0)
 	s.awaited.Store(0)
+	all := s.interests
+	s.interests = nil
 	s.mu.Unlock()
 
 	remote := s.notifier.remote.Load() != nil
-	for t, in := range s.interests {
+	for t, in := range all {
 		hash, sh := s.notifier.shard(&t.id)
 		sh.mu.Lock()
 		last := s.unindex(sh, hash, in)
@@ -409,7 +416,6 @@ func (s *Subscriber) close() (lasts []messages.PeerID) {
 			lasts = append(lasts, t.id)
 		}
 	}
-	s.interests = nil
 	return lasts
 }
 

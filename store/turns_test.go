@@ -14,7 +14,8 @@ func newRemoteSubscriber(id messages.PeerID) (*Subscriber, *interest) {
 	n.SetRemote(func(messages.PeerID) {})
 	s := n.NewSubscriber(New(), nowhere{})
 	s.Subscribe(id[:])
-	return s, s.find(&id)
+	in, _, _ := s.interest(&id)
+	return s, in
 }
 
 // Two words on one id may reach a subscriber in either order.

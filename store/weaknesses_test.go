@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -456,4 +457,27 @@ func TestManySubscribersComeAndGo(t *testing.T) {
 	if n, topics := p.notifier.Len(), store.Topics(p.notifier); n != 0 || topics != 0 {
 		t.Errorf("%d subscriptions and %d ids left after all closed", n, topics)
 	}
+}
+
+// A message waited for the whole list that its destination was subscribing to,
+// and with it all messages of the link that brought it. Here a list is stuck at
+// one id, and messages from others find their way.
+func TestMessageWaitsForNoList(t *testing.T) {
+	p := newPart()
+	s := p.notifier.NewSubscriber(p.Store, &sink{})
+	first, stuck := numbered(0), numbered(1)
+	for i := 1; store.SameShard(p.notifier, first, stuck); i++ {
+		stuck = numbered(i)
+	}
+	release := store.HoldIndex(p.notifier, stuck)
+	var wg sync.WaitGroup
+	wg.Go(func() { s.Subscribe(list(first, stuck)) })
+	for !s.Heard(first) { // as soon as it is subscribed
+		runtime.Gosched()
+	}
+	if got := s.TakeOnline(nil, 10); !slices.Equal(got, []messages.PeerID{first}) {
+		t.Errorf("told %v online, want %v", got, first)
+	}
+	release()
+	wg.Wait()
 }
