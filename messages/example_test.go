@@ -25,7 +25,7 @@ func ExampleSetTransportID() {
 
 	from, payload, err := messages.ParseTransport(msg) // bob receives
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	fmt.Printf("%s from alice: %t\n", payload, from == alice)
 	// Output: hello from alice: true
@@ -35,17 +35,17 @@ func ExampleSetTransportID() {
 func ExampleAppendAuth() {
 	auth, err := messages.AppendAuth(nil, messages.HashID("alice"), []byte("a token"))
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	id, token, err := messages.ParseAuth(auth)
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	fmt.Printf("%s with %s\n", id, token)
 
 	answer, err := messages.AppendAuthResponse(nil, "rels://relay.example.com:443")
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	fmt.Println(messages.ParseAuthResponse(answer))
 	// Output:
@@ -63,7 +63,7 @@ func ExampleAppendPeerList() {
 		msg := messages.AppendPeerList(nil, messages.TypeSubscribePeerState, some)
 		list, err := messages.ParsePeerList(msg, messages.TypeSubscribePeerState)
 		if err != nil {
-			log.Fatal(err)
+			log.Panic(err)
 		}
 		fmt.Println(list.Len(), "ids in", len(msg), "bytes")
 	}

@@ -18,14 +18,14 @@ func ExampleServer() {
 	const secret = "an example's secret, 32 bytes or more"
 	ln, err := net.Listen("tcp", "127.0.0.1:0") // or give ListenerConfig an Address
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	server, err := relay.NewServer(relay.Config{
 		ExposedAddress: ln.Addr().String(), // what peers are told
 		AuthValidator:  auth.NewValidator(secret),
 	})
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Listen(relay.ListenerConfig{Listener: ln}) }()
@@ -39,32 +39,32 @@ func ExampleServer() {
 			Token: client.SecretToken(secret, time.Hour),
 		})
 		if err != nil {
-			log.Fatal(err)
+			log.Panic(err)
 		}
 		return c
 	}
 	alice, bob := connect("alice"), connect("bob")
 	toBob, err := alice.OpenConn(ctx, messages.HashID("bob")) // waits until bob is online
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	if _, err := toBob.Write([]byte("hello bob")); err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	fromAlice, err := bob.AcceptConn(ctx)
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	buf := make([]byte, messages.MaxPayloadSize)
 	n, err := fromAlice.Read(buf)
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	fmt.Printf("bob reads %q; the relay has %d peers\n", buf[:n], server.Store().Len())
 
 	// Everyone is sent a Close message, and has gone when Shutdown returns.
 	if err := server.Shutdown(ctx); err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	_, _ = alice.Close(), bob.Close()
 	fmt.Println("Listen returned", <-served)
@@ -85,7 +85,7 @@ func ExampleStartCluster() {
 	listen := func() net.Listener {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
-			log.Fatal(err)
+			log.Panic(err)
 		}
 		return ln
 	}
@@ -105,7 +105,7 @@ func ExampleStartCluster() {
 			AuthValidator:  auth.NewValidator(secret),
 		})
 		if err != nil {
-			log.Fatal(err)
+			log.Panic(err)
 		}
 		cluster, err := relay.StartCluster(ctx, server.Store(), relay.ClusterBootstrapConfig{
 			StaticPeers:   addresses,
@@ -117,7 +117,7 @@ func ExampleStartCluster() {
 			Listen:        func(string, string) (net.Listener, error) { return links[i], nil },
 		})
 		if err != nil {
-			log.Fatal(err)
+			log.Panic(err)
 		}
 		server.SetCrossPodForwarder(cluster.Forwarder)
 		ln := listen()
@@ -127,33 +127,33 @@ func ExampleStartCluster() {
 	}
 	for _, p := range pods {
 		if err := p.cluster.WaitReady(ctx); err != nil { // what the readiness probe waits for
-			log.Fatal(err)
+			log.Panic(err)
 		}
 	}
 
 	connect := func(p *pod, name string) *client.Client {
 		c, err := client.Dial(ctx, client.Config{URL: p.address, Name: name, Token: client.SecretToken(secret, time.Hour)})
 		if err != nil {
-			log.Fatal(err)
+			log.Panic(err)
 		}
 		return c
 	}
 	alice, bob := connect(pods[0], "alice"), connect(pods[1], "bob")
 	toBob, err := alice.OpenConn(ctx, messages.HashID("bob")) // waits until bob is online, on any pod
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	if _, err := toBob.Write([]byte("hello bob")); err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	fromAlice, err := bob.AcceptConn(ctx)
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	buf := make([]byte, messages.MaxPayloadSize)
 	n, err := fromAlice.Read(buf)
 	if err != nil {
-		log.Fatal(err)
+		log.Panic(err)
 	}
 	fmt.Printf("bob reads %q\n", buf[:n])
 
@@ -161,7 +161,7 @@ func ExampleStartCluster() {
 		// Peers first, the fabric last: until the end it carries what they say
 		// and sends on what comes for those that have left.
 		if err := p.server.Shutdown(ctx); err != nil {
-			log.Fatal(err)
+			log.Panic(err)
 		}
 		p.cluster.Stop()
 		fmt.Println("Listen returned", <-p.served)

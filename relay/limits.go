@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/crosspod/crosspod/internal/oslimit"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -52,9 +53,9 @@ type Limits struct {
 	// TotalQueueBytes bounds the memory of all queues together. When it is
 	// spent, the fullest queues drop their oldest data; where peers whose sockets
 	// hardly take anything hold more than half of it, those are closed. Default: one
-	// budget that all relays of the process share, a quarter of GOMEMLIMIT, of
-	// the cgroup's limit or of the machine's memory, whichever is set first;
-	// the least is 1 MiB. See ADR-0009.
+	// budget that all relays of the process share, a quarter of what the process
+	// may use: the least of GOMEMLIMIT, the limits of its cgroup and of those
+	// above it, and the machine's memory. The least is 1 MiB. See ADR-0009.
 	TotalQueueBytes int64
 	// StallTimeout is how long a peer's socket may take no byte before the
 	// peer is closed. Default 10 s.
@@ -147,7 +148,10 @@ func (l Limits) withDefaults() Limits {
 
 // processBudget is the budget of all relays of the process that were given no
 // limit of their own.
-var processBudget = sync.OnceValue(func() *budget { return newBudget(memoryLimit() / 4) })
+var processBudget = sync.OnceValue(func() *budget { return newBudget(max(processMemory().Bytes/4, minTotalQueueBytes)) })
+
+// processMemory is what the process may use.
+var processMemory = sync.OnceValue(oslimit.FindMemory)
 
 // throttleStep is how long a throttled reader sleeps before it looks whether
 // its peer is still there.

@@ -90,6 +90,8 @@ func NewRelay(cfg Config) (*Relay, error) {
 	r.SetCrossPodForwarder(cfg.CrossPodForwarder)
 	m.ObserveActivity(r.activity)
 	m.ObserveQueue(r.queued)
+	memory := processMemory()
+	env.log.Info("memory for queues", "bytes", env.budget.limit, "memory", memory.Bytes, "from", memory.From)
 	return r, nil
 }
 

@@ -96,3 +96,20 @@ func helpInOrder(flags []cli.Flag) string {
 	b.WriteByte('\n')
 	return b.String()
 }
+
+// sharedFlag is a flag of cli's own that every command has. cli keeps one for all
+// programs of a process, and its Apply writes to it.
+type sharedFlag struct{ *cli.BoolFlag }
+
+func init() {
+	cli.HelpFlag = sharedFlag{cli.HelpFlag.(*cli.BoolFlag)}
+	cli.VersionFlag = sharedFlag{cli.VersionFlag.(*cli.BoolFlag)}
+}
+
+// Apply defines the flag and its short form on set, and changes nothing else.
+func (f sharedFlag) Apply(set *flag.FlagSet) error {
+	for _, name := range f.Names() {
+		set.Bool(name, false, f.Usage)
+	}
+	return nil
+}
