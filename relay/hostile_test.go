@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -693,6 +694,22 @@ func TestHostileGuesses(t *testing.T) {
 	s.counts(guesses-burst, "relay_handshakes_total", "outcome", "refused_source")
 	s.bounded(0, 2)
 	s.undisturbed() // though it is of the same source
+
+	// Nor is the server's own connection refused, or counted.
+	for range 100 {
+		conn, err := s.server.DialSelf(t.Context(), "tcp", s.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := hostileConn{conn}
+		c.say(append([]byte(upgradeRequest), maskedFrame(wrong)...))
+		if answer, _ := io.ReadAll(conn); !strings.HasPrefix(string(answer), "HTTP/1.1 101") {
+			t.Fatalf("the server's own connection is answered %.40q, want 101", answer)
+		}
+		_ = c.Close()
+	}
+	s.counts(burst, "relay_handshakes_total", "outcome", "bad_auth")
+	s.counts(guesses-burst, "relay_handshakes_total", "outcome", "refused_source")
 
 	// Another source is not refused, where there is another one.
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

@@ -15,6 +15,7 @@ import (
 // Server is a [Relay] with listeners. All methods are safe for concurrent use.
 type Server struct {
 	relay *Relay
+	self  *listener.Self
 
 	mu        sync.Mutex // guards what follows
 	listeners map[*ws.Listener]net.Addr
@@ -28,7 +29,7 @@ func NewServer(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{relay: r, listeners: make(map[*ws.Listener]net.Addr)}, nil
+	return &Server{relay: r, self: listener.NewSelf(), listeners: make(map[*ws.Listener]net.Addr)}, nil
 }
 
 // InstanceURL returns what peers are told in the AuthResponse:
@@ -41,6 +42,12 @@ func (s *Server) Store() *store.Store { return s.relay.Store() }
 // SetCrossPodForwarder has peers accepted from now on use f for destinations
 // that are not here. Call it before Listen. A typed nil counts as none.
 func (s *Server) SetCrossPodForwarder(f CrossPodForwarder) { s.relay.SetCrossPodForwarder(f) }
+
+// DialSelf connects to one of the server's own listeners, for a health check: the
+// connection is neither limited nor counted, whatever else comes from its address.
+func (s *Server) DialSelf(ctx context.Context, network, address string) (net.Conn, error) {
+	return s.self.DialContext(ctx, network, address)
+}
 
 // Listen serves peers on one address. It blocks until Shutdown and then returns
 // nil, so run it in a goroutine; any error is a failure to listen or to serve. To
@@ -68,6 +75,7 @@ func (s *Server) Listen(cfg ListenerConfig) error {
 			FailuresPerSecond: env.limits.FailuresPerSecond,
 			FailureBurst:      env.limits.FailureBurst,
 			TrustedProxies:    cfg.TrustedProxies,
+			Self:              s.self,
 			Observe:           s.count,
 		},
 		StallTimeout: env.limits.StallTimeout,

@@ -133,6 +133,7 @@ func (p *pod) listen(ctx context.Context) error {
 		ListenAddress:  ln.Addr().String(),
 		TLS:            p.tls != nil,
 		ExposedAddress: p.relay.InstanceURL(),
+		Dial:           p.relay.DialSelf,
 	}), p.log.Logger)
 	p.operators, err = admin.New(admin.Config{
 		MetricsAddress: p.cfg.MetricsAddress(),

@@ -274,9 +274,6 @@ func (r *Relay) Validate() error {
 	if r.StallTimeout == 0 {
 		bad("--stall-timeout is 0: want more, since what has no end can be held open by anyone")
 	}
-	if n := r.HandshakeFailuresPerSecond; n > 0 && n < minHandshakeFailures {
-		bad("--max-handshake-failures is %g: want at least %d, since /health itself fails a handshake every 3 s, or 0 for no limit", n, minHandshakeFailures)
-	}
 	if r.MaxQueueBytes < minQueueBytes {
 		bad("--max-queue-bytes is %d: want at least %d, room for a few of the largest messages", r.MaxQueueBytes, minQueueBytes)
 	}
@@ -285,11 +282,6 @@ func (r *Relay) Validate() error {
 	}
 	return errors.Join(errs...)
 }
-
-// minHandshakeFailures is what leaves room for the probe of /health, whose token
-// is refused each time; once its source was refused it would report a healthy
-// relay as unhealthy.
-const minHandshakeFailures = 1
 
 // minTotalQueueBytes holds two full queues of the default size.
 const minTotalQueueBytes = 1 << 20

@@ -1,6 +1,7 @@
 package listener
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net"
@@ -53,11 +54,17 @@ type GateConfig struct {
 	// IPv4-mapped addresses are compared as IPv4. Empty: nobody is trusted.
 	TrustedProxies []netip.Prefix
 
+	// Self opened the connections that are neither limited nor counted. Nil:
+	// there are none.
+	Self *Self
+
 	// Observe, if set, is told the outcome of each half-open connection once.
 	// It must not block and may be called by several goroutines at once.
 	Observe func(Outcome)
 
-	// Logger is told about failing accepts. Nil: discarded.
+	// Logger is told about failing accepts, at Debug about each connection that
+	// the gate refuses or ends, and once a minute at Info that it refuses some.
+	// Nil: discarded.
 	Logger *slog.Logger
 }
 
@@ -71,6 +78,9 @@ type Gate struct {
 	expiring sync.WaitGroup
 
 	acceptErrors atomic.Uint64
+
+	refusals atomic.Uint64  // refused sources that no line at Info has counted
+	say      rate.Sometimes // for that line
 
 	mu     sync.Mutex // guards what follows, and the links and state of each HalfOpen
 	closed bool
@@ -112,7 +122,7 @@ func NewGate(cfg GateConfig) *Gate {
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
-	return &Gate{cfg: cfg, limited: limited, failures: failures, done: make(chan struct{})}
+	return &Gate{cfg: cfg, limited: limited, failures: failures, done: make(chan struct{}), say: rate.Sometimes{Interval: time.Minute}}
 }
 
 // HalfOpen is the place of one connection in its gate. Its methods are safe for
@@ -122,6 +132,7 @@ type HalfOpen struct {
 	conn     net.Conn // as accepted; closed when the gate takes the place back
 	deadline time.Time
 	trusted  bool // the TCP peer is a trusted proxy
+	unsure   bool // refused, unless it turns out to be one of Self's
 
 	remote atomic.Pointer[net.TCPAddr] // what the proxy said; nil: conn's own
 
@@ -194,14 +205,17 @@ func (g *Gate) Admit(conn net.Conn) *HalfOpen {
 			h.source = sourceOf(addr)
 		}
 	}
-	if g.refused(h.source) {
-		return g.turnAway(conn, OutcomeRefusedSource)
+	if g.refused(h.source) && !g.cfg.Self.has(conn) {
+		if !g.cfg.Self.opens(conn) {
+			return g.turnAway(h, OutcomeRefusedSource)
+		}
+		h.unsure = true
 	}
 
 	g.mu.Lock()
 	if g.closed {
 		g.mu.Unlock()
-		return g.turnAway(conn, OutcomeShutdown)
+		return g.turnAway(h, OutcomeShutdown)
 	}
 	var evicted *HalfOpen
 	if g.count >= g.cfg.MaxHalfOpen {
@@ -227,9 +241,9 @@ func (g *Gate) Admit(conn net.Conn) *HalfOpen {
 	return h
 }
 
-func (g *Gate) turnAway(conn net.Conn, o Outcome) *HalfOpen {
-	_ = conn.Close() // nothing was sent, nothing can be lost
-	g.cfg.Observe(o)
+func (g *Gate) turnAway(h *HalfOpen, o Outcome) *HalfOpen {
+	_ = h.conn.Close() // nothing was sent, nothing can be lost
+	h.report(o, 0)
 	return nil
 }
 
@@ -328,9 +342,12 @@ func (h *HalfOpen) RemoteAddr() net.Addr {
 // Forwarded applies the values of X-Real-Ip and X-Real-Port. They count only
 // together, from a trusted proxy, and as an IP literal and a port; otherwise
 // they are ignored, and nothing is ever looked up. It reports false when the
-// source they name has had too many failures: the caller answers what it likes,
-// ends h with [OutcomeRefusedSource] and closes.
+// source has had too many failures: the caller answers what it likes, ends h with
+// [OutcomeRefusedSource] and closes.
 func (h *HalfOpen) Forwarded(realIP, realPort string) bool {
+	if h.unsure { // one of Self's says nothing before it is known
+		return h.gate.cfg.Self.has(h.conn)
+	}
 	if !h.trusted || realIP == "" || realPort == "" {
 		return true
 	}
@@ -359,7 +376,14 @@ func (h *HalfOpen) Established() bool { return h.End(OutcomeOK) }
 // End gives the place up with an outcome, which is told and, where it is a
 // failure, counted against the source. It does not close the connection. Only
 // the first end counts; End reports whether this was it.
-func (h *HalfOpen) End(o Outcome) bool {
+func (h *HalfOpen) End(o Outcome) bool { return h.end(o, o.cost()) }
+
+// Answered is End with [OutcomeBadHTTP] after a request that was proper HTTP and
+// was answered, though not for a relay. That is what uptime checks and curious
+// programs do, so it is no failure.
+func (h *HalfOpen) Answered() bool { return h.end(OutcomeBadHTTP, 0) }
+
+func (h *HalfOpen) end(o Outcome, cost int) bool {
 	g := h.gate
 	g.mu.Lock()
 	first := !h.ended
@@ -368,7 +392,7 @@ func (h *HalfOpen) End(o Outcome) bool {
 	}
 	g.mu.Unlock()
 	if first {
-		h.report(o)
+		h.report(o, cost)
 	}
 	return first
 }
@@ -376,21 +400,39 @@ func (h *HalfOpen) End(o Outcome) bool {
 // cut closes the connection of a place that was taken back.
 func (h *HalfOpen) cut(o Outcome) {
 	_ = h.conn.Close() // whoever was reading from it finds out
-	h.report(o)
+	h.report(o, o.cost())
 }
 
-func (h *HalfOpen) report(o Outcome) {
-	if o.failed() {
-		h.gate.fail(h)
+// report tells the outcome and counts cost against the source.
+func (h *HalfOpen) report(o Outcome, cost int) {
+	g := h.gate
+	if g.cfg.Self.has(h.conn) {
+		g.cfg.Self.forget(h.conn)
+		return
 	}
-	h.gate.cfg.Observe(o)
-}
-
-// fail counts a failure against the source of h.
-func (g *Gate) fail(h *HalfOpen) {
 	g.mu.Lock()
 	source := h.source
 	g.mu.Unlock()
+	if cost > 0 {
+		g.fail(source, cost)
+	}
+	g.cfg.Observe(o)
+	switch o {
+	case OutcomeTimeout, OutcomeEvicted, OutcomeRefusedSource, OutcomeBadHTTP: // the relay logs others
+		if g.cfg.Logger.Enabled(context.Background(), slog.LevelDebug) {
+			g.cfg.Logger.Debug("connection ended before its handshake", "remote", h.RemoteAddr(), "outcome", string(o))
+		}
+	}
+	if o == OutcomeRefusedSource {
+		g.refusals.Add(1)
+		g.say.Do(func() {
+			g.cfg.Logger.Info("refusing connections: too many failed handshakes from their source", "source", source, "refused", g.refusals.Swap(0))
+		})
+	}
+}
+
+// fail counts a failure against a source, the zero Prefix being none.
+func (g *Gate) fail(source netip.Prefix, cost int) {
 	if !g.limited || !source.IsValid() {
 		return
 	}
@@ -401,7 +443,7 @@ func (g *Gate) fail(h *HalfOpen) {
 			limiter = other
 		}
 	}
-	limiter.Allow()
+	limiter.AllowN(time.Now(), cost)
 }
 
 // refused reports whether source has used up its failures.
@@ -424,18 +466,18 @@ func (g *Gate) trusts(addr netip.Addr) bool {
 
 // addrOf returns the IP address of a, IPv4-mapped ones as IPv4, or the zero
 // Addr where a is of another kind, as in memory.
-func addrOf(a net.Addr) netip.Addr {
+func addrOf(a net.Addr) netip.Addr { return addrPortOf(a).Addr() }
+
+func addrPortOf(a net.Addr) netip.AddrPort {
+	var ap netip.AddrPort
 	switch a := a.(type) {
 	case nil:
-		return netip.Addr{}
 	case *net.TCPAddr:
-		return a.AddrPort().Addr().Unmap().WithZone("")
+		ap = a.AddrPort()
+	default:
+		ap, _ = netip.ParseAddrPort(a.String()) // zero with an error
 	}
-	ap, err := netip.ParseAddrPort(a.String())
-	if err != nil {
-		return netip.Addr{}
-	}
-	return ap.Addr().Unmap().WithZone("")
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }
 
 // sourceOf returns whom the failures of addr count against. An IPv6 /64 is what

@@ -25,15 +25,14 @@ func Outcomes() []Outcome {
 	}
 }
 
-// failed reports whether o counts against the source of the connection. A
-// connection that the other side closed does not: clients dial several
-// transports at once and close all but the first. One that was evicted does: it
-// had longer than any other, and it is what a flood of silent connections ends
-// in.
-func (o Outcome) failed() bool {
+// cost is what o counts against the source of the connection. One that the other
+// side closed costs nothing: clients dial several transports at once and close all
+// but the first. One that was evicted does: it had longer than any other, and it is
+// what a flood of silent connections ends in.
+func (o Outcome) cost() int {
 	switch o {
 	case OutcomeBadAuth, OutcomeBadHTTP, OutcomeTimeout, OutcomeEvicted:
-		return true
+		return 1
 	}
-	return false
+	return 0
 }

@@ -21,8 +21,9 @@ type socket struct {
 	half     *listener.HalfOpen
 	records  *netbatch.Records // set by the upgrade, with TLS
 
-	gone    atomic.Bool                      // the other side has closed
-	verdict atomic.Pointer[listener.Outcome] // set by the handler that refuses
+	gone     atomic.Bool                      // the other side has closed
+	answered atomic.Bool                      // the handler has answered, and that was all
+	verdict  atomic.Pointer[listener.Outcome] // set by the handler that refuses
 }
 
 func newSocket(half *listener.HalfOpen) *socket {
@@ -64,13 +65,16 @@ func (s *socket) refuse(o listener.Outcome) { s.verdict.Store(&o) }
 
 // Close implements [net.Conn] until the upgrade.
 func (s *socket) Close() error {
-	o := listener.OutcomeBadHTTP // TLS or HTTP that net/http refused
-	if v := s.verdict.Load(); v != nil {
-		o = *v
-	} else if s.gone.Load() {
-		o = listener.OutcomeClosed
+	switch v := s.verdict.Load(); {
+	case v != nil:
+		s.half.End(*v)
+	case s.answered.Load():
+		s.half.Answered()
+	case s.gone.Load():
+		s.half.End(listener.OutcomeClosed)
+	default: // TLS or HTTP that net/http refused
+		s.half.End(listener.OutcomeBadHTTP)
 	}
-	s.half.End(o)
 	return s.Conn.Close()
 }
 

@@ -76,7 +76,7 @@ func (w *onceWriter) WriteHeader(code int) {
 	if code != http.StatusSwitchingProtocols {
 		w.Header().Set("Connection", "close")
 		if w.socket.verdict.Load() == nil {
-			w.socket.refuse(listener.OutcomeBadHTTP)
+			w.socket.answered.Store(true)
 		}
 	}
 	w.ResponseWriter.WriteHeader(code)
