@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -281,9 +282,14 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// suspiciousEnds is how many connections in a row must end early before the log
-// says so, once.
-const suspiciousEnds = 4
+const (
+	// suspiciousEnds is how many connections in a row must end early before
+	// the log says so, once, and before a Close from the relay is followed by
+	// the same pauses as any other end.
+	suspiciousEnds = 4
+	// maxMovePause is the longest pause after a Close from the relay.
+	maxMovePause = 50 * time.Millisecond
+)
 
 // run keeps the client connected until it is closed. first may be nil.
 func (c *Client) run(first *link) {
@@ -326,7 +332,14 @@ func (c *Client) run(first *link) {
 		if n, _ := c.out.size(); n == 0 && c.drain.Load() {
 			return // nothing left that another connection could send
 		}
-		wait := pause.NextBackOff()
+		var wait time.Duration
+		if l != nil && errors.Is(err, errServerClose) && short < suspiciousEnds {
+			// The pod is stopping and others serve: every moment away loses
+			// messages. The jitter keeps a pod's peers from coming all at once.
+			wait = rand.N(maxMovePause)
+		} else {
+			wait = pause.NextBackOff()
+		}
 		if l != nil {
 			c.log.Info("relay connection ended", "relay", l.target.url, "reason", err, "retry", wait)
 		} else {

@@ -319,6 +319,30 @@ func TestReconnectIsQuick(t *testing.T) {
 	}
 }
 
+// A pod that stops says Close while others serve: the client is back at once,
+// also when it lands on the next pod to stop, and a relay that says nothing
+// else than Close is tried more and more rarely.
+func TestAtOnceAfterClose(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
+		r := startRelay(t, n, "relay", nil)
+		c := dial(t, config(n, "alice"))
+		const quick = 3 // moves in a row, then pauses
+		for i := range 8 {
+			closed := time.Now()
+			r.peer(c.PeerID()).send(messages.AppendClose(nil))
+			for len(r.attempts()) < i+2 {
+				time.Sleep(time.Millisecond)
+			}
+			if err := c.WaitConnected(within(t, time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if away := time.Since(closed); (away < 75*time.Millisecond) != (i < quick) {
+				t.Errorf("back %v after Close %d", away, i+1)
+			}
+		}
+	})
+}
+
 // Two programs with one id take the name from each other for ever; what matters
 // is how often.
 func TestTwoWithOneIDDoNotFight(t *testing.T) {
