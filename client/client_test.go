@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
@@ -9,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"math/big"
 	"net"
@@ -336,7 +338,7 @@ func TestAtOnceAfterClose(t *testing.T) {
 			if err := c.WaitConnected(within(t, time.Second)); err != nil {
 				t.Fatal(err)
 			}
-			if away := time.Since(closed); (away < 75*time.Millisecond) != (i < quick) {
+			if away := time.Since(closed); (away < 110*time.Millisecond) != (i < quick) {
 				t.Errorf("back %v after Close %d", away, i+1)
 			}
 		}
@@ -787,6 +789,47 @@ func TestHTTPAnswersThatAreNoRelay(t *testing.T) {
 				<-served
 			})
 		})
+	}
+}
+
+// loudConn is a connection to a server that has spoken and takes anything.
+type loudConn struct {
+	net.Conn // nil: only what follows is used
+	io.Reader
+}
+
+func (c loudConn) Read(b []byte) (int, error)       { return c.Reader.Read(b) }
+func (c loudConn) Write(b []byte) (int, error)      { return len(b), nil }
+func (c loudConn) Close() error                     { return nil }
+func (c loudConn) SetWriteDeadline(time.Time) error { return nil }
+
+// What a server says before it is asked is part of the error, not of the output
+// of the process: the standard logger stays silent.
+func TestServerThatSpeaksFirst(t *testing.T) {
+	var printed bytes.Buffer
+	defer log.SetOutput(log.Writer())
+	log.SetOutput(&printed)
+	for _, banner := range []string{
+		"SSH-2.0-OpenSSH_9.2\r\n",
+		"HTTP/1.1 408 Request Timeout\r\n\r\n",
+		"\x1b[2J" + strings.Repeat("x", 4096),
+	} {
+		for range 100 { // one dial rarely showed the fault
+			_, err := client.Dial(t.Context(), client.Config{
+				URL:   "rel://relay",
+				Name:  "alice",
+				Token: client.StaticToken([]byte("token")),
+				DialContext: func(context.Context, string, string) (net.Conn, error) {
+					return loudConn{Reader: strings.NewReader(banner)}, nil
+				},
+			})
+			if err == nil || len(err.Error()) > 300 || strings.Contains(err.Error(), "\x1b") {
+				t.Fatalf("Dial = %v, want a short error without control characters", err)
+			}
+		}
+	}
+	if printed.Len() > 0 {
+		t.Errorf("the standard logger printed %d bytes: %.100q", printed.Len(), printed.String())
 	}
 }
 

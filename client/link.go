@@ -1,12 +1,15 @@
 package client
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"sync"
@@ -116,23 +119,11 @@ func (c *Client) dial(ctx context.Context, t target, token []byte) (_ *link, err
 }
 
 // upgrade asks for a WebSocket on conn, encrypted already where it has to be.
-// A redirect is not followed: it would show the token to whoever sent it.
+// A redirect is not followed: it would show the token to another server.
 func upgrade(ctx context.Context, conn net.Conn, host string) (*websocket.Conn, error) {
-	dialed := false
 	opts := &websocket.DialOptions{HTTPClient: &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
-			DialContext: func(context.Context, string, string) (net.Conn, error) {
-				if dialed {
-					return nil, errors.New("the connection is used already")
-				}
-				dialed = true
-				return conn, nil
-			},
-			DisableKeepAlives:      true,
-			DisableCompression:     true,
-			MaxResponseHeaderBytes: 16 << 10,
-		},
+		Transport:     oneExchange{conn},
 	}}
 	ws, resp, err := websocket.Dial(ctx, "ws://"+host+"/relay", opts)
 	if err != nil {
@@ -142,6 +133,45 @@ func upgrade(ctx context.Context, conn net.Conn, host string) (*websocket.Conn, 
 		return nil, err
 	}
 	return ws, nil
+}
+
+// maxAnswerHeader bounds the header of the answer to the upgrade request.
+const maxAnswerHeader = 16 << 10
+
+// oneExchange is an [http.RoundTripper] for one request on a conn that is
+// there already. [http.Transport] would print what a server says unasked to
+// the standard logger. Closing the conn ends it.
+type oneExchange struct{ conn net.Conn }
+
+func (x oneExchange) RoundTrip(req *http.Request) (*http.Response, error) {
+	if err := req.Write(x.conn); err != nil {
+		return nil, err
+	}
+	header := &io.LimitedReader{R: x.conn, N: maxAnswerHeader}
+	r := bufio.NewReader(header)
+	if head, err := r.Peek(len("HTTP/")); err == nil && string(head) != "HTTP/" {
+		said, _ := r.Peek(min(r.Buffered(), 32))
+		return nil, fmt.Errorf("no relay there: it speaks another protocol than HTTP, its first bytes are %q", said)
+	}
+	resp, err := http.ReadResponse(r, req)
+	if err != nil {
+		if header.N == 0 {
+			err = fmt.Errorf("the header of the answer exceeds %d bytes", maxAnswerHeader)
+		}
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		// What has come of the body; the server may never end it.
+		said, _ := r.Peek(r.Buffered())
+		resp.Body = io.NopCloser(bytes.NewReader(said))
+		return resp, nil
+	}
+	header.N = math.MaxInt64 // the rest of the stream is the WebSocket's
+	resp.Body = struct {
+		io.Reader
+		io.WriteCloser
+	}{r, x.conn}
+	return resp, nil
 }
 
 // authenticate sends Auth and waits for the AuthResponse, which must be the
