@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/exec"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/crosspod/crosspod/internal/devcluster"
+	"github.com/crosspod/crosspod/internal/logging"
 	"github.com/crosspod/crosspod/internal/setting"
 )
 
@@ -115,7 +115,12 @@ func (p *program) dev(ctx context.Context, o *devOptions) (err error) {
 func (p *program) devOne(ctx, trying context.Context, o *devOptions, out *page) (err error) {
 	cfg := devcluster.Config{Address: o.address, Secret: o.secret}
 	if o.verbose {
-		cfg.Logger = slog.New(slog.NewTextHandler(p.stderr, nil))
+		log, err := logging.Open(logging.Config{Console: p.stderr})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, log.Close()) }()
+		cfg.Logger = log.Logger
 	}
 	cluster, err := devcluster.Start(ctx, cfg)
 	if err != nil {

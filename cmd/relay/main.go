@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -72,15 +73,30 @@ func (p *program) run(args []string) int {
 		return exitOK
 	}
 	// Errors of package relay begin like those of the program.
-	fmt.Fprintln(p.stderr, "relay:", strings.TrimPrefix(err.Error(), "relay: "))
+	text := "relay: " + strings.TrimPrefix(err.Error(), "relay: ") + "\n"
 	code := exitError
 	if exit, ok := errors.AsType[cli.ExitCoder](err); ok {
 		code = exit.ExitCode()
 	} else if usage, ok := errors.AsType[usageError](err); ok {
 		code = exitUsage
-		fmt.Fprintln(p.stderr, usage.hint())
+		text += usage.hint() + "\n"
 	}
+	p.say(text)
 	return code
+}
+
+// say writes to standard error and waits for a second at most: the reader of a
+// pod's log may be frozen when it ends.
+func (p *program) say(text string) {
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		_, _ = io.WriteString(p.stderr, text) // there is nowhere else to say it
+	}()
+	select {
+	case <-said:
+	case <-time.After(time.Second):
+	}
 }
 
 // usageError is what the caller got wrong.

@@ -71,6 +71,9 @@ func newPod(cfg *setting.Relay, log *logging.Log) (*pod, error) {
 		p.opsToken = tokens[0]
 	}
 	meter := sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)).Meter("")
+	if err := log.Observe(meter); err != nil {
+		return nil, fmt.Errorf("export metrics of the log: %w", err)
+	}
 	if p.relay, err = relay.NewServer(relay.Config{
 		Meter:          meter,
 		ExposedAddress: cfg.ExposedAddress,

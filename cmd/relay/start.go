@@ -3,9 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 
+	"github.com/go-logr/logr"
 	"github.com/urfave/cli/v2"
+	"go.opentelemetry.io/otel"
 
 	"github.com/crosspod/crosspod/internal/logging"
 	"github.com/crosspod/crosspod/internal/setting"
@@ -54,6 +57,10 @@ func (p *program) start(c *cli.Context, cfg *setting.Relay, settings *setting.Se
 	}
 	// Nothing is left to log the end of the log to.
 	defer func() { _ = log.Close() }()
+	// What libraries log by themselves would wait for the console.
+	slog.SetDefault(log.Logger) // and the default of package log
+	otel.SetLogger(logr.FromSlogHandler(log.Handler()))
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("metrics are not complete", "err", err) }))
 	for _, w := range append(warnings, cfg.Warnings()...) {
 		log.Warn("setting without effect", "setting", w)
 	}

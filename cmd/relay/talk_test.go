@@ -49,8 +49,10 @@ func runLive(t *testing.T, env map[string]string, args ...string) *live {
 	return l
 }
 
-// text is an output that a test can wait for.
+// text is an output that a test can wait for, and can freeze by holding freeze.
 type text struct {
+	freeze sync.Mutex
+
 	mu    sync.Mutex // guards what follows
 	more  sync.Cond
 	b     bytes.Buffer
@@ -64,6 +66,8 @@ func newText() *text {
 }
 
 func (t *text) Write(p []byte) (int, error) {
+	t.freeze.Lock()
+	defer t.freeze.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	defer t.more.Broadcast()

@@ -9,7 +9,6 @@ import (
 // levelWriter takes a line and its level, as syslog does.
 type levelWriter interface {
 	writeLevel(slog.Level, []byte) error
-	io.Closer
 }
 
 // leveled is a handler that formats with one handler for each severity, so

@@ -1,13 +1,12 @@
 package logging
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"strings"
-
-	"gopkg.in/natefinch/lumberjack.v2"
 )
 
 // LevelTrace is below [slog.LevelDebug].
@@ -45,82 +44,78 @@ type Config struct {
 	Console io.Writer
 }
 
-// Log is an open log.
+// Log is an open log. Its methods and those of its loggers never wait, except
+// for Close: lines that cannot be written wait in 1 MiB of memory, and when that
+// is used up the newest are dropped and counted. When lines are written again, a
+// record says how many were lost.
 type Log struct {
 	*slog.Logger
 	// Level is what is logged from now on. It is safe for concurrent use.
 	Level *slog.LevelVar
 
-	closer io.Closer
+	queue *queue
 }
 
-// Open opens a log. The caller closes it when nothing logs any more.
+// Open opens a log and starts the goroutine that writes it. The caller closes it
+// when nothing logs any more.
 func Open(c Config) (*Log, error) {
 	level, err := ParseLevel(c.Level)
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{Level: new(slog.LevelVar), closer: io.NopCloser(nil)}
+	l := &Log{Level: new(slog.LevelVar)}
 	l.Level.Set(level)
-
-	var w io.Writer
-	var opts slog.HandlerOptions
-	opts.Level = l.Level
-	opts.ReplaceAttr = nameTrace
+	opts := slog.HandlerOptions{Level: l.Level, ReplaceAttr: nameTrace}
+	var to sink
 	switch c.File {
 	case "", Console:
-		if w = c.Console; w == nil {
-			w = os.Stderr
+		if c.Console == nil {
+			c.Console = os.Stderr
 		}
+		to = &stream{w: console{c.Console}}
 	case Syslog:
-		sl, err := openSyslog()
-		if err != nil {
+		opts.ReplaceAttr = dropTime // syslog has its own
+		if to, err = openSyslog(); err != nil {
 			return nil, fmt.Errorf("open syslog: %w", err)
 		}
-		l.closer = sl
-		opts.ReplaceAttr = dropTime // syslog has its own
-		l.Logger = slog.New(newLeveled(sl, func(w io.Writer) slog.Handler { return newHandler(w, c.Format, &opts) }))
-		return l, nil
 	default:
-		f, err := openFile(c)
-		if err != nil {
+		if to, err = openFile(c); err != nil {
 			return nil, fmt.Errorf("open log file: %w", err)
 		}
-		w, l.closer = f, f
 	}
-	l.Logger = slog.New(newHandler(w, c.Format, &opts))
+	l.queue = newQueue(to)
+	l.Logger = slog.New(newLeveled(l.queue, func(w io.Writer) slog.Handler { return newHandler(w, c.Format, &opts) }))
+	l.queue.log = l.Logger
+	l.queue.note = func(lines uint64, why error) []byte {
+		var text bytes.Buffer
+		always := slog.HandlerOptions{ReplaceAttr: opts.ReplaceAttr}
+		slog.New(newHandler(&text, c.Format, &always)).Warn("log lines were lost", "lines", lines, "reason", why.Error())
+		return text.Bytes()
+	}
+	go l.queue.run()
 	return l, nil
 }
 
-// Close closes the file or the connection to syslog.
-func (l *Log) Close() error { return l.closer.Close() }
+// Reopen opens the file again, as after another program has moved it away. What
+// cannot be opened is logged, and the old file goes on.
+func (l *Log) Reopen() { l.queue.again() }
+
+// Lost returns how many lines are lost so far: dropped because too many waited,
+// and refused by the file, the pipe or syslog.
+func (l *Log) Lost() (queueFull, writeFailed uint64) {
+	return l.queue.full.Load(), l.queue.failed.Load()
+}
+
+// Close waits for at most a second until all lines are written, and closes the
+// file or the connection to syslog. The error says that lines are left. What is
+// logged afterwards is lost.
+func (l *Log) Close() error { return l.queue.close() }
 
 func newHandler(w io.Writer, format string, opts *slog.HandlerOptions) slog.Handler {
 	if format == "json" {
 		return slog.NewJSONHandler(w, opts)
 	}
 	return slog.NewTextHandler(w, opts)
-}
-
-// openFile opens the file at once, so that a path that cannot be written ends
-// the start instead of losing the log.
-func openFile(c Config) (io.WriteCloser, error) {
-	f, err := os.OpenFile(c.File, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
-	if err != nil || c.DisableRotation {
-		return f, err
-	}
-	// To put /dev/stdout aside would rename it, for every program there is.
-	if info, err := f.Stat(); err == nil && !info.Mode().IsRegular() {
-		return f, nil
-	}
-	if err := f.Close(); err != nil {
-		return nil, err
-	}
-	size := c.MaxSizeMB
-	if size == 0 {
-		size = 15
-	}
-	return &lumberjack.Logger{Filename: c.File, MaxSize: size, MaxBackups: keepFiles, MaxAge: keepDays, Compress: true}, nil
 }
 
 // ParseLevel returns the level of a name; fatal and panic, which nothing is

@@ -38,6 +38,7 @@ func TestLevels(t *testing.T) {
 				t.Fatal(err)
 			}
 			logAll(t, l.Logger)
+			closeLog(t, l)
 			got := strings.Split(strings.TrimSpace(out.String()), "\n")
 			if tt.want == nil {
 				if out.Len() != 0 {
@@ -60,6 +61,14 @@ func TestLevels(t *testing.T) {
 	}
 }
 
+// closeLog closes a log so that all of it is written.
+func closeLog(t *testing.T, l *Log) {
+	t.Helper()
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func logAll(t *testing.T, l *slog.Logger) {
 	for _, level := range []slog.Level{LevelTrace, slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
 		l.Log(t.Context(), level, "a line")
@@ -75,6 +84,7 @@ func TestLevelChangesWhileOpen(t *testing.T) {
 	l.Info("before")
 	l.Level.Set(slog.LevelInfo)
 	l.Info("after")
+	closeLog(t, l)
 	if got := out.String(); strings.Contains(got, "before") || !strings.Contains(got, "after") {
 		t.Errorf("log = %q, want only the second line", got)
 	}
@@ -87,6 +97,7 @@ func TestJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Log(t.Context(), LevelTrace, "deep", "n", 1)
+	closeLog(t, l)
 	var line struct {
 		Level, Msg string
 		N          int
@@ -137,8 +148,10 @@ func TestFileIsPutAside(t *testing.T) {
 			t.Fatal(err)
 		}
 		kilobyte := strings.Repeat("x", 1<<10)
-		for range megabytes << 10 {
-			l.Info(kilobyte)
+		for i := range megabytes << 10 {
+			if l.Info(kilobyte); i%512 == 0 {
+				settle(l) // more would not fit into the queue
+			}
 		}
 		if err := l.Close(); err != nil {
 			t.Error(err)

@@ -9,10 +9,12 @@ import (
 
 type syslogWriter struct{ *syslog.Writer }
 
-func openSyslog() (levelWriter, error) {
+func openSyslog() (sink, error) {
 	w, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_INFO, "relay")
 	return syslogWriter{w}, err
 }
+
+func (syslogWriter) reopen() error { return nil } // it connects again by itself
 
 func (w syslogWriter) writeLevel(level slog.Level, line []byte) error {
 	switch {

@@ -4,6 +4,6 @@ package logging
 
 import "errors"
 
-func openSyslog() (levelWriter, error) {
+func openSyslog() (sink, error) {
 	return nil, errors.New("this system has none: want console or a path")
 }
