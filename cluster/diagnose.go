@@ -54,6 +54,9 @@ func (d *diagnosis) discovery() {
 	how := "check the name, that it has the relay's pods behind it (in Kubernetes a Service with clusterIP: None whose selector fits), and that this pod may ask the name server: UDP and TCP port 53"
 	f := d.Discovery
 	switch {
+	case f.Partly:
+		d.note("", fmt.Sprintf("%s is answered in part: %s; what has come is used, and the last answer in place of the rest", f.Name, f.Error),
+			"nothing, if the pods have no addresses of that kind; else check the name server")
 	case f.Error != "" && f.Answered.IsZero():
 		d.problem("", fmt.Sprintf("the pods have never been found: %s: %s", f.Name, f.Error), how)
 	case f.Error != "":

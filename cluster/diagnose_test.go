@@ -41,6 +41,9 @@ func TestDiagnose(t *testing.T) {
 		{"the name is not resolved any more", func(s *Status) {
 			s.Discovery.Error = "server misbehaving"
 		}, []string{"any more: relay-pods: server misbehaving|last answer"}},
+		{"one family is not answered", func(s *Status) {
+			s.Discovery.Error, s.Discovery.Partly = "i/o timeout", true
+		}, []string{"note|relay-pods is answered in part: i/o timeout|check the name server"}},
 		{"no answer yet", func(s *Status) {
 			s.Pods, s.Discovery.Answered = nil, time.Time{}
 		}, []string{"note|not been answered"}},

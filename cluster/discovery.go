@@ -78,6 +78,7 @@ type Discovery struct {
 	answered time.Time
 	failure  error // of the last resolution
 	failed   time.Time
+	partly   bool // something was answered in it
 	absent   bool // the first resolution said that there are no addresses
 	lost     bool // a link was lost since the last look
 	dialing  int
@@ -203,10 +204,15 @@ func (d *Discovery) run(ctx context.Context) {
 func (d *Discovery) look(ctx context.Context, now time.Time) time.Time {
 	d.mu.Lock()
 	d.hurryLocked(now)
+	var patience time.Duration // with answers that are missing when others have come
 	resolve := !d.resolving && !now.Before(d.nextResolve)
 	if resolve {
 		d.resolving, d.resolvedAt = true, now
 		d.nextResolve = now.Add(d.pace.NextBackOff())
+		// Soon after the start, or a loss, the next look is better than a late answer.
+		if patience = d.nextResolve.Sub(now); patience > d.interval/4 {
+			patience = resolveTimeout
+		}
 	}
 	next := d.nextResolve
 	if d.resolving {
@@ -232,7 +238,7 @@ func (d *Discovery) look(ctx context.Context, now time.Time) time.Time {
 	d.mu.Unlock()
 
 	if resolve {
-		d.loop.Go(func() { d.resolve(ctx) })
+		d.loop.Go(func() { d.resolve(ctx, patience) })
 	}
 	for _, addr := range dial {
 		d.loop.Go(func() { d.dial(ctx, addr) })
@@ -358,15 +364,61 @@ func (d *Discovery) dial(ctx context.Context, addr netip.AddrPort) {
 	d.again()
 }
 
-// resolve asks once where the pods are. A failure keeps the former answer.
-func (d *Discovery) resolve(ctx context.Context) {
+// resolve asks once where the pods are. What has come is used at once; a failure
+// keeps the former answer.
+func (d *Discovery) resolve(ctx context.Context, patience time.Duration) {
 	timed, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
-	texts, err := d.resolver.Resolve(timed)
+	d.mu.Lock()
+	wasFine, before := d.failure == nil, d.answered
+	d.mu.Unlock()
+	var (
+		cut bool
+		err error
+	)
+	if r, ok := d.resolver.(*names); ok {
+		cut, err = r.resolve(timed, patience, func(some []string) { _ = d.found(some) }) // all of them can be dialed
+	} else {
+		var texts []string
+		if texts, err = d.resolver.Resolve(timed); ctx.Err() == nil && (err == nil || len(texts) > 0) {
+			err = errors.Join(err, d.found(texts))
+		}
+	}
 	if ctx.Err() != nil {
 		return
 	}
-	now := time.Now()
+
+	d.mu.Lock()
+	d.resolving = false
+	if cut && err == nil {
+		err = d.failure // there is no word of what failed before
+	}
+	d.failure, d.partly = err, err != nil && d.answered.After(before)
+	partly, addresses := d.partly, len(d.answer)
+	if err != nil {
+		d.failed = time.Now()
+	}
+	if d.answered.IsZero() && notFound(err) {
+		// A headless Service that has no pod yet has no records either, and the
+		// first pod must not wait for others to appear. It is told all the same:
+		// the name may be wrong.
+		d.absent = true
+	}
+	d.mu.Unlock()
+	switch {
+	case partly && wasFine:
+		d.log.Warn("pods resolved in part: what has come is used", "name", d.resolver, "addresses", addresses, "err", err)
+	case err != nil && wasFine:
+		d.log.Warn("pods not resolved", "name", d.resolver, "err", err)
+	case err == nil && (before.IsZero() || !wasFine):
+		d.log.Info("pods resolved", "name", d.resolver, "addresses", addresses)
+	}
+	d.again()
+}
+
+// found takes an answer: these are the pods. The error names what in it cannot be
+// dialed.
+func (d *Discovery) found(texts []string) (err error) {
 	found := map[netip.AddrPort]bool{}
 	for _, text := range texts {
 		addr, parseErr := netip.ParseAddrPort(text)
@@ -378,48 +430,41 @@ func (d *Discovery) resolve(ctx context.Context) {
 			found[netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())] = true
 		}
 	}
-
+	if err != nil && len(found) == 0 {
+		return err // not an answer
+	}
+	now := time.Now()
 	d.mu.Lock()
-	d.resolving = false
-	wasFine, first := d.failure == nil, d.answered.IsZero()
-	d.failure = err
-	if err != nil {
-		d.failed = now
+	defer d.mu.Unlock()
+	d.answered = now
+	d.answer = slices.SortedFunc(maps.Keys(found), netip.AddrPort.Compare)
+	for _, t := range d.targets {
+		t.wanted = false
 	}
-	if err == nil || len(found) > 0 {
-		d.answered = now
-		d.answer = slices.SortedFunc(maps.Keys(found), netip.AddrPort.Compare)
-		for _, t := range d.targets {
-			t.wanted = false
+	for addr := range found {
+		t := d.targets[addr]
+		if t == nil {
+			t = &target{since: now, pace: newPace(longestRedial)}
+			d.targets[addr] = t
 		}
-		for addr := range found {
-			t := d.targets[addr]
-			if t == nil {
-				t = &target{since: now, pace: newPace(longestRedial)}
-				d.targets[addr] = t
-			}
-			t.wanted = true
-		}
-	} else if first && notFound(err) {
-		// A headless Service that has no pod yet has no records either, and the
-		// first pod must not wait for others to appear. It is told all the same:
-		// the name may be wrong.
-		d.absent = true
-	}
-	d.mu.Unlock()
-	switch {
-	case err != nil && wasFine:
-		d.log.Warn("pods not resolved", "name", d.resolver, "err", err)
-	case err == nil && (first || !wasFine):
-		d.log.Info("pods resolved", "name", d.resolver, "addresses", len(found))
+		t.wanted = true
 	}
 	d.again()
+	return err
 }
 
-// notFound reports whether err is the answer that a name has no addresses.
+// notFound reports whether err is the answer that there are no addresses, and
+// nothing else is in it.
 func notFound(err error) bool {
+	type joined interface {
+		error
+		Unwrap() []error
+	}
+	if all, ok := errors.AsType[joined](err); ok {
+		return !slices.ContainsFunc(all.Unwrap(), func(err error) bool { return !notFound(err) })
+	}
 	dns, ok := errors.AsType[*net.DNSError](err)
-	return ok && dns.IsNotFound
+	return ok && dns.IsNotFound && !dns.IsTemporary && !dns.IsTimeout
 }
 
 // complaintsLocked returns the addresses that have been without a link for long
@@ -445,7 +490,7 @@ func (d *Discovery) status() (DiscoveryStatus, []PodStatus) {
 	defer d.mu.Unlock()
 	s := DiscoveryStatus{Name: d.resolver.String(), Answered: d.answered}
 	if d.failure != nil {
-		s.Error, s.Failed = d.failure.Error(), d.failed
+		s.Error, s.Failed, s.Partly = d.failure.Error(), d.failed, d.partly
 	}
 	for _, addr := range d.answer {
 		s.Addresses = append(s.Addresses, addr.String())

@@ -11,6 +11,6 @@ func NewResolver(c Config, dns *net.Resolver) (Resolver, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.(*names).lookup = dns.LookupNetIP
+	r.(*names).lookup = strictly(dns)
 	return r, nil
 }

@@ -10,13 +10,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // lookupIP is [net.Resolver.LookupNetIP].
 type lookupIP func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
 // maxLookups is how many names are looked up at the same time.
-const maxLookups = 8
+const maxLookups = 32
 
 // newResolver returns what finds the pods that c names.
 func newResolver(c *Config) (Resolver, error) {
@@ -33,7 +34,7 @@ func newResolver(c *Config) (Resolver, error) {
 	case len(texts) == 0:
 		return nil, errors.New("cluster: no name and no list of pods")
 	}
-	r := &names{text: "static", lookup: net.DefaultResolver.LookupNetIP}
+	r := &names{text: "static", lookup: strictly(nil)}
 	if c.Headless != "" {
 		r.text = c.Headless
 	}
@@ -45,6 +46,17 @@ func newResolver(c *Config) (Resolver, error) {
 		r.entries = append(r.entries, &nameEntry{host: host, port: port})
 	}
 	return r, nil
+}
+
+// strictly returns the lookups of dns, which may be nil, with one difference: a
+// temporary error is one, and not hidden by what the name server says of the next
+// name in the search list.
+func strictly(dns *net.Resolver) lookupIP {
+	strict := &net.Resolver{StrictErrors: true}
+	if dns != nil {
+		strict.PreferGo, strict.Dial = dns.PreferGo, dns.Dial
+	}
+	return strict.LookupNetIP
 }
 
 // splitPod splits "host", "host:port", an IPv6 address or "[v6]:port" into host
@@ -92,61 +104,177 @@ type names struct {
 	entries []*nameEntry
 }
 
-// nameEntry is one name and its last answer, which is kept while the name
-// cannot be resolved: one that is down hides no other.
+// nameEntry is one name and what its name server said last.
 type nameEntry struct {
 	host string
 	port uint16
 
-	mu   sync.Mutex
-	last []string
+	mu   sync.Mutex  // guards what follows
+	last [2][]string // IPv4, IPv6: the last answer for each, kept while it cannot be had
 }
 
 // String names the resolver for people.
 func (r *names) String() string { return r.text }
 
 // Resolve looks all names up at once. What it returns beside an error is good:
-// the names that could be resolved, and the last answer for the others.
+// what could be resolved, and the last answers in place of the others.
 func (r *names) Resolve(ctx context.Context) ([]string, error) {
+	_, err := r.resolve(ctx, time.Second, func([]string) {})
+	return r.known(), err
+}
+
+// errEnough ends what is still asked when there is an answer to go on with.
+var errEnough = errors.New("other answers have come")
+
+// resolve looks all names up at once, and calls came with all addresses that are
+// known by then whenever an answer has come: a name or a family that is not
+// answered delays no other. From the first answer on it waits for the others for
+// patience at most; cut says that this was not enough, which is no error. came
+// must not wait.
+func (r *names) resolve(ctx context.Context, patience time.Duration, came func(found []string)) (cut bool, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	var (
-		all  []string
-		errs []error
-		mu   sync.Mutex // guards all and errs
-		wg   sync.WaitGroup
-		slot = make(chan struct{}, maxLookups)
+		wg     sync.WaitGroup
+		turn   sync.Mutex // held for came, so that the last call knows most
+		enough *time.Timer
+		errs   = make([]error, len(r.entries))
+		slot   = make(chan struct{}, maxLookups)
 	)
-	for _, e := range r.entries {
+	for i, e := range r.entries {
 		slot <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slot }()
-			found, err := e.resolve(ctx, r.lookup)
-			mu.Lock()
-			defer mu.Unlock()
-			all = append(all, found...)
-			if err != nil {
-				errs = append(errs, err)
-			}
+			errs[i] = e.resolve(ctx, r.lookup, func() {
+				turn.Lock()
+				defer turn.Unlock()
+				if enough == nil {
+					enough = time.AfterFunc(patience, func() { cancel(errEnough) })
+				}
+				came(r.known())
+			})
 		})
 	}
 	wg.Wait()
-	slices.Sort(all)
-	return slices.Compact(all), errors.Join(errs...)
+	if enough != nil {
+		enough.Stop()
+	}
+	return errors.Is(context.Cause(ctx), errEnough), errors.Join(errs...)
 }
 
-func (e *nameEntry) resolve(ctx context.Context, lookup lookupIP) ([]string, error) {
-	if ip, err := netip.ParseAddr(e.host); err == nil {
-		return []string{netip.AddrPortFrom(ip.Unmap(), e.port).String()}, nil
+// known returns the last addresses of all names.
+func (r *names) known() (all []string) {
+	for _, e := range r.entries {
+		last := e.addresses()
+		all = slices.Concat(all, last[0], last[1])
 	}
-	// "ip" asks for A and AAAA.
-	ips, err := lookup(ctx, "ip", e.host)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// asked is what is asked about a name: its addresses of one family or of both.
+type asked struct {
+	network  string
+	answered bool
+	found    [2][]string // by family
+	err      error
+}
+
+// good reports whether q was answered with addresses, none whether with the word
+// that there are none.
+func (q *asked) good() bool { return q.answered && q.err == nil }
+func (q *asked) none() bool { return q.answered && notFound(q.err) }
+
+// resolve asks for both families together and for each by itself, all at once,
+// and calls came after each answer with addresses.
+//
+// The answer to the question for both is the best one: with the search list of
+// resolv.conf it ends at the first name that has any address, while a question
+// for a family that the pods do not have goes on, maybe to names of others. But
+// it waits and fails with the worse of the two families. Until it has come, and
+// when it does not, the answers for each family are used.
+func (e *nameEntry) resolve(ctx context.Context, lookup lookupIP, came func()) error {
+	if ip, err := netip.ParseAddr(e.host); err == nil {
+		e.keep(e.split([]netip.Addr{ip}))
+		came()
+		return nil
+	}
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		both   = &asked{network: "ip"}
+		single = [2]*asked{{network: "ip4"}, {network: "ip6"}}
+		before = e.addresses()
+		turn   = make(chan func(), 3) // what notes an answer
+	)
+	for _, q := range []*asked{both, single[0], single[1]} {
+		asking.Go(func() {
+			ips, err := lookup(ctx, q.network, e.host)
+			turn <- func() { q.answered, q.found, q.err = true, e.split(ips), err }
+		})
+	}
+	for range cap(turn) {
+		(<-turn)()
+		now, decided := before, both.good()
+		for family, own := range single {
+			other := single[1-family]
+			switch {
+			case both.good() && len(both.found[family]) > 0:
+				now[family] = both.found[family]
+			case both.good() && (own.good() || own.none()), other.good() && own.none():
+				now[family] = nil
+			case own.good():
+				now[family] = own.found[family]
+			default: // its last answer stays, until there is word of it
+				decided = decided && (own.answered || len(before[family]) == 0)
+			}
+		}
+		e.keep(now)
+		if both.good() || single[0].good() || single[1].good() {
+			came()
+		}
+		if decided {
+			return nil
+		}
+	}
+	if errors.Is(context.Cause(ctx), errEnough) {
+		return nil
+	}
+	var errs []error
+	for _, own := range single {
+		if !own.good() && !own.none() {
+			errs = append(errs, fmt.Errorf("resolve %s: %w", e.host, own.err))
+		}
+	}
+	if single[0].none() && single[1].none() && !both.good() {
+		errs = append(errs, fmt.Errorf("resolve %s: %w", e.host, single[0].err))
+	}
+	return errors.Join(errs...)
+}
+
+// split sorts addresses by family and adds the port.
+func (e *nameEntry) split(ips []netip.Addr) (found [2][]string) {
+	for _, ip := range ips {
+		ip = ip.Unmap()
+		family := 0
+		if ip.Is6() {
+			family = 1
+		}
+		found[family] = append(found[family], netip.AddrPortFrom(ip, e.port).String())
+	}
+	return found
+}
+
+func (e *nameEntry) keep(addresses [2][]string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err != nil {
-		return e.last, fmt.Errorf("resolve %s: %w", e.host, err)
-	}
-	e.last = nil
-	for _, ip := range ips {
-		e.last = append(e.last, netip.AddrPortFrom(ip.Unmap(), e.port).String())
-	}
-	return e.last, nil
+	e.last = addresses
+}
+
+func (e *nameEntry) addresses() [2][]string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.last
 }

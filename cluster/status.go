@@ -82,11 +82,12 @@ type Complaint struct {
 
 // DiscoveryStatus is how the pods are found.
 type DiscoveryStatus struct {
-	Name      string    `json:"name"`            // the headless name, or "static"
-	Addresses []string  `json:"addresses"`       // of the last answer that was not an error
-	Answered  time.Time `json:"answered"`        // when that was; zero: never
-	Error     string    `json:"error,omitempty"` // of the last resolution, if it failed
-	Failed    time.Time `json:"failed,omitzero"` // when that was
+	Name      string    `json:"name"`             // the headless name, or "static"
+	Addresses []string  `json:"addresses"`        // of the last answer that was not an error
+	Answered  time.Time `json:"answered"`         // when that was; zero: never
+	Error     string    `json:"error,omitempty"`  // of the last resolution, if it failed
+	Failed    time.Time `json:"failed,omitzero"`  // when that was
+	Partly    bool      `json:"partly,omitempty"` // what it did answer is in Addresses, such as one of two families
 }
 
 // DirectoryStatus is the size of this pod's part of the directory.

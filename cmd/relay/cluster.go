@@ -182,7 +182,7 @@ func showStatus(w io.Writer, body []byte, asJSON bool) error {
 	switch {
 	case up < len(s.Pods):
 		return fmt.Errorf("linked to %d of %d other pods: relay cluster doctor says why", up, len(s.Pods))
-	case s.Discovery.Error != "":
+	case s.Discovery.Error != "" && !s.Discovery.Partly:
 		return fmt.Errorf("some pods may be missing, %s is not resolved: relay cluster doctor says what to do", s.Discovery.Name)
 	case !s.Ready:
 		return errors.New("the pod is not ready yet")
