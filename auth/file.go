@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/crosspod/crosspod/internal/filewatch"
+	"github.com/crosspod/crosspod/internal/secrettext"
 )
 
 // ErrNoSecret means that a secret file holds no secret.
@@ -20,10 +21,11 @@ var ErrNoSecret = errors.New("auth: no secret in the file")
 const maxSecretFile = 64 << 10
 
 // ReadSecretFile returns the secrets of a file: one per line, the first is the
-// one to sign with. Line ends, LF or CRLF, are not part of a secret, everything
-// else on a line is, spaces included; blank lines are skipped. It fails when
-// the file cannot be read, is larger than 64 KiB, holds more than [MaxSecrets],
-// or, with [ErrNoSecret], none.
+// one to sign with. Line ends, LF or CRLF, and a byte order mark before the first
+// line are not part of a secret, everything else on a line is, spaces included;
+// blank lines are skipped. It fails when the file cannot be read, is larger than
+// 64 KiB, is not UTF-8, has a control character, which the error names by its
+// line, holds more than [MaxSecrets], or, with [ErrNoSecret], none.
 func ReadSecretFile(path string) ([]string, error) {
 	secrets, err := readSecrets(path)
 	if err != nil {
@@ -50,13 +52,19 @@ func readSecrets(path string) ([]string, error) {
 		return nil, fmt.Errorf("more than %d bytes", maxSecretFile)
 	}
 	var secrets []string
-	for line := range strings.Lines(string(text)) {
+	number := 0
+	for line := range strings.Lines(strings.TrimPrefix(string(text), secrettext.ByteOrderMark)) {
+		number++
 		if whole, ok := strings.CutSuffix(line, "\n"); ok {
 			line = strings.TrimSuffix(whole, "\r")
 		}
-		if strings.TrimSpace(line) != "" {
-			secrets = append(secrets, line)
+		if strings.Trim(line, " \t") == "" {
+			continue
 		}
+		if err := secrettext.Check(line); err != nil {
+			return nil, fmt.Errorf("line %d %w", number, err)
+		}
+		secrets = append(secrets, line)
 	}
 	switch {
 	case len(secrets) == 0:

@@ -52,12 +52,31 @@ func TestReadSecretFile(t *testing.T) {
 		{name: "no line end", text: "alpha", want: []string{"alpha"}},
 		{name: "two", text: "alpha\nbeta\n", want: []string{"alpha", "beta"}},
 		{name: "CRLF", text: "alpha\r\nbeta\r\n", want: []string{"alpha", "beta"}},
-		{name: "only the line end goes", text: " alpha,\t\r\r\n  beta \n", want: []string{" alpha,\t\r", "  beta "}},
+		{name: "only the line end goes", text: " alpha,\r\n  beta \n", want: []string{" alpha,", "  beta "}},
 		{name: "blank lines", text: "\n\r\nalpha\n \t\n\nbeta\n\n", want: []string{"alpha", "beta"}},
 		{name: "as many as may be", text: many, want: slices.Repeat([]string{"secret"}, auth.MaxSecrets)},
 		{name: "empty", text: "", wantErr: "no secret in the file"},
 		{name: "only blank lines", text: "\r\n\n  \n", wantErr: "no secret in the file"},
 		{name: "too many", text: many + "one-more\n", wantErr: "17 secrets, at most 16"},
+		{name: "byte order mark", text: "\ufeffalpha\r\nbeta\r\n", want: []string{"alpha", "beta"}},
+		{name: "other scripts", text: "пароль ü 密\n", want: []string{"пароль ü 密"}},
+		{name: "byte order mark alone", text: "\ufeff\r\n", wantErr: "no secret in the file"},
+		{name: "byte order mark of a second file", text: "alpha\n\ufeffbeta\n", wantErr: "line 2 has a byte order mark"},
+		{name: "UTF-16, little endian", text: "\xff\xfea\x00\r\x00\n\x00", wantErr: "line 1 is UTF-16: want UTF-8"},
+		{name: "UTF-16, big endian", text: "\xfe\xff\x00a\x00\r\x00\n", wantErr: "line 1 is UTF-16: want UTF-8"},
+		{name: "UTF-16 without its mark", text: "a\x00b\x00\r\x00\n\x00", wantErr: "line 1 has a NUL byte"},
+		{name: "one NUL", text: "alpha\n\nbe\x00ta\n", wantErr: "line 3 has a NUL byte"},
+		{name: "NUL on a blank line", text: "alpha\n\x00\n", wantErr: "line 2 has a NUL byte"},
+		{name: "lone CR", text: "alpha\rbeta\rgamma", wantErr: "line 1 has a carriage return"},
+		{name: "two CR", text: "alpha\nbeta\r\r\n", wantErr: "line 2 has a carriage return"},
+		{name: "CR at the end", text: "alpha\nbeta\r", wantErr: "line 2 has a carriage return"},
+		{name: "CR on a blank line", text: "\r\r\n", wantErr: "line 1 has a carriage return"},
+		{name: "tab", text: "alpha\tbeta\n", wantErr: "line 1 has the control character U+0009"},
+		{name: "escape sequence", text: "alpha\n\x1b[0mbeta\n", wantErr: "line 2 has the control character U+001B"},
+		{name: "end of a DOS file", text: "alpha\r\n\x1a", wantErr: "line 2 has the control character U+001A"},
+		{name: "next line of Latin 1", text: "alpha\u0085beta\n", wantErr: "line 1 has the control character U+0085"},
+		{name: "line separator", text: "alpha\u2028beta\n", wantErr: "line 1 has the control character U+2028"},
+		{name: "Latin 1", text: "alpha\nbet\xe4\n", wantErr: "line 2 is not UTF-8"},
 		{name: "too large", text: strings.Repeat("x", 64<<10+1), wantErr: "more than 65536 bytes"},
 	}
 	for _, tt := range tests {
@@ -73,6 +92,9 @@ func TestReadSecretFile(t *testing.T) {
 				t.Error(err)
 			case tt.wantErr != "" && (err == nil || !strings.Contains(err.Error(), tt.wantErr) || !strings.Contains(err.Error(), path)):
 				t.Errorf("error %v, want one with %q and the path", err, tt.wantErr)
+			}
+			if err != nil && (strings.Contains(err.Error(), "alpha") || strings.Contains(err.Error(), "beta")) {
+				t.Errorf("error %v has a secret", err)
 			}
 			if isEmpty := strings.Contains(tt.wantErr, "no secret"); errors.Is(err, auth.ErrNoSecret) != isEmpty {
 				t.Errorf("error %v, want ErrNoSecret: %t", err, isEmpty)
@@ -226,7 +248,9 @@ func TestWatchPlainFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.wantWarning(t, "no secret")
-	extend(t, path, "newest\n")
+	write(t, path, "\xff\xfen\x00e\x00w\x00\n\x00") // as a Windows editor may
+	w.wantWarning(t, "line 1 is UTF-16")
+	write(t, path, "newest\n")
 	w.want(t, "newest")
 
 	if err := os.Remove(path); err != nil {

@@ -1,0 +1,9 @@
+package secrettext
+
+import (
+	"testing"
+
+	"github.com/crosspod/crosspod/internal/deptest"
+)
+
+func TestImports(t *testing.T) { deptest.StdOnly(t) }
