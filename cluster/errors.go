@@ -29,7 +29,7 @@ const (
 	dropNoPeer      dropReason = iota // every home said that nobody has the destination
 	dropUnknown                       // somebody who may know could not be asked
 	dropNoLink                        // no link to the owner's pod for too long
-	dropLinkFull                      // the queue for the owner's pod was full: its oldest, or no share left
+	dropLinkFull                      // the queue for the owner's pod was full, or the flow's part of it
 	dropLinkLost                      // written to a link that ended before the other side had read it
 	dropParkingFull                   // too much waited while its owner was looked up
 	dropBounced                       // came back a second time

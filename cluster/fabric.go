@@ -56,7 +56,7 @@ type pushResult uint8
 const (
 	pushed        pushResult = iota // queued; somebody writes already, or will be woken
 	pushedWakeDue                   // queued; the caller owes a wake
-	refusedFull                     // not taken: no room, or no share left for the destination
+	refusedFull                     // not taken: no memory
 	refusedNoLink                   // not taken: no link for longer than a queue waits
 )
 

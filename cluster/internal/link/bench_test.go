@@ -113,21 +113,26 @@ func BenchmarkLone(b *testing.B) {
 }
 
 // BenchmarkPush is what a peer's reader does for a message that goes to another
-// pod.
+// pod: where each write takes all that waits, and where a backlog stands, which
+// has a writer's part in it.
 func BenchmarkPush(b *testing.B) {
 	for _, size := range benchSizes {
-		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
-			q := link.NewQueue(link.QueueConfig{})
-			msg := sized(size)
-			b.SetBytes(int64(size))
-			b.ReportAllocs()
-			i := 0
-			for b.Loop() {
-				if q.Push(peer(i&63), 1, false, msg); i%64 == 63 {
-					q.Empty()
+		for _, behind := range []string{"", "/backlog"} {
+			b.Run(fmt.Sprintf("bytes=%d%s", size, behind), func(b *testing.B) {
+				q := link.NewQueue(link.QueueConfig{})
+				msg := sized(size)
+				for i := 0; behind != "" && i < 1<<20/size; i++ {
+					q.Push(peer(i&63), 1, false, msg)
 				}
-				i++
-			}
-		})
+				b.SetBytes(int64(size))
+				b.ReportAllocs()
+				i, batch := 0, 60_000/(size+60)+1
+				for b.Loop() {
+					if i++; q.Push(peer(i&63), 1, false, msg) == link.Queued && i%batch == 0 {
+						q.Discard()
+					}
+				}
+			})
+		}
 	}
 }

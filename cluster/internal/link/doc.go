@@ -8,7 +8,8 @@
 //	entries   of the directory, in order; bounded, and full ends the link,
 //	          since a directory that misses an entry is wrong for good
 //	data      FWD and BOUNCE, in a [Queue] that belongs to the pod at the other
-//	          end and outlives the link; bounded, and full drops its oldest
+//	          end and outlives the link; in turns between flows where a backlog
+//	          stands; bounded, and full drops the oldest of the longest flow
 //
 // A writer runs only while something waits. One turn of it is all control, up to
 // 64 KiB of entries and up to 64 KiB of data, so neither of these keeps the other

@@ -1,10 +1,11 @@
 package link
 
 import (
+	"bytes"
 	"net"
 
+	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/netbatch"
-	"github.com/crosspod/crosspod/messages"
 )
 
 // ReadAll has a link read conn, without TLS, and returns why it ended.
@@ -26,5 +27,27 @@ func (l *Link) Writing() bool {
 	return l.writing
 }
 
-// Bucket returns what dst shares its part of q with.
-func (q *Queue) Bucket(dst messages.PeerID) uint16 { return q.bucket(&dst) }
+// Discard takes what q gives a link to write next.
+func (q *Queue) Discard() { q.take(nil).release() }
+
+// Take returns what q gives a link to write next.
+func (q *Queue) Take() (all []wire.Data) {
+	c := q.take(nil)
+	if c == nil {
+		return nil
+	}
+	defer c.release()
+	for b := bytes.Clone(c.buf); len(b) > 0; {
+		t, size, err := wire.ParseHeader(b)
+		if err != nil {
+			panic(err)
+		}
+		d, err := wire.ParseData(t, b[wire.HeaderSize:wire.HeaderSize+size])
+		if err != nil {
+			panic(err)
+		}
+		all = append(all, d)
+		b = b[wire.HeaderSize+size:]
+	}
+	return all
+}

@@ -100,7 +100,7 @@ func TestOrderAndPriority(t *testing.T) {
 		a.SendControl(wire.AppendUse(nil, 1))
 		const many = 400 // 480 kB of either: some chunks of 64 KiB
 		for i := range many {
-			a.send(i, numbered(i, 1200))
+			a.send(1, numbered(i, 1200))
 			a.SendEntries(slices.Repeat([]wire.Entry{{Kind: wire.WhoHas, ID: uint32(i), Name: wire.PeerName(peer(1))}}, 28))
 		}
 		synctest.Wait()
@@ -223,12 +223,15 @@ func TestStuckPeer(t *testing.T) {
 // does, and what neither could is counted.
 func TestQueueOutlivesItsLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n, a, b := memory(t, memnet.Config{}, quiet)
+		n, a, b := memory(t, memnet.Config{}, func(a, b *link.Config) {
+			quiet(a, b)
+			a.Queue = link.NewQueue(link.QueueConfig{Bytes: 64 << 20})
+		})
 		block := make(chan struct{})
 		b.got.forward = func([]byte) { <-block }
 		const many = 1000
 		for i := range many {
-			a.send(i, numbered(i, 1000))
+			a.send(1, numbered(i, 1000))
 		}
 		synctest.Wait()
 		n.Reset("a", "b")
@@ -240,7 +243,7 @@ func TestQueueOutlivesItsLink(t *testing.T) {
 		if waits == 0 || waits+a.Unacknowledged() != many {
 			t.Errorf("%d wait and %d may be lost, want %d", waits, a.Unacknowledged(), many)
 		}
-		if r := a.send(0, numbered(many, 1000)); r != link.Queued {
+		if r := a.send(1, numbered(many, 1000)); r != link.Queued {
 			t.Errorf("message without a link: %v", r)
 		}
 		var got []int

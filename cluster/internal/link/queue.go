@@ -1,8 +1,8 @@
 package link
 
 import (
-	"hash/maphash"
 	"sync"
+	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/messages"
@@ -16,14 +16,19 @@ const (
 	// bytes is one in messages too: 32,768 by default.
 	costMin = 128
 
-	// shares is the part of a queue that one destination may take: an eighth.
+	// shares is the part of a queue that one flow may take: an eighth.
 	shares = 8
 
-	// buckets are what destinations are told apart by. Two that fall into the
-	// same one share its part; which those are nobody can choose, as the hash is
-	// another in each queue.
-	buckets = 512
+	// A backlog stands, and flows take turns, when more waits than is written in
+	// promptTime, by how long the last chunk took, within these bounds.
+	promptTime       = 4 * time.Millisecond
+	promptChunksMin  = 2
+	promptChunksMax  = 32
+	promptChunksInit = 4 // as long as that is not known
 )
+
+// costOf is what a frame of n bytes takes of a queue.
+func costOf(n int) int { return max(n, costMin) }
 
 // Result says what became of a message given to a [Queue].
 type Result uint8
@@ -31,7 +36,7 @@ type Result uint8
 const (
 	Queued        Result = iota // it will be written without further ado
 	WakeDue                     // queued, and the caller must call [Queue.Wake] soon
-	RefusedFull                 // not taken: its destination has used up its share, or there is no memory
+	RefusedFull                 // not taken: there is no memory
 	RefusedNoLink               // not taken: see [Queue.Suspend]
 	RefusedSize                 // not taken: not of the size of a Transport message
 )
@@ -49,8 +54,8 @@ type QueueConfig struct {
 	// 128 at least. 0: [DefaultQueueBytes].
 	Bytes int
 
-	// Budget bounds all queues together; nil: nothing does. A chunk of 64 KiB
-	// is taken from it at a time.
+	// Budget bounds all queues together; nil: nothing does. 64 KiB are taken
+	// from it at a time.
 	Budget Budget
 
 	// Dropped is told how many messages were let go to make room for newer
@@ -59,24 +64,32 @@ type QueueConfig struct {
 }
 
 // Queue is the messages that wait for one pod. It outlives the links to it: what
-// no link has begun to write waits for the next one. When it is full it drops its
-// oldest; but a message to a destination that has an eighth of it is refused, so
-// none can push out the messages of all others. All methods are safe for
+// no link has begun to write waits for the next one.
+//
+// As long as each write takes all that waits, or nearly, messages leave in the
+// order in which they came. When more waits, source and destination of a message
+// make it part of a flow, and flows take turns; order within a flow holds. When
+// the queue is full its longest flow drops its oldest message, and a flow that
+// has an eighth of it drops its own. See ADR-0025. All methods are safe for
 // concurrent use and none waits.
 type Queue struct {
 	// Set by NewQueue, never changed.
 	limit   int
 	budget  Budget
 	dropped func(int)
-	seed    maphash.Seed
 
 	mu        sync.Mutex // guards what follows; held for no I/O and no callback
-	list      list
-	messages  int // in list
-	cost      int // of those
-	taken     [buckets]int32
-	link      *Link // that is to be woken and may take; nil: none
-	owed      bool  // it has been, or somebody has been told to do so
+	prompt    list       // before everything in backlog
+	chunks    int        // in prompt
+	most      int        // chunks that may be in prompt
+	taken     time.Time  // when the last chunk was, if more waited behind it
+	backlog   *backlog   // nil: no message is in it
+	messages  int        // in both
+	cost      int        // of those
+	memory    int        // of both
+	reserved  int        // of the budget
+	link      *Link      // that is to be woken and may take; nil: none
+	owed      bool       // it has been, or somebody has been told to do so
 	suspended bool
 }
 
@@ -85,7 +98,7 @@ func NewQueue(c QueueConfig) *Queue {
 	if c.Bytes <= 0 {
 		c.Bytes = DefaultQueueBytes
 	}
-	return &Queue{limit: c.Bytes, budget: c.Budget, dropped: c.Dropped, seed: maphash.MakeSeed()}
+	return &Queue{limit: c.Bytes, budget: c.Budget, dropped: c.Dropped, most: promptChunksInit}
 }
 
 // Push copies msg, one whole Transport message, and queues it as FWD. epoch is
@@ -104,49 +117,38 @@ func (q *Queue) push(t wire.Type, d *wire.Data) Result {
 	if len(d.Message) < messages.TransportHeaderSize || len(d.Message) > messages.MaxSize {
 		return RefusedSize
 	}
-	f := frame{uint16(wire.DataHeaderSize + len(d.Message)), q.bucket(&d.Destination)}
 	q.mu.Lock()
-	result, dropped := q.pushLocked(t, d, f)
+	result, dropped := q.pushLocked(t, d)
 	q.mu.Unlock()
 	q.tell(dropped)
 	return result
 }
 
-func (q *Queue) bucket(dst *messages.PeerID) uint16 {
-	return uint16(maphash.Bytes(q.seed, dst[:]) % buckets)
-}
-
-func (q *Queue) pushLocked(t wire.Type, d *wire.Data, f frame) (_ Result, dropped int) {
+func (q *Queue) pushLocked(t wire.Type, d *wire.Data) (_ Result, dropped int) {
 	if q.suspended {
 		return RefusedNoLink, 0
 	}
-	if int(q.taken[f.bucket])+f.cost() > q.limit/shares {
-		return RefusedFull, 0
-	}
-	for q.cost+f.cost() > q.limit {
-		q.dropFirstLocked()
-		dropped++
-	}
-	c := q.list.tail
-	if c == nil || c.room() < int(f.bytes) {
-		for q.budget != nil && !q.budget.Take(chunkBytes) {
-			// The memory is spent: make do with our own.
-			if q.list.head == nil {
-				return RefusedFull, dropped
-			}
-			for n := q.list.head.messages(); n > 0; n-- {
-				q.dropFirstLocked()
-				dropped++
-			}
+	size := wire.DataHeaderSize + len(d.Message)
+	if c := q.promptLocked(size); c != nil {
+		c.buf = append(wire.AppendDataHeader(c.buf, t, d, len(d.Message)), d.Message...)
+		c.messages++
+		c.cost += costOf(size)
+	} else {
+		if q.backlog == nil {
+			q.backlog = backlogs.Get().(*backlog)
 		}
-		c = getChunk()
-		q.list.push(c)
+		pair := pairOf(d)
+		f := q.backlog.flow(pair)
+		var it *item
+		if it, dropped = q.itemLocked(f, size); it == nil {
+			q.leaveLocked()
+			return RefusedFull, dropped
+		}
+		it.buf = append(wire.AppendDataHeader(it.buf, t, d, len(d.Message)), d.Message...)
+		q.backlog.push(f, pair, it)
 	}
-	c.buf = append(wire.AppendDataHeader(c.buf, t, d, len(d.Message)), d.Message...)
-	c.sizes = append(c.sizes, f)
 	q.messages++
-	q.cost += f.cost()
-	q.taken[f.bucket] += int32(f.cost())
+	q.cost += costOf(size)
 	if q.link != nil && !q.owed {
 		q.owed = true
 		return WakeDue, dropped
@@ -154,32 +156,131 @@ func (q *Queue) pushLocked(t wire.Type, d *wire.Data, f frame) (_ Result, droppe
 	return Queued, dropped
 }
 
-func (f frame) cost() int { return max(int(f.bytes), costMin) }
-
-// settleLocked takes a frame out of the accounts.
-func (q *Queue) settleLocked(f frame) {
-	q.messages--
-	q.cost -= f.cost()
-	q.taken[f.bucket] -= int32(f.cost())
+// promptLocked returns the chunk to which a frame of size bytes may be appended,
+// nil when a backlog stands.
+func (q *Queue) promptLocked(size int) *chunk {
+	if q.backlog != nil || q.cost+costOf(size) > q.limit/2 {
+		return nil
+	}
+	if c := q.prompt.tail; c != nil && c.room() >= size {
+		return c
+	}
+	if q.chunks >= q.most || !q.reserveLocked(chunkBytes) {
+		return nil
+	}
+	c := getChunk()
+	q.prompt.push(c)
+	q.chunks++
+	return c
 }
 
-// dropFirstLocked lets the oldest message go.
-func (q *Queue) dropFirstLocked() {
-	c := q.list.head
-	f := c.sizes[c.head]
-	c.head++
-	c.off += int(f.bytes)
-	q.settleLocked(f)
-	if c.messages() == 0 {
-		q.free(q.list.pop())
+// itemLocked returns an item for a frame of size bytes in f, and how many messages
+// made room for it. With nil there is no memory, and nothing waits.
+func (q *Queue) itemLocked(f *flow, size int) (_ *item, dropped int) {
+	for q.backlog.cost(f)+costOf(size) > q.limit/shares && f.head != nil {
+		q.dropLocked(f)
+		dropped++
+	}
+	class := itemClass(size)
+	for q.cost+costOf(size) > q.limit || !q.reserveLocked(itemSizes[class]+itemOverhead) {
+		n := q.dropLongestLocked()
+		if n == 0 {
+			return nil, dropped
+		}
+		dropped += n
+	}
+	return items[class].Get().(*item), dropped
+}
+
+// reserveLocked takes n bytes of memory, a chunk at most, and reports whether
+// there was enough left.
+func (q *Queue) reserveLocked(n int) bool {
+	if q.memory+n > q.reserved {
+		if q.budget != nil && !q.budget.Take(chunkBytes) {
+			return false
+		}
+		q.reserved += chunkBytes
+	}
+	q.memory += n
+	return true
+}
+
+// unreserveLocked gives n bytes of memory back. Up to a chunk is kept as long as
+// anything waits.
+func (q *Queue) unreserveLocked(n int) {
+	q.memory -= n
+	for spare := q.reserved - q.memory; spare >= 2*chunkBytes || q.memory == 0 && spare > 0; spare -= chunkBytes {
+		q.reserved -= chunkBytes
+		if q.budget != nil {
+			q.budget.Give(chunkBytes)
+		}
 	}
 }
 
-// free gives a chunk back.
-func (q *Queue) free(c *chunk) {
-	c.release()
-	if q.budget != nil {
-		q.budget.Give(chunkBytes)
+// dropLocked lets the oldest message of f go.
+func (q *Queue) dropLocked(f *flow) { q.popLocked(f).release() }
+
+// dropLongestLocked lets the oldest message of the longest flow go, or without a
+// backlog the oldest chunk, and returns how many messages that were.
+func (q *Queue) dropLongestLocked() (dropped int) {
+	if q.backlog != nil {
+		if f := q.backlog.longest(); f != nil {
+			q.dropLocked(f)
+			return 1
+		}
+	}
+	if c := q.takePromptLocked(); c != nil {
+		dropped = c.messages
+		c.release()
+	}
+	return dropped
+}
+
+// popLocked takes the oldest message of f out of the accounts.
+func (q *Queue) popLocked(f *flow) *item {
+	it := q.backlog.pop(f)
+	q.messages--
+	q.cost -= costOf(len(it.buf))
+	q.unreserveLocked(it.memory())
+	return it
+}
+
+// takePromptLocked takes the oldest chunk out of the accounts.
+func (q *Queue) takePromptLocked() *chunk {
+	c := q.prompt.pop()
+	if c != nil {
+		q.chunks--
+		q.messages -= c.messages
+		q.cost -= c.cost
+		q.unreserveLocked(chunkBytes)
+	}
+	return c
+}
+
+// takeBacklogLocked returns what flows send with one write, nil when no flow has
+// anything.
+func (q *Queue) takeBacklogLocked() *chunk {
+	if q.backlog == nil {
+		return nil
+	}
+	c := getChunk()
+	for f := q.backlog.next(); f != nil && c.room() >= len(f.head.buf); f = q.backlog.next() {
+		it := q.popLocked(f)
+		f.credit -= costOf(len(it.buf))
+		c.buf = append(c.buf, it.buf...)
+		c.messages++
+		it.release()
+	}
+	q.leaveLocked()
+	return c
+}
+
+// leaveLocked ends the backlog if it is empty.
+func (q *Queue) leaveLocked() {
+	if b := q.backlog; b.messages == 0 {
+		b.next() // which ends all turns
+		backlogs.Put(b)
+		q.backlog = nil
 	}
 }
 
@@ -224,11 +325,12 @@ func (q *Queue) Empty() (dropped int) {
 
 func (q *Queue) emptyLocked() (dropped int) {
 	dropped = q.messages
-	for c := q.list.pop(); c != nil; c = q.list.pop() {
-		q.free(c)
+	for c := q.takePromptLocked(); c != nil; c = q.takePromptLocked() {
+		c.release()
 	}
-	q.messages, q.cost = 0, 0
-	clear(q.taken[:])
+	for c := q.takeBacklogLocked(); c != nil; c = q.takeBacklogLocked() {
+		c.release()
+	}
 	return dropped
 }
 
@@ -263,21 +365,31 @@ func (q *Queue) detach(l *Link) {
 	q.mu.Unlock()
 }
 
-// take hands the oldest chunk to l, which gives it back with done. With none,
-// whoever pushes next is told to wake l.
+// take hands to l what it is to write next. With none, whoever pushes next is
+// told to wake l.
 func (q *Queue) take(l *Link) *chunk {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.link != l {
 		return nil
 	}
-	c := q.list.pop()
+	c := q.takePromptLocked()
 	if c == nil {
-		q.owed = false
-		return nil
+		c = q.takeBacklogLocked()
 	}
-	for _, f := range c.sizes[c.head:] {
-		q.settleLocked(f)
+	switch {
+	case c == nil:
+		q.owed = false
+		q.taken = time.Time{}
+	case q.messages == 0:
+		q.taken = time.Time{}
+	default: // c is as good as full
+		now := time.Now()
+		if took := now.Sub(q.taken); !q.taken.IsZero() {
+			// A delay may be the scheduler's, so the bound falls in steps.
+			q.most = int(min(max(promptTime/max(took, 1), promptChunksMin, time.Duration(q.most/2)), promptChunksMax))
+		}
+		q.taken = now
 	}
 	return c
 }
@@ -290,6 +402,6 @@ func (q *Queue) pending(l *Link) bool {
 	if q.link != l {
 		return false
 	}
-	q.owed = q.list.head != nil
+	q.owed = q.messages > 0
 	return q.owed
 }

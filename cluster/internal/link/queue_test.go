@@ -36,43 +36,31 @@ func TestQueueDropsItsOldest(t *testing.T) {
 	}
 }
 
-// TestShare: one destination takes an eighth, refused ones push nobody out, and
-// what has left makes room.
+// TestShare: behind what is written next one flow has an eighth of a queue, in
+// which its newest messages are, and pushes nothing of others out.
 func TestShare(t *testing.T) {
 	const limit = 1 << 20
 	q, dropped := counted(link.QueueConfig{Bytes: limit})
 	msg := sized(1000)
-	fits := limit / 8 / (len(msg) + wire.DataHeaderSize)
-	for i := range fits {
+	each := len(msg) + wire.DataHeaderSize
+	fits := 4*((64<<10)/each) + limit/8/each
+	const others, more = 20, 1000
+	for i := range others {
+		q.Push(peer(i+2), 1, false, msg)
+	}
+	for i := range more {
 		if got := q.Push(peer(1), 1, false, msg); got != link.Queued {
 			t.Fatalf("message %d: %v", i, got)
 		}
 	}
-	for range 1000 {
-		if got := q.Push(peer(1), 1, false, msg); got != link.RefusedFull {
-			t.Fatalf("message over the share: %v", got)
-		}
+	for i := range others {
+		q.Push(peer(i+2), 1, false, msg)
 	}
-	others := 0
-	for i := range 20 {
-		want := link.Queued
-		if q.Bucket(peer(i+2)) == q.Bucket(peer(1)) {
-			want = link.RefusedFull
-		} else {
-			others++
-		}
-		if got := q.Push(peer(i+2), 1, false, msg); got != want {
-			t.Errorf("another destination: %v, want %v", got, want)
-		}
-	}
-	if n, _ := q.Len(); n != fits+others || *dropped != 0 {
-		t.Errorf("%d messages, %d of others, %d dropped", n, others, *dropped)
+	if n, _ := q.Len(); n != fits+others || *dropped != more+2*others-n {
+		t.Errorf("%d messages, %d dropped, want %d of which %d are of others", n, *dropped, fits+others, 2*others)
 	}
 	if got := q.Empty(); got != fits+others {
 		t.Errorf("%d messages emptied, want %d", got, fits+others)
-	}
-	if got := q.Push(peer(1), 1, false, msg); got != link.Queued {
-		t.Errorf("message after it was emptied: %v", got)
 	}
 }
 
@@ -177,60 +165,78 @@ func TestBudget(t *testing.T) {
 	}
 }
 
-// TestQueueTwin checks the accounts against those of an obvious twin, whatever is
-// done in whatever order.
+// TestQueueTwin checks what leaves a queue, and in which order, against the rules
+// alone: each message is taken once or counted as dropped, those of a pair keep
+// their order, the bounds hold, and nothing of the budget is kept at the end.
 func TestQueueTwin(t *testing.T) {
-	type message struct {
-		bucket uint16
-		cost   int
-	}
-	for seed := range uint64(20) {
+	allDropped := 0
+	for seed := range uint64(30) {
 		r := rand.New(rand.NewPCG(seed, 0))
-		const limit = 200 << 10
-		var told int
-		q := link.NewQueue(link.QueueConfig{Bytes: limit, Dropped: func(n int) { told += n }})
-		var twin []message
-		dropped := 0
-		sum := func(bucket uint16) (total, of int) {
-			for _, m := range twin {
-				total += m.cost
-				if m.bucket == bucket {
-					of += m.cost
+		const limit = 600 << 10
+		budget := allowance(1 << 30)
+		q, dropped := counted(link.QueueConfig{Bytes: limit, Budget: &budget})
+		pairs := 1 << (4 + r.IntN(10)) // up to many more than slots
+		pushed, taken, emptied := 0, 0, 0
+		last := map[string]int{}
+		for step := range 6000 {
+			switch r.IntN(200) {
+			case 0:
+				if seed%2 == 0 {
+					emptied += q.Empty()
+				}
+			case 1:
+				for _, m := range q.Take() {
+					pair, n := string(m.Destination[:])+string(m.Message[2:38]), number(m.Message)
+					if n < last[pair] {
+						t.Fatalf("seed %d, step %d: message %d after %d", seed, step, n, last[pair])
+					}
+					last[pair] = n
+					taken++
 				}
 			}
-			return total, of
-		}
-		for step := range 3000 {
-			if r.IntN(500) == 0 {
-				if got := q.Empty(); got != len(twin) {
-					t.Fatalf("seed %d, step %d: %d messages emptied, want %d", seed, step, got, len(twin))
-				}
-				twin = nil
-				continue
-			}
-			dst, size := peer(r.IntN(20)), messages.TransportHeaderSize+r.IntN(1<<r.IntN(14))%8000
-			cost := max(size+wire.DataHeaderSize, 128)
-			want := link.Queued
-			bucket := q.Bucket(dst)
-			total, of := sum(bucket)
-			if of+cost > limit/8 {
-				want = link.RefusedFull
-			} else {
-				for total+cost > limit {
-					total -= twin[0].cost
-					twin = twin[1:]
-					dropped++
-				}
-				twin = append(twin, message{bucket, cost})
-			}
-			if got := q.Push(dst, uint64(step), false, sized(size)); got != want {
-				t.Fatalf("seed %d, step %d: %v, want %v", seed, step, got, want)
+			pair := r.IntN(pairs)
+			q.Push(peer(pair&63), 1, false, numberedFrom(pair>>6, step, 42+r.IntN(1<<r.IntN(14))%8000))
+			pushed++
+			n, size := q.Len()
+			if size > limit || n+taken+emptied+*dropped != pushed {
+				t.Fatalf("seed %d, step %d: %d messages of %d bytes queued, %d taken, %d emptied, %d dropped of %d", seed, step, n, size, taken, emptied, *dropped, pushed)
 			}
 		}
-		total, _ := sum(0)
-		if n, size := q.Len(); n != len(twin) || size != total || told != dropped || told == 0 {
-			t.Errorf("seed %d: %d messages of %d bytes, %d dropped, want %d of %d, %d dropped", seed, n, size, told, len(twin), total, dropped)
+		allDropped += *dropped
+		q.Empty()
+		if n, size := q.Len(); n != 0 || size != 0 || budget != 1<<30 {
+			t.Errorf("seed %d: %d messages, %d bytes, %d of the budget are left", seed, n, size, budget)
 		}
+	}
+	if allDropped == 0 {
+		t.Error("nothing was dropped: the test shows little")
+	}
+}
+
+// TestLongestDrops: when a queue is full the flow with the most gives way.
+func TestLongestDrops(t *testing.T) {
+	const limit = 2 << 20
+	q, dropped := counted(link.QueueConfig{Bytes: limit})
+	light := 0
+	for i := range 10_000 {
+		q.Push(peer(i%16), 1, false, sized(1000))
+		if i%100 == 99 && light < 50 {
+			q.Push(peer(100), 1, false, sized(1000))
+			light++
+		}
+	}
+	if *dropped == 0 {
+		t.Fatal("nothing was dropped: the test shows nothing")
+	}
+	for frames := q.Take(); frames != nil; frames = q.Take() {
+		for _, m := range frames {
+			if m.Destination == peer(100) {
+				light--
+			}
+		}
+	}
+	if light != 0 {
+		t.Errorf("%d messages of the light flow were dropped", light)
 	}
 }
 

@@ -104,6 +104,7 @@ func TestLoneMessagesDoNotWait(t *testing.T) {
 	a, b := pairOver(t, cx, y, func(a, b *link.Config) {
 		quiet(a, b)
 		a.Stall = time.Hour
+		a.Queue = link.NewQueue(link.QueueConfig{Bytes: 64 << 20})
 		b.Handler = &trace{batch: func() {}, forward: func(msg []byte) {
 			<-hold
 			if number(msg) != got {
@@ -119,7 +120,7 @@ func TestLoneMessagesDoNotWait(t *testing.T) {
 		if sent == 400 {
 			t.Fatal("the socket takes everything")
 		}
-		a.send(sent, numbered(sent, 8000)) // one by one, until a writer has to wait
+		a.send(1, numbered(sent, 8000)) // one by one, until a writer has to wait
 		sent++
 		for a.Writing() && !isFull {
 			select {
@@ -131,7 +132,7 @@ func TestLoneMessagesDoNotWait(t *testing.T) {
 		}
 	}
 	for ; sent < 500; sent++ {
-		a.send(sent, numbered(sent, 1200))
+		a.send(1, numbered(sent, 1200))
 	}
 	close(hold)
 	<-done

@@ -166,7 +166,7 @@ func (l *Link) writeTurn(w work, data *chunk) error {
 	}
 	if w.entries != nil {
 		if err == nil {
-			err = l.encrypt(w.entries.frames())
+			err = l.encrypt(w.entries.buf)
 		}
 		w.entries.release()
 	}
@@ -188,9 +188,9 @@ func (l *Link) encryptData(c *chunk) error {
 	if c == nil {
 		return nil
 	}
-	l.sent.Add(uint64(c.messages()))
-	err := l.encrypt(c.frames())
-	l.cfg.Queue.free(c)
+	l.sent.Add(uint64(c.messages))
+	err := l.encrypt(c.buf)
+	c.release()
 	return err
 }
 
