@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -46,7 +50,7 @@ func (l *live) scrape(t *testing.T) string {
 	return string(body)
 }
 
-// A log that nobody reads holds up neither a peer that takes over its id nor the
+// A frozen log holds up neither a peer that takes over its id nor the
 // end of the pod.
 func TestFrozenLog(t *testing.T) {
 	pod := runLive(t, nil, quiet("-s", "secret")...)
@@ -99,4 +103,110 @@ func TestFrozenLog(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Error("SIGTERM does not end the pod")
 	}
+}
+
+// daemon is relay start in a process of its own, for signals.
+type daemon struct {
+	*exec.Cmd
+	stderr *os.File // where its log comes out, unless it goes elsewhere
+	log    *bufio.Reader
+}
+
+func startDaemon(t *testing.T, args ...string) *daemon {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stderr, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{Cmd: exec.Command(self, quiet(args...)...), stderr: stderr, log: bufio.NewReader(stderr)}
+	d.Env = append(withoutSettings(os.Environ()), asCommand+"=1")
+	d.Stderr = write
+	err = d.Start()
+	_ = write.Close() // the daemon has its own
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = d.Process.Kill() // fails where it has ended
+		_ = stderr.Close()
+	})
+	return d
+}
+
+// says reads the log up to a line with part.
+func (d *daemon) says(t *testing.T, part string) string {
+	t.Helper()
+	var text strings.Builder
+	for {
+		line, err := d.log.ReadString('\n')
+		text.WriteString(line)
+		switch {
+		case err != nil:
+			t.Fatalf("the log ends (%v) without %q:\n%s", err, part, &text)
+		case strings.Contains(line, part):
+			return line
+		}
+	}
+}
+
+// ends stops the daemon in order.
+func (d *daemon) ends(t *testing.T) {
+	t.Helper()
+	_ = d.Process.Signal(syscall.SIGTERM) // fails where it has ended
+	if err := d.Wait(); err != nil {
+		t.Errorf("the relay ended with %v", err)
+	}
+}
+
+// logrotate moves the log file away and sends SIGHUP.
+func TestHangup(t *testing.T) {
+	dir := t.TempDir()
+	file, moved := filepath.Join(dir, "relay.log"), filepath.Join(dir, "relay.log.1")
+	d := startDaemon(t, "-s", "secret", "--log-file", file)
+	has := func(file, part string) {
+		t.Helper()
+		for range 6000 {
+			if text, err := os.ReadFile(file); err == nil && strings.Contains(string(text), part) {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Errorf("no %q in %s", part, file)
+	}
+	has(file, "relay starts")
+	if err := os.Rename(file, moved); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	has(file, "hangup: ")
+	d.ends(t)
+	has(file, "relay has stopped")
+}
+
+// The reader of standard error goes away: lines are lost, and nothing else is.
+func TestReaderOfTheLogGoesAway(t *testing.T) {
+	d := startDaemon(t, "-s", "secret")
+	_, rest, _ := strings.Cut(d.says(t, "for=operations"), "address=")
+	d.says(t, "relay starts")
+	if err := d.stderr.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the first logs a line, the second finds who is there
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+strings.TrimSpace(rest)+"/v1/log-level", strings.NewReader("info"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close() // nothing is read
+	}
+	d.ends(t)
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"os"
 	"runtime"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/crosspod/crosspod/admin"
 	"github.com/crosspod/crosspod/auth"
+	"github.com/crosspod/crosspod/internal/filewatch"
 	"github.com/crosspod/crosspod/internal/letsencrypt"
 	"github.com/crosspod/crosspod/internal/logging"
 	"github.com/crosspod/crosspod/internal/memtrim"
@@ -39,6 +41,7 @@ type pod struct {
 	tls          *tls.Config                   // nil: plain
 	certificates *ws.Certificates              // nil: not from files
 	fabric       *relay.ClusterBootstrapConfig // nil: there are no other pods
+	hangups      <-chan os.Signal
 
 	// Set by listen.
 	peers     net.Listener
@@ -218,6 +221,10 @@ func (p *pod) serve(ctx, cut context.Context) error {
 		})
 	}
 	g.Go(func() error {
+		p.heedHangups(watching)
+		return nil
+	})
+	g.Go(func() error {
 		memtrim.Run(watching, p.relay.Store().Len)
 		return nil
 	})
@@ -238,6 +245,20 @@ func (p *pod) serve(ctx, cut context.Context) error {
 	err := g.Wait()
 	p.log.Info("relay has stopped", "goroutines", runtime.NumGoroutine())
 	return err
+}
+
+// heedHangups does what daemons do on SIGHUP, until ctx ends.
+func (p *pod) heedHangups(ctx context.Context) {
+	for {
+		select {
+		case <-p.hangups:
+			p.log.Reopen()
+			filewatch.Again()
+			p.log.Info("hangup: log file is opened again, secrets and certificates are read again")
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // drain ends the service to peers. The delay comes first: a load balancer goes

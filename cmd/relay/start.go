@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	"github.com/go-logr/logr"
 	"github.com/urfave/cli/v2"
@@ -40,6 +43,11 @@ func (p *program) startCommand() *cli.Command {
 
 // start checks all that was set before anything is opened.
 func (p *program) start(c *cli.Context, cfg *setting.Relay, settings *setting.Set) error {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	// Without a reader of standard error its lines are lost and nothing else is:
+	// writes fail, since the signal goes where it is dropped.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	warnings, err := settings.FromEnv(p.lookupEnv)
 	if err = errors.Join(err, cfg.Validate()); err != nil {
 		return usageError{indented(err), "relay start"}
@@ -68,6 +76,7 @@ func (p *program) start(c *cli.Context, cfg *setting.Relay, settings *setting.Se
 	if err != nil {
 		return usageError{err, "relay start"}
 	}
+	pod.hangups = hangups
 	return pod.serve(c.Context, p.cut)
 }
 

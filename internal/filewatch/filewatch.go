@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -28,8 +29,43 @@ const (
 	poll = time.Minute
 )
 
+// watches are the calls of Watch that run, by the channel that wakes them.
+var watches struct {
+	mu    sync.Mutex // guards what follows
+	again map[chan struct{}]struct{}
+}
+
+// Again makes every Watch of this process look now, as if its files had changed:
+// what a daemon does when it gets SIGHUP. It does not wait for the looks.
+func Again() {
+	watches.mu.Lock()
+	defer watches.mu.Unlock()
+	for again := range watches.again {
+		select {
+		case again <- struct{}{}:
+		default: // it is about to look
+		}
+	}
+}
+
+// register returns what wakes one Watch, and how to end that.
+func register() (again chan struct{}, end func()) {
+	again = make(chan struct{}, 1)
+	watches.mu.Lock()
+	defer watches.mu.Unlock()
+	if watches.again == nil {
+		watches.again = make(map[chan struct{}]struct{})
+	}
+	watches.again[again] = struct{}{}
+	return again, func() {
+		watches.mu.Lock()
+		defer watches.mu.Unlock()
+		delete(watches.again, again)
+	}
+}
+
 // Watch calls look, once at first and then whenever one of files may have
-// changed, until ctx ends; then it returns nil. Calls come one at a time, from
+// changed and after [Again], until ctx ends; then it returns nil. Calls come one at a time, from
 // the goroutine of Watch. A change is usually seen within 0.1 s, at most within
 // 1 s, and within a minute where the file system does not report it or the
 // system has no watch left. That is a warning to log, whose attributes should
@@ -74,6 +110,8 @@ func watch(files []string) (*fsnotify.Watcher, error) {
 // run works until ctx ends or the channels are closed. rewatch watches the
 // folders again, in case they were made anew.
 func run(ctx context.Context, events <-chan fsnotify.Event, errs <-chan error, rewatch, look func()) {
+	again, end := register()
+	defer end()
 	look()
 	polls := time.NewTicker(poll)
 	defer polls.Stop()
@@ -87,6 +125,10 @@ func run(ctx context.Context, events <-chan fsnotify.Event, errs <-chan error, r
 		case <-ctx.Done():
 			return
 		case <-polls.C:
+			rewatch()
+			look()
+			continue
+		case <-again:
 			rewatch()
 			look()
 			continue

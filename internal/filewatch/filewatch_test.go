@@ -94,6 +94,22 @@ func TestSilentFileSystemIsPolled(t *testing.T) {
 	})
 }
 
+func TestAgainIsLookedAtNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		f := &folder{}
+		wait := f.run(ctx)
+		time.Sleep(time.Second)
+		Again()
+		wait()
+		Again() // wakes nothing
+		if want := []time.Duration{0, time.Second}; !slices.Equal(f.looks, want) || len(watches.again) != 0 {
+			t.Errorf("looked at %v, want %v; %d watches are left", f.looks, want, len(watches.again))
+		}
+	})
+}
+
 func TestLostEventsAreAChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &folder{}
