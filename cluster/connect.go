@@ -72,12 +72,24 @@ func (t *Transport) refusedFrom(remote net.Addr, err error) {
 		return
 	}
 	t.mu.Lock()
-	old, known := t.refusals.Get(ip)
-	t.refusals.Add(ip, refusal{reason, err, e.Hello.Address, time.Now()})
+	news := t.refusedLocked(ip, reason, err, e.Hello.Address)
 	t.mu.Unlock()
-	if !known || old.reason != reason {
+	if news {
 		t.log.Warn("pod refused", "remote", remote, "says", e.Hello.Address, "reason", reason, "err", err)
 	}
+}
+
+// refusedLocked keeps why a connection of a pod was refused, and reports whether the
+// last one from there was not refused for the same reason.
+func (t *Transport) refusedLocked(from netip.Addr, reason string, err error, said string) (news bool) {
+	now := time.Now()
+	r := refusal{reason, err, said, now, now}
+	old, known := t.refusals.Get(from)
+	if known && old.reason == reason && old.said == said && now.Sub(old.at) < refusalsKept {
+		r.since = old.since
+	}
+	t.refusals.Add(from, r)
+	return !known || old.reason != reason
 }
 
 // dial implements dialer.

@@ -73,7 +73,7 @@ func (t *Transport) status() (self PodStatus, pods []PodStatus) {
 		r, _ := t.refusals.Peek(ip)
 		if now.Sub(r.at) < refusalsKept && !linked[r.said] {
 			pods = append(pods, PodStatus{
-				Address: r.said, State: PodRefused, Since: r.at, Reason: r.reason,
+				Address: r.said, State: PodRefused, Since: r.since, Reason: r.reason,
 				Error: fmt.Sprintf("it connected from %s: %v", ip, r.err),
 			})
 		}

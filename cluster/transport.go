@@ -115,8 +115,9 @@ type Transport struct {
 type refusal struct {
 	reason string
 	err    error
-	said   string // the address that it announced, which nobody has proved
-	at     time.Time
+	said   string    // the address that it announced, which nobody has proved
+	since  time.Time // the first of a row
+	at     time.Time // the last
 }
 
 // warning is what is said once of a process of a pod.

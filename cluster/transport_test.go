@@ -223,6 +223,11 @@ func TestImpostorGetsNothing(t *testing.T) {
 				if got := reasons(b)["10.0.0.1:7090"]; got != tt.there {
 					t.Errorf("who was dialed knows %q, want %q", got, tt.there)
 				}
+				for _, p := range []*rigPod{a, b} {
+					if _, pods := p.transport.status(); len(pods) > 0 && time.Since(pods[0].Since) < 14*time.Second {
+						t.Errorf("refused since %v, the last attempt; the first was at the beginning", time.Since(pods[0].Since))
+					}
+				}
 				if a.rejects(tt.here) == 0 || b.rejects(tt.there) == 0 {
 					t.Error("refusals are not counted")
 				}
