@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/crosspod/crosspod/cluster/internal/directory"
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
@@ -41,8 +42,12 @@ func (c *conn) admitted(p *pod) {
 		Handler: c,
 		Queue:   p.queue,
 		Clock:   t.fabric.clock,
-		Observe: t.fabric.observeClock,
-		Peers:   t.fabric.peers,
+		Observe: func(clock uint64) {
+			if err := t.fabric.observeClock(clock); err != nil && c.state.Load() <= connUsed {
+				c.close(errAhead(err))
+			}
+		},
+		Peers: t.fabric.peers,
 
 		EntriesWritten: func() {
 			if c.state.Load() == connUsed {
@@ -62,6 +67,8 @@ func (t *Transport) turnAway(c *conn, reason error) {
 	switch {
 	case linkErrorReason(reason) == reasonAddress:
 		why = wire.FarewellAddress
+	case errors.Is(reason, directory.ErrAhead):
+		why = wire.FarewellClock
 	case errors.Is(reason, errStopping):
 		why = wire.FarewellStopping
 	}
@@ -71,6 +78,9 @@ func (t *Transport) turnAway(c *conn, reason error) {
 	_, _ = c.shaken.TLS.Write(wire.AppendGoodbye(nil, wire.Goodbye{Reason: why, Text: reason.Error()}))
 	_ = c.shaken.TLS.Close()
 	t.mu.Lock()
+	if word := linkErrorReason(reason); refused(word) && !c.dialed.IsValid() {
+		t.refusedLocked(sourceOf(c.shaken.TLS.RemoteAddr()).Addr(), word, reason, c.shaken.Hello.Address)
+	}
 	c.decideLocked(reason)
 	t.mu.Unlock()
 	t.log.Debug("link turned away", "pod", c.shaken.Peer, "address", c.shaken.Hello.Address, "err", reason)
@@ -88,7 +98,17 @@ func (t *Transport) admit(c *conn) error {
 	}
 	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
 	ahead := int64(hello.Clock - t.fabric.clock())
-	t.fabric.observeClock(hello.Clock)
+	if err := t.fabric.observeClock(hello.Clock); err != nil {
+		err = errAhead(err)
+		t.mu.Lock()
+		news := t.newsLocked(c.shaken.Peer, reasonAhead)
+		t.mu.Unlock()
+		t.metrics.helloRejected(reasonAhead)
+		if news {
+			t.log.Warn("pod refused: its clock or this pod's is wrong", "address", hello.Address, "pod", c.shaken.Peer, "remote", c.shaken.TLS.RemoteAddr(), "err", err)
+		}
+		return err
+	}
 	c.receiver = t.fabric.receiver(c.shaken.Peer)
 
 	known := mesh.Nobody // what was found out of the pod at the address, if it had to be asked

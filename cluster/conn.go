@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/crosspod/crosspod/cluster/internal/directory"
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
@@ -65,7 +66,18 @@ func (c *conn) sendEntries(entries []wire.Entry) bool { return c.link.SendEntrie
 func (c *conn) queuedEntryBytes() int { return c.link.EntryBytes() }
 
 // close implements session.
-func (c *conn) close(reason error) { c.bye(wire.FarewellError, reason) }
+func (c *conn) close(reason error) {
+	if !errors.Is(reason, directory.ErrAhead) {
+		c.bye(wire.FarewellError, reason)
+		return
+	}
+	t := c.transport
+	t.mu.Lock()
+	t.unusedLocked(c, reason) // that is what the status says, not how the link ends
+	t.mu.Unlock()
+	c.bye(wire.FarewellClock, reason)
+	t.report()
+}
 
 // bye ends the link with a last word to the other side.
 func (c *conn) bye(why wire.Farewell, reason error) {

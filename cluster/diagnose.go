@@ -160,9 +160,9 @@ func (d *diagnosis) addresses() {
 	}
 }
 
-// saidAlready reports whether a reason is one that secrets or addresses has said.
+// saidAlready reports whether a reason is one that secrets, addresses or clocks says.
 func saidAlready(reason string) bool {
-	return slices.Contains([]string{reasonOtherSecret, reasonOtherHasNone, reasonOwnHasNone, reasonAddress, reasonTaken}, reason)
+	return slices.Contains([]string{reasonOtherSecret, reasonOtherHasNone, reasonOwnHasNone, reasonAddress, reasonTaken, reasonAhead, reasonOwnAhead}, reason)
 }
 
 // links: which pods are not linked, and why?
@@ -286,8 +286,30 @@ func (d *diagnosis) setting(what, option, advice string, differs func(PodStatus)
 	}
 }
 
-// clocks: they take no part in who owns what, but in how long tokens last.
+// clocks: one that is far ahead would decide who owns what, so its pod is refused;
+// otherwise they only take part in how long tokens last.
 func (d *diagnosis) clocks() {
+	const mend = "set the clocks right (NTP), then restart the pods whose cluster clock is ahead, all of them at the same time: it never goes back while one runs"
+	var ahead, by []string
+	for _, p := range d.Pods {
+		switch p.Reason {
+		case reasonAhead:
+			ahead = append(ahead, p.Address)
+		case reasonOwnAhead:
+			by = append(by, p.Address)
+		}
+	}
+	if len(ahead) > 1 && len(ahead) == len(d.Pods) {
+		d.problem("", fmt.Sprintf("the cluster clocks of all other pods are more than a day ahead of this pod's wall clock (%s), so it refuses them: its clock is probably behind", d.Self.Address),
+			"set this machine's clock right (NTP), and the pods link by themselves")
+		ahead = nil
+	}
+	for _, address := range ahead {
+		d.problem(address, fmt.Sprintf("the cluster clock of %s is more than a day ahead of this pod's wall clock (%s), so this pod refuses it", address, d.Self.Address), mend)
+	}
+	if len(by) > 0 {
+		d.problem("", fmt.Sprintf("the cluster clock of this pod (%s) is more than a day ahead of the wall clock of %s, so that it is refused", d.Self.Address, strings.Join(by, ", ")), mend)
+	}
 	for _, p := range d.Pods {
 		if math.Abs(p.ClockOffsetMS) <= maxClockOffsetMS {
 			continue

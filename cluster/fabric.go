@@ -92,9 +92,9 @@ type fabric interface {
 	written(session)
 
 	// clock is the cluster clock in microseconds, observeClock what another
-	// pod's was.
+	// pod's was; its error wraps [directory.ErrAhead].
 	clock() uint64
-	observeClock(uint64)
+	observeClock(uint64) error
 
 	// receiver returns what takes the messages of one link to that pod.
 	receiver(from wire.PodID) receiver

@@ -1,7 +1,10 @@
 package cluster
 
 import (
+	"io"
 	"net"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -88,66 +91,137 @@ func TestHighestSessionNumber(t *testing.T) {
 	}
 }
 
-// TestMadClock: the highest clock and the highest epoch that are believed move
-// everybody's, and do no other harm.
+// lastWord reads to the end of the link and returns why the pod has ended it.
+func (m *member) lastWord(t *testing.T) wire.Goodbye {
+	t.Helper()
+	read, _ := io.ReadAll(m.TLS)
+	for len(read) > 0 {
+		kind, size, err := wire.ParseHeader(read)
+		if err != nil {
+			t.Fatal(err)
+		}
+		payload := read[wire.HeaderSize : wire.HeaderSize+size]
+		if kind == wire.TypeGoodbye {
+			g, err := wire.ParseGoodbye(payload)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return g
+		}
+		read = read[wire.HeaderSize+size:]
+	}
+	t.Fatal("the link ended without a word")
+	panic("not reached")
+}
+
+// TestMadClock: a pod that tells a clock or an epoch more than a day ahead is
+// refused, is told why, is named, and leaves the clocks of the others as they were.
 func TestMadClock(t *testing.T) {
+	names := []string{"u", "v", "w", "x", "y", "z"}
+	ahead := func(d time.Duration) uint64 { return uint64(time.Now().Add(d).UnixMicro()) }
+	mad := messages.HashID("mad")
 	for _, tt := range []struct {
-		name  string
-		clock uint64
-		entry []wire.Entry
+		name   string
+		clock  func() uint64
+		frames func() []byte
 	}{
-		{"in HELLO", maxClock - 1, nil},
-		{"in HELLO, six seconds from the end", maxClock - 6_000_000, nil},
-		{"of a claim", 0, []wire.Entry{{Kind: wire.Register, Name: wire.PeerName(messages.HashID("mad")), Member: messages.HashID("mad"), Epoch: maxClock - 1}}},
+		{name: "near the end of all clocks", clock: func() uint64 { return 1<<62 - 1 }},
+		{name: "a day and a minute in HELLO", clock: func() uint64 { return ahead(24*time.Hour + time.Minute) }},
+		{name: "in PING", frames: func() []byte { return wire.AppendPing(nil, wire.Ping{ID: 1, Clock: 1<<62 - 1}) }},
+		{name: "of a claim", frames: func() []byte {
+			return wire.AppendEntries(nil, []wire.Entry{{Kind: wire.Register, Name: wire.PeerName(mad), Member: mad, Epoch: ahead(48 * time.Hour)}})
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := newFleet(t, time.Millisecond, "a", "b")
 				r := &rig{t: t, net: f.net}
-				m := r.member(ip("a"), f.pod("a").node.self.ID, true, fleetSecret, tt.clock, 0)
-				if _, err := m.TLS.Write(wire.AppendEntries(wire.AppendUse(nil, 1), tt.entry)); err != nil {
-					t.Fatal(err)
+				a, b := f.pod("a"), f.pod("b")
+				clock := uint64(0)
+				if tt.clock != nil {
+					clock = tt.clock()
+				}
+				m := r.member(ip("a"), a.node.self.ID, true, fleetSecret, clock, 0)
+				if tt.frames != nil {
+					if _, err := m.TLS.Write(append(wire.AppendUse(nil, 1), tt.frames()...)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if g := m.lastWord(t); g.Reason != wire.FarewellClock {
+					t.Errorf("the pod was told %d, %q", g.Reason, g.Text)
+				}
+				row := func(s Status) (row PodStatus) {
+					for _, p := range s.Pods {
+						if p.Address == "10.0.0.66:7090" {
+							row = p
+						}
+					}
+					return row
+				}
+				s := a.Status()
+				if p := row(s); p.State != PodRefused || p.Reason != reasonAhead || !strings.Contains(p.Error, "day") {
+					t.Errorf("it is shown as %+v", p)
+				}
+				if !slices.ContainsFunc(s.Diagnose(), func(f Finding) bool {
+					return f.Pod == "10.0.0.66:7090" && strings.Contains(f.Problem, "clock")
+				}) {
+					t.Errorf("doctor says %v", s.Diagnose())
+				}
+				if n := a.Metrics.rejects[slices.Index(helloRejects, reasonAhead)].Load(); n != int64(number(tt.clock != nil)) {
+					t.Errorf("%d are counted as refused for their clock", n)
 				}
 				time.Sleep(5 * time.Second) // and it is gone
 				f.settle()
-				a, b := f.pod("a"), f.pod("b")
-				for range 3 {
-					for _, name := range []string{"u", "v", "w", "x", "y", "z"} {
-						a.join(name)
-						b.join(name + "'")
+				for _, p := range []*fleetPod{a, b} {
+					if d := time.Duration(p.node.clock()-ahead(0)) * time.Microsecond; d > time.Second {
+						t.Errorf("the clock of %s is %v ahead", p.name, d)
 					}
-					time.Sleep(time.Second)
 				}
-				f.pod("b").stop()
-				time.Sleep(5 * time.Second)
-				b = f.start("b") // it learns of the clock from a
-				f.settle()
-				for _, name := range []string{"u", "v", "w", "x", "y", "z"} {
-					a.leave(name)
+				for _, name := range names {
+					a.join(name)
 				}
-				time.Sleep(time.Second) // claims as high as each other are not told apart by age
-				for _, name := range []string{"u", "v", "w", "x", "y", "z"} {
+				time.Sleep(time.Second)
+				for _, name := range names {
 					b.join(name)
 				}
 				time.Sleep(5 * time.Second)
 				synctest.Wait()
-				if n := a.Metrics.digestMismatches.Load(); n > 0 {
-					t.Errorf("%d digests do not match", n)
-				}
-				for _, p := range a.Status().Pods {
-					if p.State != PodUp || time.Since(p.Since) < 5*time.Second {
-						t.Errorf("pod %s is %s since %v: %s", p.Address, p.State, time.Since(p.Since), p.Error)
+				for _, name := range names {
+					if a.has(name) || !b.has(name) {
+						t.Errorf("the newer connection of %s does not win", name)
 					}
 				}
-				for _, name := range []string{"u", "v", "w", "x", "y", "z"} {
-					if !b.has(name) {
-						t.Errorf("%s was evicted", name)
-					}
-				}
-				a.send("ann", "u", "hello")
-				time.Sleep(time.Second)
 				f.account()
 			})
 		})
 	}
+}
+
+// TestOwnMadClock: where a pod's own clock is the mad one both sides say so, and the
+// next process, with the clock set right, is linked.
+func TestOwnMadClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, time.Millisecond, "a", "b")
+		a, b := f.pod("a"), f.pod("b")
+		b.node.clocks.offset.Add(uint64((48 * time.Hour).Microseconds())) // its wall clock is set back
+		refused := func(p *fleetPod, reason, say string) {
+			t.Helper()
+			s := p.Status()
+			if len(s.Pods) != 1 || s.Pods[0].State != PodRefused || s.Pods[0].Reason != reason {
+				t.Errorf("%s shows %+v, want %s", p.name, s.Pods, reason)
+			}
+			if found := s.Diagnose(); len(found) == 0 || found[0].Note || !strings.Contains(found[0].Problem, say) {
+				t.Errorf("doctor of %s says %v", p.name, found)
+			}
+		}
+		for range 10 { // also after the grace
+			time.Sleep(2 * time.Second)
+			refused(a, reasonAhead, "the cluster clock of 10.0.0.2:7090")
+			refused(b, reasonOwnAhead, "the cluster clock of this pod")
+		}
+		b.stop()
+		time.Sleep(5 * time.Second)
+		f.start("b")
+		f.settle()
+	})
 }

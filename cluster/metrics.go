@@ -64,7 +64,7 @@ var helloRejects = func() (reasons []string) {
 	for _, r := range handshake.Reasons() {
 		reasons = append(reasons, string(r))
 	}
-	return append(reasons, reasonAddress, reasonLimit, reasonOther)
+	return append(reasons, reasonAddress, reasonAhead, reasonLimit, reasonOther)
 }()
 
 // reasonOther is what a reason counts as that has no label.
@@ -91,6 +91,7 @@ type Metrics struct {
 	bouncesReceived  atomic.Int64
 	evictions        atomic.Int64
 	digestMismatches atomic.Int64
+	directoryFaults  atomic.Int64
 	pingsSent        atomic.Int64
 	pingsLost        atomic.Int64
 
@@ -146,6 +147,7 @@ func newMetrics(meter metric.Meter) (*Metrics, error) {
 	b.counter("relay_cluster_bounces_received", "Messages that came back since their peer was not there.", &m.bouncesReceived)
 	b.counter("relay_cluster_evictions", "Connections of this pod that a newer one on another pod took the place of.", &m.evictions)
 	b.counter("relay_cluster_digest_mismatches", "Links closed since both ends counted their claims differently: a bug.", &m.digestMismatches)
+	b.counter("relay_cluster_directory_faults", "Directory entries of this pod to itself that it refused: a bug.", &m.directoryFaults)
 	b.counter("relay_cluster_pings_sent", "PINGs sent to other pods.", &m.pingsSent)
 	b.counter("relay_cluster_pings_lost", "PINGs that were not answered in time.", &m.pingsLost)
 

@@ -71,12 +71,12 @@ func TestMetricNames(t *testing.T) {
 		labels("relay_cluster_forwards_total", "result", "ok", "peer_not_found", "stream_gone", "send_error"),
 		labels("relay_cluster_hello_rejects_total", "reason", "hmac_mismatch", "unsigned_but_required", "signed_but_unsupported",
 			"stale_timestamp", "malformed", "timeout", "first_frame_not_hello",
-			"self", "reflected", "version", "tls", "closed", "duplicate_address", "limit", "other"),
+			"self", "reflected", "version", "tls", "closed", "duplicate_address", "clock_ahead", "limit", "other"),
 		[]string{
 			"relay_cluster_pings_sent_total 0", "relay_cluster_pings_lost_total 0", "relay_cluster_streams 0",
 
 			"relay_cluster_bounces_sent_total 0", "relay_cluster_bounces_received_total 0",
-			"relay_cluster_evictions_total 0", "relay_cluster_digest_mismatches_total 0",
+			"relay_cluster_evictions_total 0", "relay_cluster_digest_mismatches_total 0", "relay_cluster_directory_faults_total 0",
 			"relay_cluster_pods 0", "relay_cluster_settled 0",
 			"relay_cluster_parked_messages 0", "relay_cluster_parked_bytes 0",
 			"relay_cluster_queued_messages 0", "relay_cluster_queued_bytes 0",
@@ -100,7 +100,7 @@ func TestMetricNames(t *testing.T) {
 			t.Errorf("%s is a %s", name, kind)
 		}
 	}
-	if len(types) != 22 {
+	if len(types) != 23 {
 		t.Errorf("%d metrics", len(types))
 	}
 

@@ -121,10 +121,10 @@ func newNode(self directory.Member, local LocalPeers, m *Metrics, log *slog.Logg
 		subscribed: make(map[messages.PeerID]struct{}),
 		asked:      make(map[wire.Name]directory.Time),
 	}
-	n.clocks.began = n.began
 	n.unheard.ids = make(map[messages.PeerID]struct{})
-	clock := uint64(n.began.UnixMicro())
-	n.clocks.observe(clock)
+	clock := wallClock()
+	n.clocks.began = n.began
+	n.clocks.offset.Store(clock)
 	n.pod = directory.New(directory.Config{Self: self, Clock: clock})
 	n.stats.Store(new(directory.Stats))
 	n.addresses.Store(self.ID, self.Address)
@@ -245,8 +245,8 @@ func (n *node) hear(id messages.PeerID, from wire.PodID) {
 	n.signal()
 }
 
-func (n *node) clock() uint64             { return n.clocks.now() }
-func (n *node) observeClock(clock uint64) { n.clocks.observe(clock) }
+func (n *node) clock() uint64                   { return n.clocks.now() }
+func (n *node) observeClock(clock uint64) error { return n.clocks.observe(clock) }
 
 // stop has the node say LEAVE and returns when its goroutine has ended.
 func (n *node) stop() {
@@ -315,7 +315,8 @@ func (n *node) step() (more, stop bool) {
 	stop = n.stopping
 	n.mu.Unlock()
 
-	n.pod.ObserveClock(n.now(), n.clocks.now())
+	n.pod.SetWall(n.now(), wallClock())
+	_ = n.pod.ObserveClock(n.now(), n.clocks.now()) // as far as it is believed
 	for _, e := range events {
 		n.linkEvent(e)
 	}
@@ -356,7 +357,7 @@ func (n *node) step() (more, stop bool) {
 		n.apply()
 	}
 	n.flush()
-	n.clocks.observe(n.pod.Clock(n.now()))
+	n.clocks.advance(n.pod.Clock(n.now()))
 	return more, stop
 }
 
@@ -612,6 +613,9 @@ func (n *node) do(e *directory.Effect) {
 	case directory.PodLost:
 		n.addresses.Delete(e.Pod)
 		n.effects.podLost(e.Pod)
+	case directory.Fault:
+		n.metrics.directoryFaults.Add(1)
+		n.log.Error("directory entry of this pod to itself dropped: please report it", "kind", e.Entry.Kind, "err", e.Err)
 	}
 }
 
@@ -678,24 +682,30 @@ func (n *node) flushTo(in *inbox) {
 	}
 }
 
-// maxClock is more than any clock shows: 146,000 years after 1970. A clock that
-// was moved up to it stands still.
-const maxClock = 1 << 62
-
 // clusterClock is the clock that the pods share, for those who cannot ask the
-// directory: microseconds, never going back, never behind what it has seen.
+// directory: microseconds, never going back, never behind what it has followed.
 type clusterClock struct {
 	began  time.Time
 	offset atomic.Uint64
 }
 
-func (c *clusterClock) now() uint64 { return min(c.mono()+c.offset.Load(), maxClock-1) }
+func (c *clusterClock) now() uint64 { return c.mono() + c.offset.Load() }
 
 func (c *clusterClock) mono() uint64 { return uint64(time.Since(c.began).Microseconds()) }
 
-func (c *clusterClock) observe(clock uint64) {
+// observe follows another pod's clock, see [directory.Follow].
+func (c *clusterClock) observe(clock uint64) error {
+	clock, err := directory.Follow(clock, wallClock())
+	if err == nil {
+		c.advance(clock)
+	}
+	return err
+}
+
+// advance moves the clock on to one that it may follow.
+func (c *clusterClock) advance(clock uint64) {
 	mono := c.mono()
-	if clock < mono || clock >= maxClock {
+	if clock < mono {
 		return
 	}
 	for offset := clock - mono; ; {
@@ -705,6 +715,9 @@ func (c *clusterClock) observe(clock uint64) {
 		}
 	}
 }
+
+// wallClock is what the clock of the machine shows, in microseconds since 1970.
+func wallClock() uint64 { return uint64(max(0, time.Now().UnixMicro())) }
 
 // unheard is the peers that somebody here wants to be told about and that are
 // nowhere, as far as is known: a message from one of them is news. Readers of

@@ -10,6 +10,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/crosspod/crosspod/cluster/internal/directory"
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/link"
 )
@@ -28,7 +29,7 @@ var (
 
 // linkError is why two pods that have proved themselves have no link.
 type linkError struct {
-	reason    string // one of helloRejects, or stopping or address_taken
+	reason    string // one of helloRejects, or stopping, address_taken or own_clock_ahead
 	text      string
 	announced string // the address that two pods have, with address_taken and duplicate_address
 }
@@ -39,6 +40,8 @@ func (e *linkError) Error() string { return e.text }
 const (
 	reasonAddress  = "duplicate_address" // the other pod announces an address that is taken
 	reasonTaken    = "address_taken"     // this pod does
+	reasonAhead    = "clock_ahead"       // the other pod's cluster clock is too far ahead of this pod's wall clock
+	reasonOwnAhead = "own_clock_ahead"   // this pod's is, says the other one
 	reasonStopping = "stopping"
 	reasonNoUse    = "timeout"
 	reasonLimit    = "limit"
@@ -56,6 +59,8 @@ func linkErrorReason(err error) string {
 	switch {
 	case errors.Is(err, errSelf):
 		return string(handshake.Self)
+	case errors.Is(err, directory.ErrAhead):
+		return reasonAhead
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "connection_refused"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
@@ -77,7 +82,7 @@ func linkErrorReason(err error) string {
 func refused(reason string) bool {
 	switch handshake.Reason(reason) {
 	case handshake.HMACMismatch, handshake.UnsignedButRequired, handshake.SignedButUnsupported,
-		handshake.Version, handshake.Reflected, reasonAddress, reasonTaken:
+		handshake.Version, handshake.Reflected, reasonAddress, reasonTaken, reasonAhead, reasonOwnAhead:
 		return true
 	}
 	return false
@@ -97,6 +102,13 @@ func errAddress(addr, own netip.AddrPort) error {
 func errTaken(own netip.AddrPort) error {
 	return &linkError{reasonTaken, fmt.Sprintf("it refuses this pod: another one that is alive announces %s too", own), own.String()}
 }
+
+// errAhead is why a pod is refused or a session with it ends: err, of its cluster
+// clock.
+func errAhead(err error) error { return fmt.Errorf("its cluster clock is %w", err) }
+
+// errOwnAhead is why another pod refuses this one.
+var errOwnAhead = &linkError{reason: reasonOwnAhead, text: "it refuses this pod: the cluster clock of this one is more than a day ahead of its wall clock"}
 
 // announced is the address that two pods have, if err is about one.
 func announced(err error) string {

@@ -327,10 +327,11 @@ func (w *witness) written(session)                  {}
 func (w *witness) peers() int                       { return 7 }
 func (w *witness) clock() uint64                    { return uint64(time.Now().Add(w.skew).UnixMicro()) }
 
-func (w *witness) observeClock(clock uint64) {
+func (w *witness) observeClock(clock uint64) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.highest = max(w.highest, clock)
+	return nil
 }
 
 func (w *witness) dropped(why dropReason, n int) {

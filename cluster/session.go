@@ -116,6 +116,13 @@ func (t *Transport) farewell(c *conn, g wire.Goodbye) error {
 			t.log.Warn("refused by a pod: another one that is alive announces the address of this one", "by", p.address, "address", t.own)
 		}
 		return errTaken(t.own)
+	case wire.FarewellClock:
+		news := t.newsLocked(p.id, reasonOwnAhead)
+		t.mu.Unlock()
+		if news {
+			t.log.Warn("refused by a pod: the clock of this one is too far ahead, or that pod's is behind", "by", p.address)
+		}
+		return errOwnAhead
 	case wire.FarewellStopping:
 		t.left.Add(p.id, struct{}{})
 		if c.given == 0 {

@@ -28,25 +28,25 @@ func TestHomeCorrectsNobody(t *testing.T) {
 	s.pass(500 * time.Millisecond)
 	who(2, 7)
 	who(2, 8)
-	s.got(1, register(2e15))
+	s.got(1, register(1e15+2e9))
 	s.take()
 	for i, want := range []struct {
 		session directory.Session
 		id      uint32
 	}{{1, 7}, {2, 7}, {2, 8}} {
 		e := s.done[i]
-		if e.Session != want.session || e.Entry.ID != want.id || e.Entry.Epoch != 2e15 || e.Entry.Member != id("x") {
+		if e.Session != want.session || e.Entry.ID != want.id || e.Entry.Epoch != 1e15+2e9 || e.Entry.Member != id("x") {
 			t.Errorf("correction %d is %+v", i, e)
 		}
 	}
 	s.want("1: I_HAVE at 1", "2: I_HAVE at 1", "2: I_HAVE at 1")
-	s.got(1, gone, register(3e15), gone)
+	s.got(1, gone, register(1e15+3e9), gone)
 	s.want() // once
 	who(1, 9)
 	s.pass(500 * time.Millisecond)
 	who(2, 9)
 	s.pass(500 * time.Millisecond)
-	s.got(1, register(4e15))
+	s.got(1, register(1e15+4e9))
 	s.want("2: I_HAVE at 1") // the other is forgotten
 	s.got(1, gone)
 	who(1, 10)
@@ -73,7 +73,7 @@ func TestCorrectionsAreBounded(t *testing.T) {
 	}
 	s.want("1: NOBODY sure", "1: NOBODY sure", "1: NOBODY sure")
 	for i := range 3 {
-		s.got(1, wire.Entry{Kind: wire.Register, Name: peer(fmt.Sprint(i)), Epoch: 2e15})
+		s.got(1, wire.Entry{Kind: wire.Register, Name: peer(fmt.Sprint(i)), Epoch: 1e15 + 2e9})
 	}
 	s.want("1: I_HAVE at 1", "1: I_HAVE at 1")
 }
@@ -103,7 +103,7 @@ func TestLateAnswers(t *testing.T) {
 		s.want("2: WHO_HAS", "answer nobody")
 	}
 	have := func(session directory.Session, id uint32) {
-		s.got(session, wire.Entry{Kind: wire.IHave, Name: lookedUp, ID: id, Pod: 103, Epoch: 2e15})
+		s.got(session, wire.Entry{Kind: wire.IHave, Name: lookedUp, ID: id, Pod: 103, Epoch: 1e15 + 2e9})
 	}
 	for _, home := range []directory.Session{1, 2} {
 		_, id := start(0)
@@ -120,7 +120,7 @@ func TestLateAnswers(t *testing.T) {
 	t.Run("of another name", func(t *testing.T) {
 		_, id := start(0)
 		nobody(id)
-		s.got(1, wire.Entry{Kind: wire.IHave, Name: peer("other"), ID: id, Pod: 103, Epoch: 2e15})
+		s.got(1, wire.Entry{Kind: wire.IHave, Name: peer("other"), ID: id, Pod: 103, Epoch: 1e15 + 2e9})
 		s.want()
 	})
 	t.Run("too late", func(t *testing.T) {
@@ -131,7 +131,7 @@ func TestLateAnswers(t *testing.T) {
 		s.want()
 	})
 	t.Run("not newer", func(t *testing.T) {
-		_, id := start(2e15)
+		_, id := start(1e15 + 2e9)
 		nobody(id)
 		have(1, id)
 		s.want()
@@ -154,7 +154,7 @@ func TestLateAnswers(t *testing.T) {
 		s.want()
 	})
 	t.Run("not newer, and before", func(t *testing.T) {
-		id, second := start(2e15)
+		id, second := start(1e15 + 2e9)
 		have(1, id)
 		nobody(second)
 	})
@@ -170,9 +170,9 @@ func TestCorrectionByThisPod(t *testing.T) {
 	got := s.idOf(wire.WhoHas)
 	s.got(1, wire.Entry{Kind: wire.Nobody, Name: x, ID: got, Flag: true})
 	s.want("1: WHO_HAS", "answer nobody")
-	s.got(1, register(2e15))
+	s.got(1, register(1e15+2e9))
 	s.want("learn at 1")
-	s.got(1, wire.Entry{Kind: wire.IHave, Name: x, ID: got, Pod: 101, Epoch: 2e15})
+	s.got(1, wire.Entry{Kind: wire.IHave, Name: x, ID: got, Pod: 101, Epoch: 1e15 + 2e9})
 	s.want() // it is known
 	// It may leave again before the second is over.
 	s.got(1, wire.Entry{Kind: wire.Unregister, Name: x})

@@ -87,6 +87,9 @@ func (p *Pod) Reclaim(now Time, id messages.PeerID, conn uint64, groups ...wire.
 	}
 	// No two pods that reclaim a name at once may take the same epoch.
 	epoch = last + 1 + uint64(slices.Index(p.view, p.self))
+	if epoch > p.wall()+maxEpochAhead {
+		return p.Join(now, id, conn, groups...) // others might refuse it
+	}
 	p.observeEpoch(epoch)
 	p.join(id, conn, epoch, groups)
 	p.finish()

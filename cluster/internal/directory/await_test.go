@@ -26,7 +26,7 @@ func TestAwaitAtAHome(t *testing.T) {
 	await := wire.Entry{Kind: wire.Await, Name: x}
 	gone := wire.Entry{Kind: wire.Unregister, Name: x}
 	s.got(3, await) // it has not subscribed
-	s.got(2, register(2e15))
+	s.got(2, register(1e15+2e9))
 	subscribe(1, 5)
 	subscribe(3, 6)
 	s.got(3, await)
@@ -34,7 +34,7 @@ func TestAwaitAtAHome(t *testing.T) {
 	s.got(2, gone)
 	s.want("3: OFFLINE")
 	s.pass(99 * time.Millisecond)
-	s.got(3, register(2e15+1))
+	s.got(3, register(1e15+2e9+1))
 	s.want("1: ONLINE at 3", "3: ONLINE at 3") // and nobody else was told of an end
 	s.pass(time.Second)
 	s.want()
@@ -44,7 +44,7 @@ func TestAwaitAtAHome(t *testing.T) {
 	s.want("1: OFFLINE")
 
 	// Not while this home may not deny.
-	s.got(2, register(3e15))
+	s.got(2, register(1e15+3e9))
 	s.forget()
 	s.got(1, wire.Entry{Kind: wire.View, Epoch: 5})
 	s.got(2, gone)
@@ -55,7 +55,7 @@ func TestAwaitAtAHome(t *testing.T) {
 	s.want("1: OFFLINE")
 
 	// Behind the end: whoever subscribes then waits, but for this.
-	s.got(2, register(4e15), gone)
+	s.got(2, register(1e15+4e9), gone)
 	s.forget()
 	subscribe(3, 7)
 	subscribe(1, 8)
@@ -66,7 +66,7 @@ func TestAwaitAtAHome(t *testing.T) {
 	s.want("1: ANSWERED")
 
 	// It ends with another subscription.
-	s.got(2, register(5e15))
+	s.got(2, register(1e15+5e9))
 	subscribe(3, 9)
 	s.forget()
 	s.got(2, gone)
@@ -246,7 +246,7 @@ func TestHeardAndConfirmed(t *testing.T) {
 	s.Subscribe(s.now, x)
 	id := s.idOf(wire.Subscribe)
 	say := func(kind wire.Kind) {
-		s.got(1, wire.Entry{Kind: kind, Name: x, Pod: 101, Epoch: 2e15, ID: id})
+		s.got(1, wire.Entry{Kind: kind, Name: x, Pod: 101, Epoch: 1e15 + 2e9, ID: id})
 	}
 	say(wire.Answered)
 	s.forget()

@@ -38,16 +38,16 @@ func TestBeatenAnswer(t *testing.T) {
 			})
 			s.want(want...)
 		}
-		say(1, wire.Online, 5, 2e15)
+		say(1, wire.Online, 5, 1e15+2e9)
 		say(1, wire.Answered, 0, 0)
 		say(2, wire.Answered, 0, 0)
-		say(2, wire.Online, 6, 3e15)
+		say(2, wire.Online, 6, 1e15+3e9)
 		notices("online at 5", "online at 6")
 		say(2, wire.Offline, 0, 0)
 		notices()
-		say(1, wire.Online, 5, 2e15) // again
+		say(1, wire.Online, 5, 1e15+2e9) // again
 		notices("online at 5")
-		say(2, wire.Online, 6, 4e15)
+		say(2, wire.Online, 6, 1e15+4e9)
 		say(2, wire.Offline, 0, 0)
 		notices("online at 6")
 		say(1, wire.Offline, 0, 0)

@@ -79,7 +79,8 @@ var DefaultTiming = Timing{
 	Digest:   time.Second,
 }
 
-// Limits bound what other pods and callers can make a pod keep.
+// Limits bound what other pods and callers can make a pod keep. Those on what one
+// pod may place or tell do not bind the pod itself.
 type Limits struct {
 	// Claims and Subscriptions are how many of each one pod may place here.
 	// More is an error of [Pod.Receive].

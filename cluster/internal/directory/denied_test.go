@@ -34,7 +34,7 @@ func TestDenied(t *testing.T) {
 	}
 	s.want("1: SUBSCRIBE", "2: SUBSCRIBE")
 	say := func(session directory.Session, kind wire.Kind) {
-		s.got(session, wire.Entry{Kind: kind, Name: x, Pod: 102, Epoch: 2e15, ID: ids[session]})
+		s.got(session, wire.Entry{Kind: kind, Name: x, Pod: 102, Epoch: 1e15 + 2e9, ID: ids[session]})
 	}
 	say(1, wire.Answered)
 	s.want()
@@ -87,7 +87,7 @@ func TestShortVisit(t *testing.T) {
 		s.pass(99 * time.Millisecond)
 		s.want()
 		if moved {
-			s.got(1, wire.Entry{Kind: wire.Online, Name: n, Pod: 102, Epoch: 2e15, ID: sub})
+			s.got(1, wire.Entry{Kind: wire.Online, Name: n, Pod: 102, Epoch: 1e15 + 2e9, ID: sub})
 			s.want("online at 2", "learn at 2")
 		}
 		s.pass(500 * time.Millisecond)
@@ -119,7 +119,7 @@ func TestVisited(t *testing.T) {
 	s.pass(time.Millisecond)
 	s.want("denied")
 	s.Visited(s.now, x.ID())
-	s.got(1, wire.Entry{Kind: wire.Online, Name: x, Pod: 101, Epoch: 2e15, ID: sub})
+	s.got(1, wire.Entry{Kind: wire.Online, Name: x, Pod: 101, Epoch: 1e15 + 2e9, ID: sub})
 	s.want("online at 1", "learn at 1")
 	s.pass(time.Second)
 	s.want()

@@ -47,6 +47,9 @@ const (
 	Forget
 	// PodLost: Pod is gone; forget all that is remembered to be there.
 	PodLost
+	// Fault: this pod told itself Entry and refused it, for Err. The entry is
+	// dropped. It is a bug of this package.
+	Fault
 )
 
 // Effect is one thing to do, see [Action].
@@ -63,6 +66,7 @@ type Effect struct {
 	Epoch     uint64
 	NewerThan uint64
 	Conn      uint64
+	Err       error
 }
 
 // Result is how a lookup ended.
@@ -102,7 +106,7 @@ func (r Reason) String() string {
 	return "unknown"
 }
 
-var actions = [...]string{"none", "send", "sync due", "close session", "evict", "online", "offline", "denied", "vacant", "answer", "learn", "forget", "pod lost"}
+var actions = [...]string{"none", "send", "sync due", "close session", "evict", "online", "offline", "denied", "vacant", "answer", "learn", "forget", "pod lost", "fault"}
 
 // String returns the action in words, for tests.
 func (a Action) String() string {

@@ -99,23 +99,28 @@ func TestEpochs(t *testing.T) {
 	if a != 1e15 || b != a+1 {
 		t.Errorf("epochs %d and %d", a, b)
 	}
-	s.ObserveClock(1e9, 5) // behind: nothing
-	s.ObserveClock(1e9, 1<<63)
+	observe := func(now directory.Time, clock uint64) {
+		t.Helper()
+		if err := s.ObserveClock(now, clock); err != nil {
+			t.Errorf("ObserveClock: %v", err)
+		}
+	}
+	observe(1e9, 5)                         // behind: nothing
 	if c := s.Clock(1e9); c != 1e15+1e6+1 { // a microsecond ahead, as y's epoch is
 		t.Errorf("clock %d", c)
 	}
-	s.ObserveClock(1e9, 7e15)
-	if c := s.Clock(2e9); c != 7e15+1e6 {
-		t.Errorf("clock %d a second after it was 7e15 elsewhere", c)
+	observe(1e9, 1e15+7e9)
+	if c := s.Clock(2e9); c != 1e15+7e9+1e6 {
+		t.Errorf("clock %d a second after it was 1e15+7e9 elsewhere", c)
 	}
 	// A claim moves the clock, and the next connection here is newer than it.
 	s.up(1, 1)
 	s.now = 2e9
-	s.got(1, register(8e15))
-	if e := s.Join(2e9, id("x"), 3); e <= 8e15 {
+	s.got(1, register(1e15+8e9))
+	if e := s.Join(2e9, id("x"), 3); e <= 1e15+8e9 {
 		t.Errorf("epoch %d", e)
 	}
-	if e := s.Join(1e9, id("x"), 4); e <= 8e15 { // time never goes back
+	if e := s.Join(1e9, id("x"), 4); e <= 1e15+8e9 { // time never goes back
 		t.Errorf("epoch %d", e)
 	}
 }

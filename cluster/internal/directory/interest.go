@@ -283,7 +283,7 @@ func (p *Pod) onOnline(r *remote, e *wire.Entry) error {
 		if a.members == nil {
 			a.members = new(table[messages.PeerID, said])
 		}
-		if a.members.len() >= p.cfg.Limits.Members && a.members.get(e.Member) == nil {
+		if r.slot != 0 && a.members.len() >= p.cfg.Limits.Members && a.members.get(e.Member) == nil {
 			return fmt.Errorf("ONLINE: more than %d members of one group", p.cfg.Limits.Members)
 		}
 		*a.members.put(e.Member) = said{owner: owner{e.Pod, e.Epoch}, id: a.id}

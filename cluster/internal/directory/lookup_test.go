@@ -194,7 +194,7 @@ func TestWhoHas(t *testing.T) {
 	s.agree(1)
 	s.got(1, who)
 	s.want("1: NOBODY sure")
-	s.got(1, register(2e15))
+	s.got(1, register(1e15+2e9))
 	s.want("1: I_HAVE at 1", "1: I_HAVE at 1") // to each of those who asked in vain
 	s.got(1, who)
 	s.want("1: I_HAVE at 1")

@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -21,6 +22,7 @@ type Pod struct {
 
 	// The clock that the cluster shares.
 	clockAhead uint64 // of now
+	wallAhead  int64  // the wall clock's, of now
 	lastEpoch  uint64
 
 	// Membership.
@@ -97,6 +99,7 @@ func New(cfg Config) *Pod {
 	p := &Pod{
 		cfg:         cfg,
 		clockAhead:  cfg.Clock,
+		wallAhead:   int64(cfg.Clock),
 		byID:        make(map[wire.PodID]*remote),
 		byAddress:   make(map[string]*remote),
 		bySession:   make(map[Session]*remote),
@@ -131,7 +134,7 @@ func (p *Pod) finish() {
 		for i := 0; i < len(p.toSelf); i++ {
 			e := p.toSelf[i]
 			if err := p.handle(p.self, &e); err != nil {
-				panic(fmt.Sprintf("directory: a pod says to itself: %v", err)) // a bug of this package
+				p.do(Effect{Do: Fault, Entry: e, Err: err})
 			}
 		}
 		p.toSelf = p.toSelf[:0]
@@ -183,36 +186,71 @@ func (p *Pod) Stop(now Time) {
 	p.stopped = true
 }
 
-// maxClock is more than any clock shows: 146,000 years after 1970. A clock that
-// was moved up to it stands still, as others would not believe what comes then.
-const maxClock = 1 << 62
+// How far ahead of its wall clock a pod believes others, in microseconds; see
+// ADR-0023. Its clock follows theirs less far than its epochs do, and these less
+// far than it refuses: wall clocks differ a little, and what one pod has followed
+// must not be too far ahead for another.
+const (
+	hour          = 3600 * 1_000_000
+	maxAhead      = 24 * hour
+	maxEpochAhead = maxAhead - hour/2
+	maxClockAhead = maxAhead - hour
+)
 
-// Clock returns the cluster clock in microseconds.
-func (p *Pod) Clock(now Time) uint64 {
-	return min(p.clockAhead+uint64(max(now, p.now)/1000), maxClock-1)
+// ErrAhead is why another pod's clock or epoch is refused.
+var ErrAhead = errors.New("more than a day ahead of this pod's wall clock")
+
+// Follow returns how far the cluster clock of a pod follows one that another pod
+// tells, when the wall clock shows wall, all in microseconds: not at all, with
+// [ErrAhead], if it is more than a day ahead, since a clock never goes back.
+func Follow(clock, wall uint64) (uint64, error) {
+	if clock > wall+maxAhead {
+		return 0, fmt.Errorf("%w (%.1f days)", ErrAhead, float64(clock-wall)/maxAhead)
+	}
+	return min(clock, wall+maxClockAhead), nil
 }
 
-// ObserveClock takes notice of another pod's cluster clock, in microseconds: this
-// pod's is never behind it. Values no clock can have are ignored. It has no
-// effects.
-func (p *Pod) ObserveClock(now Time, clock uint64) {
+// Clock returns the cluster clock in microseconds.
+func (p *Pod) Clock(now Time) uint64 { return p.clockAhead + uint64(max(now, p.now)/1000) }
+
+// SetWall says what the wall clock shows, in microseconds since 1970. Until it is
+// called the wall clock runs on from [Config.Clock]. It has no effects.
+func (p *Pod) SetWall(now Time, wall uint64) {
 	p.now = max(p.now, now)
-	if mine := p.Clock(p.now); clock > mine && clock < maxClock {
+	p.wallAhead = int64(wall) - p.now/1000
+}
+
+func (p *Pod) wall() uint64 { return uint64(p.wallAhead + p.now/1000) }
+
+// ObserveClock takes notice of another pod's cluster clock, in microseconds: this
+// pod's is never behind it, as far as [Follow] goes. It has no effects.
+func (p *Pod) ObserveClock(now Time, clock uint64) error {
+	p.now = max(p.now, now)
+	clock, err := Follow(clock, p.wall())
+	if err == nil {
+		p.advance(clock)
+	}
+	return err
+}
+
+// advance moves the cluster clock on to clock, if it is behind.
+func (p *Pod) advance(clock uint64) {
+	if mine := p.Clock(p.now); clock > mine {
 		p.clockAhead += clock - mine
 	}
 }
 
-// observeEpoch takes notice of another pod's claim: the next one made here is
-// newer, even in the same microsecond.
+// observeEpoch takes notice of a claim: the next one made here is newer, even in
+// the same microsecond.
 func (p *Pod) observeEpoch(epoch uint64) {
-	p.ObserveClock(p.now, epoch)
-	p.lastEpoch = max(p.lastEpoch, epoch)
+	_ = p.ObserveClock(p.now, epoch) // those of other pods are checked
+	p.lastEpoch = max(p.lastEpoch, min(epoch, p.wall()+maxEpochAhead))
 }
 
 // nextEpoch returns the epoch of a connection made now.
 func (p *Pod) nextEpoch() uint64 {
-	p.lastEpoch = min(max(p.lastEpoch+1, p.Clock(p.now)), maxClock-1)
-	p.ObserveClock(p.now, p.lastEpoch)
+	p.lastEpoch = max(p.lastEpoch+1, p.Clock(p.now))
+	p.observeEpoch(p.lastEpoch)
 	return p.lastEpoch
 }
 
@@ -240,7 +278,7 @@ func (p *Pod) Receive(now Time, s Session, entries []wire.Entry) error {
 
 // handle handles one entry from r.
 func (p *Pod) handle(r *remote, e *wire.Entry) error {
-	if err := check(e); err != nil {
+	if err := p.check(r, e); err != nil {
 		return err
 	}
 	switch e.Kind {
@@ -278,8 +316,8 @@ func (p *Pod) handle(r *remote, e *wire.Entry) error {
 	return nil
 }
 
-// check refuses what no pod may say, and completes the member of a peer's name.
-func check(e *wire.Entry) error {
+// check refuses what r may not say, and completes the member of a peer's name.
+func (p *Pod) check(r *remote, e *wire.Entry) error {
 	switch e.Kind {
 	case wire.View, wire.Leave, wire.Digest:
 		return nil
@@ -298,8 +336,11 @@ func check(e *wire.Entry) error {
 	default:
 		return fmt.Errorf("directory entry of kind %d: name in space %d", e.Kind, e.Name.Space())
 	}
-	if e.Epoch >= maxClock {
-		return fmt.Errorf("directory entry of kind %d: epoch %d", e.Kind, e.Epoch)
+	if r.slot == 0 {
+		return nil // of this pod's own claims, or checked when it came
+	}
+	if _, err := Follow(e.Epoch, p.wall()); err != nil {
+		return fmt.Errorf("%v: its epoch is %w", e.Kind, err)
 	}
 	return nil
 }

@@ -318,24 +318,24 @@ func TestEvict(t *testing.T) {
 	// As a home: the loser is told once for each winner, and again when it says
 	// its claim anew.
 	s.Leave(s.now, id("x"), 6)
-	s.got(1, register(2e15))
+	s.got(1, register(1e15+2e9))
 	s.forget()
-	s.got(2, register(3e15))
+	s.got(2, register(1e15+3e9))
 	s.want("1: EVICT for 2")
-	s.got(2, register(3e15))
+	s.got(2, register(1e15+3e9))
 	s.want()
-	s.got(2, register(4e15))
+	s.got(2, register(1e15+4e9))
 	s.want("1: EVICT for 2")
-	s.got(1, register(2e15+1))
+	s.got(1, register(1e15+2e9+1))
 	s.want("1: EVICT for 2")
-	s.got(1, register(4e15)) // a tie goes to the larger pod
+	s.got(1, register(1e15+4e9)) // a tie goes to the larger pod
 	s.want("1: EVICT for 2")
-	s.got(1, register(5e15))
+	s.got(1, register(1e15+5e9))
 	s.want("2: EVICT for 1")
 	// Of its own claim too.
 	s.Join(s.now, id("x"), 7)
 	s.want("1: REGISTER", "2: REGISTER", "1: EVICT for 0", "2: EVICT for 0")
-	s.got(1, register(6e15))
+	s.got(1, register(1e15+6e9))
 	s.want("2: EVICT for 1", "evict 7 for 1", "1: UNREGISTER", "2: UNREGISTER", "learn at 1")
 }
 
@@ -349,7 +349,7 @@ func TestSubscriptionsAtAHome(t *testing.T) {
 	// Not complete: who is there is told, that nobody is, is not.
 	s.got(1, subscribe)
 	s.want()
-	s.got(2, register(2e15))
+	s.got(2, register(1e15+2e9))
 	s.want("1: ONLINE at 2")
 	s.got(2, wire.Entry{Kind: wire.Unregister, Name: x})
 	s.pass(time.Second)
@@ -359,12 +359,12 @@ func TestSubscriptionsAtAHome(t *testing.T) {
 	s.agree(2)
 	s.want("1: OFFLINE", "1: ANSWERED")
 	// Complete: an end is told after the linger, if it stays one.
-	s.got(2, register(3e15))
+	s.got(2, register(1e15+3e9))
 	s.want("1: ONLINE at 2")
 	s.got(2, wire.Entry{Kind: wire.Unregister, Name: x})
 	s.pass(90 * time.Millisecond)
 	s.want()
-	s.got(2, register(4e15))
+	s.got(2, register(1e15+4e9))
 	s.want("1: ONLINE at 2")
 	s.got(2, wire.Entry{Kind: wire.Unregister, Name: x})
 	s.pass(90 * time.Millisecond)
@@ -377,14 +377,14 @@ func TestSubscriptionsAtAHome(t *testing.T) {
 	s.pass(50 * time.Millisecond)
 	s.want("1: ANSWERED")
 	// The end of a claim that is back holds up nobody.
-	s.got(2, register(5e15), wire.Entry{Kind: wire.Unregister, Name: x}, register(6e15))
+	s.got(2, register(1e15+5e9), wire.Entry{Kind: wire.Unregister, Name: x}, register(1e15+6e9))
 	subscribe.ID = 9
 	s.got(1, subscribe)
 	s.want("1: ONLINE at 2", "1: ONLINE at 2", "1: ONLINE at 2", "1: ANSWERED")
 	// A subscription of an earlier session is told nothing.
 	s.up(4, 1)
 	s.forget()
-	s.got(2, register(7e15))
+	s.got(2, register(1e15+7e9))
 	s.want()
 	subscribe.ID = 10
 	s.got(4, subscribe)
@@ -407,12 +407,12 @@ func TestSweepAtTheFirstView(t *testing.T) { // P7
 	g := wire.GroupName("g")
 	s.up(1, 1)
 	s.agree(1)
-	member := wire.Entry{Kind: wire.Register, Name: g, Member: id("x"), Epoch: 2e15}
-	s.got(1, register(2e15), wire.Entry{Kind: wire.Register, Name: peer("y"), Epoch: 2e15}, member,
+	member := wire.Entry{Kind: wire.Register, Name: g, Member: id("x"), Epoch: 1e15 + 2e9}
+	s.got(1, register(1e15+2e9), wire.Entry{Kind: wire.Register, Name: peer("y"), Epoch: 1e15 + 2e9}, member,
 		wire.Entry{Kind: wire.Subscribe, Name: x, ID: 1}, wire.Entry{Kind: wire.Subscribe, Name: g, ID: 1})
 	s.SessionDown(s.now, 1)
 	s.up(2, 1)
-	s.got(2, register(2e15), wire.Entry{Kind: wire.Subscribe, Name: x, ID: 2})
+	s.got(2, register(1e15+2e9), wire.Entry{Kind: wire.Subscribe, Name: x, ID: 2})
 	if st := s.Stats(); st.Claims != 3 || st.Subscriptions != 2 {
 		t.Errorf("before the VIEW: %+v", st)
 	}
@@ -453,10 +453,10 @@ func TestSubscriber(t *testing.T) {
 	answered := func(session directory.Session) wire.Entry {
 		return wire.Entry{Kind: wire.Answered, Name: x, ID: ids[session]}
 	}
-	s.got(1, online(1, 2, 2e15))
+	s.got(1, online(1, 2, 1e15+2e9))
 	s.want("online at 2", "learn at 2")
 	s.got(1, answered(1))
-	s.got(2, online(2, 2, 2e15))
+	s.got(2, online(2, 2, 1e15+2e9))
 	s.want()
 	s.got(1, offline(1))
 	s.want() // the other home still says so
@@ -464,14 +464,14 @@ func TestSubscriber(t *testing.T) {
 	s.want() // … which has not answered yet: P12
 	s.got(2, answered(2))
 	s.want("offline", "forget")
-	s.got(1, online(1, 1, 3e15))
+	s.got(1, online(1, 1, 1e15+3e9))
 	s.want("online at 1", "learn at 1")
 
 	// P10: what belongs to an old subscription says nothing.
 	s.Unsubscribe(s.now, x)
 	s.Subscribe(s.now, x)
 	s.want("1: UNSUBSCRIBE", "2: UNSUBSCRIBE", "1: SUBSCRIBE", "2: SUBSCRIBE")
-	s.got(1, online(1, 1, 3e15), answered(1))
+	s.got(1, online(1, 1, 1e15+3e9), answered(1))
 	s.want()
 	if at := s.Current(x); at != nil {
 		t.Errorf("an old subscription was answered: %v", at)
@@ -485,7 +485,7 @@ func TestSubscriber(t *testing.T) {
 		}
 	}
 	s.done = nil
-	s.got(1, online(1, 1, 4e15), answered(1))
+	s.got(1, online(1, 1, 1e15+4e9), answered(1))
 	s.got(2, answered(2))
 	s.want("online at 1", "learn at 1")
 
@@ -498,7 +498,7 @@ func TestSubscriber(t *testing.T) {
 	s.want("3: SUBSCRIBE", "3: VIEW")
 	s.got(3, answered(3))
 	s.want("offline", "forget")
-	s.got(3, online(3, 1, 5e15))
+	s.got(3, online(3, 1, 1e15+5e9))
 	s.want("online at 1", "learn at 1")
 
 	// What a pod said is forgotten with it.
@@ -525,7 +525,7 @@ func TestHeard(t *testing.T) {
 	s.agree(1)
 	s.forget()
 	s.Heard(s.now, id("x"), member(1).ID)
-	s.got(1, register(2e15))
+	s.got(1, register(1e15+2e9))
 	s.want("online at 1", "learn at 1", "online at 1", "learn at 1")
 	s.pass(4 * time.Second)
 	s.want()
@@ -543,8 +543,8 @@ func TestDoubt(t *testing.T) {
 		s.agree(directory.Session(i + 1))
 	}
 	s.got(3, wire.Entry{Kind: wire.Subscribe, Name: x, ID: 7})
-	s.got(1, register(2e15))
-	s.got(2, register(3e15))
+	s.got(1, register(1e15+2e9))
+	s.got(2, register(1e15+3e9))
 	s.SessionDown(s.now, 1)
 	s.forget()
 	s.got(2, wire.Entry{Kind: wire.Unregister, Name: x})
@@ -557,11 +557,11 @@ func TestDoubt(t *testing.T) {
 	t.Run("back", func(t *testing.T) {
 		s.up(4, 1)
 		s.want("4: VIEW")
-		s.got(4, register(2e15))
+		s.got(4, register(1e15+2e9))
 		s.want("3: I_HAVE at 1", "3: ONLINE at 1", "3: ANSWERED")
 	})
 	t.Run("gone", func(t *testing.T) {
-		s.got(2, register(3e15))
+		s.got(2, register(1e15+3e9))
 		s.SessionDown(s.now, 4)
 		s.got(2, wire.Entry{Kind: wire.Unregister, Name: x})
 		s.forget()
@@ -591,7 +591,7 @@ func TestLimits(t *testing.T) {
 			sub := s.idOf(wire.Subscribe)
 			s.forget()
 			entry := func(i int) wire.Entry {
-				e := wire.Entry{Kind: kind, Name: g, Member: id(fmt.Sprint(i)), Pod: 1, Epoch: 2e15, ID: sub}
+				e := wire.Entry{Kind: kind, Name: g, Member: id(fmt.Sprint(i)), Pod: 1, Epoch: 1e15 + 2e9, ID: sub}
 				if kind == wire.Subscribe {
 					e.Name = peer(fmt.Sprint(i))
 				}
@@ -628,7 +628,7 @@ func TestLimits(t *testing.T) {
 				t.Errorf("%+v was taken", e)
 			}
 		}
-		s.got(1, register(2e15))
+		s.got(1, register(1e15+2e9))
 		if err := s.Receive(s.now, 1, []wire.Entry{register(1e15)}); err == nil {
 			t.Error("a lower epoch was taken")
 		}
@@ -637,6 +637,7 @@ func TestLimits(t *testing.T) {
 
 func TestDigest(t *testing.T) {
 	s := newScript(t)
+	s.SetWall(s.now, 2e15)
 	s.up(1, 1)
 	s.forget()
 	digest := func(xor uint64, count uint32) wire.Entry {
@@ -644,7 +645,7 @@ func TestDigest(t *testing.T) {
 	}
 	s.got(1, digest(0, 0))
 	s.want()
-	s.got(1, register(2e15), register(3e15), wire.Entry{Kind: wire.Unregister, Name: x}, digest(0, 0))
+	s.got(1, register(2e15), register(2e15+1), wire.Entry{Kind: wire.Unregister, Name: x}, digest(0, 0))
 	s.want()
 	// The hashes are part of the protocol, worked out by hand here.
 	const ofPeer, ofMember = 0x3ee1ec94ead7aa7, 0x3d583ef66caeb4dd
@@ -735,7 +736,7 @@ func TestFormerHomes(t *testing.T) {
 			ids[e.Session] = e.Entry.ID
 		}
 		answer = func(session directory.Session, kind wire.Kind) {
-			s.got(session, wire.Entry{Kind: kind, Name: n, Pod: 9, Epoch: 2e15, ID: ids[session]})
+			s.got(session, wire.Entry{Kind: kind, Name: n, Pod: 9, Epoch: 1e15 + 2e9, ID: ids[session]})
 		}
 		answer(1, wire.Answered)
 		answer(2, wire.Online)
@@ -778,7 +779,7 @@ func TestFormerHomes(t *testing.T) {
 	})
 	t.Run("dropped with its pod", func(t *testing.T) {
 		s, _, _ := setup(t)
-		s.got(2, register(2e15)) // something to be swept, later
+		s.got(2, register(1e15+2e9)) // something to be swept, later
 		s.sync = false
 		s.PodGone(s.now, member(2).ID)
 		s.Sync(s.now, 1, 1000)
@@ -815,7 +816,7 @@ func TestGroupSubscriber(t *testing.T) {
 	s.forget()
 	s.Subscribe(s.now, g)
 	online := func(session directory.Session, name string, sub uint32) {
-		s.got(session, wire.Entry{Kind: wire.Online, Name: g, Member: id(name), Pod: 101, Epoch: 2e15, ID: sub})
+		s.got(session, wire.Entry{Kind: wire.Online, Name: g, Member: id(name), Pod: 101, Epoch: 1e15 + 2e9, ID: sub})
 	}
 	answered := func(session directory.Session, sub uint32) {
 		s.got(session, wire.Entry{Kind: wire.Answered, Name: g, ID: sub})

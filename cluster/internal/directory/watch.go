@@ -71,7 +71,7 @@ func (p *Pod) onSubscribe(r *remote, e *wire.Entry) error {
 		p.uncountSub(&subs[i])
 		subs[i] = s
 	} else {
-		if r.keeping.subs >= p.cfg.Limits.Subscriptions {
+		if r.slot != 0 && r.keeping.subs >= p.cfg.Limits.Subscriptions {
 			if len(subs) == 0 {
 				p.watches.remove(e.Name)
 			}

@@ -34,9 +34,9 @@ func (w *world) checkEviction(loser, winner *tenure) {
 	case winner == nil:
 		w.violate("I1", "%s loses %s to a claim that nobody made", loser.pod.label, loser.peer.label)
 	case younger <= 0, loser.takenBack && winner.takenBack: // of two that return either may
-	case younger <= w.roundTrip():
-		w.result.CloseCalls++
-	case loser.pod.apart || winner.pod.apart, w.script.Skew != 0 && w.result.OutOfTouch && w.born:
+	case younger <= w.roundTrip(), w.moved != 0 && loser.made() <= w.moved+pingEvery+w.roundTrip():
+		w.result.CloseCalls++ // pods that do not link anew hear of another clock with the next PING
+	case loser.pod.apart || winner.pod.apart, w.parted, w.script.Skew != 0 && w.result.OutOfTouch && w.born:
 		// P4: a pod that starts on one side of a partition has its wall clock, and
 		// moves that of its side.
 		w.result.BornApart++

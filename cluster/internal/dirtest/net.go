@@ -266,7 +266,7 @@ func (e *end) arrive(f frame) {
 	}
 	switch f.kind {
 	case hello:
-		p.event(func(now directory.Time) { p.dir.ObserveClock(now, f.number) })
+		p.observe(e, f.number)
 		if e == e.conn.ends[1] {
 			e.send(control, frame{kind: hello, number: p.clock()})
 			return
@@ -282,7 +282,7 @@ func (e *end) arrive(f frame) {
 	case goodbye, eof:
 		e.close()
 	case ping:
-		p.event(func(now directory.Time) { p.dir.ObserveClock(now, f.number) })
+		p.observe(e, f.number)
 	case entries:
 		w.result.Entries += len(f.entries)
 		p.receive(e, f.entries)
@@ -291,6 +291,16 @@ func (e *end) arrive(f frame) {
 	case bounce:
 		p.bounced(e.peer.pod, f)
 	}
+}
+
+// observe takes notice of the clock of the pod at the other end, which is mad at no
+// pod of a simulation.
+func (p *pod) observe(e *end, clock uint64) {
+	p.event(func(now directory.Time) {
+		if err := p.dir.ObserveClock(now, clock); err != nil {
+			p.w.violate("clocks", "%s refuses %s: %v", p.label, e.peer.pod.label, err)
+		}
+	})
 }
 
 // close ends this end. The other one reads what was sent, and then the end.

@@ -2,6 +2,7 @@ package dirtest
 
 import (
 	"fmt"
+	"strconv"
 
 	"github.com/crosspod/crosspod/cluster/internal/directory"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
@@ -28,6 +29,22 @@ func (w *world) do(op Op) {
 	case "visit":
 		if p := w.pods[a[1]]; p != nil {
 			p.visit(w.peer(a[0]))
+		}
+	case "hello":
+		w.log("a stranger says HELLO to %s with the clock %s", a[0], a[1])
+		clock, _ := strconv.ParseUint(a[1], 10, 64)
+		if p := w.pods[a[0]]; p != nil {
+			before := p.clock()
+			p.event(func(now directory.Time) { _ = p.dir.ObserveClock(now, clock) }) // refused or not
+			if p.clock() != before {
+				w.moved = w.now
+			}
+			wall := uint64(year2026 + w.now/1000)
+			if p.clock() > wall+24*hour {
+				w.violate("clocks", "%s follows a stranger to %d, %d days ahead", p.label, p.clock(), (p.clock()-wall)/(24*hour))
+			}
+			// So far ahead pods follow as their own wall clocks say.
+			w.parted = w.parted || p.clock() > wall+23*hour-2*uint64(w.script.Skew)
 		}
 	case "sub", "unsub":
 		p, n, who := w.pods[a[0]], w.nameOf(a[1]), "s"

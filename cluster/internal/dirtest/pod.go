@@ -56,6 +56,10 @@ type pod struct {
 	later   []func() // to be done when all effects of an event are
 }
 
+const year2026 = 1_790_000_000_000_000 // µs, the wall clock's when a run begins
+
+const hour = 3600 * 1_000_000 // µs
+
 func (w *world) startPod(label string) {
 	if w.pods[label] != nil {
 		return
@@ -81,7 +85,6 @@ func (w *world) startPod(label string) {
 			skew = x.Value
 		}
 	}
-	const year2026 = 1_790_000_000_000_000 // µs
 	p.dir = directory.New(directory.Config{
 		Self:   p.member(),
 		Homes:  s.Homes,
@@ -213,6 +216,8 @@ func (p *pod) effect(e *directory.Effect) {
 		}
 	case directory.PodLost:
 		p.podLost(e.Pod)
+	case directory.Fault:
+		p.w.violate("entries", "%s tells itself %s: %v", p.label, p.w.entryText(&e.Entry), e.Err)
 	}
 }
 

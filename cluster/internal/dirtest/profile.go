@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sort"
+	"strconv"
 )
 
 // Profile is a kind of run: what happens how often. Rates are per second.
@@ -30,6 +31,7 @@ type Profile struct {
 	Subs     float64
 	Lookups  float64
 	Sends    float64
+	Hellos   float64 // of strangers with wrong clocks
 	Resets   float64
 	Cuts     float64 // 20 to 150 ms
 	LongCuts float64 // 300 to 1,500 ms
@@ -57,6 +59,7 @@ var Profiles = []Profile{
 	{Name: "partitions-skewed", Check: Settled, Pods: [2]int{3, 6}, Skew: 20_000, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Sends: 5, LongCuts: 1.5},
 	{Name: "everything", Check: Settled, Pods: [2]int{2, 7}, Skew: 200, Moves: 15, Burst: .1, Subs: 10, Groups: 2, Lookups: 15, Sends: 15, Resets: 1, Cuts: 1, LongCuts: .7, Crashes: .7, Stops: .4, Scale: .3},
 	{Name: "half-placed", Check: Settled, Pods: [2]int{3, 6}, Peers: 30, Sync: 1, Pace: 40, Moves: 40, Visits: 40, Subs: 60, Groups: 2, Lookups: 10, Sends: 10, Resets: 1, Crashes: 1, Stops: .7, Scale: .3, Steady: 2},
+	{Name: "mad-clocks", Check: Rough, Pods: [2]int{2, 5}, Skew: 20_000, Hellos: 3, Moves: 20, Burst: .2, Choices: 2, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Crashes: .3, Steady: 2},
 	{Name: "severed", Check: Settled, Pods: [2]int{3, 7}, Severed: true, Moves: 15, Subs: 15, Groups: 1, Lookups: 10, Sends: 10, Crashes: .4, Stops: .2, Steady: 2},
 	{Name: "three-homes", Check: Rough, Pods: [2]int{3, 6}, Homes: 3, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Resets: 2, Cuts: 1, Crashes: .7, Steady: 2},
 	{Name: "all-homes", Check: Rough, Pods: [2]int{2, 5}, Homes: -1, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Resets: 2, Cuts: 1, Crashes: .7, Steady: 2},
@@ -130,7 +133,7 @@ func (g *generator) generate(seed uint64) *Script {
 		do   func()
 	}{
 		{g.Moves, g.move}, {g.Visits, g.visit}, {g.Choices, g.choose}, {g.Subs, g.sub}, {g.Lookups, g.lookup}, {g.Sends, g.send},
-		{g.Resets, g.reset}, {g.Cuts, g.shortCut}, {g.LongCuts, g.longCut},
+		{g.Hellos, g.hello}, {g.Resets, g.reset}, {g.Cuts, g.shortCut}, {g.LongCuts, g.longCut},
 		{g.Crashes, g.crash}, {g.Stops, g.stop}, {g.Scale, g.scale},
 	}
 	total := 0.0
@@ -311,6 +314,16 @@ func (g *generator) send() {
 		return
 	}
 	g.op(0, "send", g.pod(), g.peer())
+}
+
+// hello is a pod with a wrong clock: up to the ends of all numbers, and around what
+// others follow and refuse.
+func (g *generator) hello() {
+	now := uint64(year2026 + lead/1000 + g.now)
+	near := uint64(g.rand.Int64N(4*max(g.script.Skew, 1))) - 2*uint64(g.script.Skew)
+	clocks := []uint64{now + hour/2, now + 23*hour, now + 24*hour, now + 25*hour, 1 << 62, 1 << 63, 0}
+	clock := clocks[g.rand.IntN(len(clocks))] + near
+	g.op(0, "hello", g.pod(), strconv.FormatUint(clock, 10))
 }
 
 // pair returns two pods that nothing was done to for a while, so that what is

@@ -81,6 +81,7 @@ var verbs = map[string][2]int{
 	"unsub":   {2, 3}, // pod name [who]
 	"lookup":  {2, 2}, // pod name
 	"send":    {2, 2}, // pod or peer, peer: a message
+	"hello":   {2, 2}, // pod clock: another pod says HELLO with that cluster clock, in µs, and leaves
 	"reset":   {2, 3}, // pod pod [lossy|late]: their connections die
 	"cut":     {2, 3}, // pod pod [oneway]: nothing passes any more
 	"heal":    {2, 2}, // pod pod: everything passes again

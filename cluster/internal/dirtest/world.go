@@ -91,6 +91,8 @@ type world struct {
 
 	answers   func(*pod, *directory.Effect) // also told of answers
 	tolerance int64                         // of the checks made meanwhile
+	moved     int64                         // when a stranger moved a clock last
+	parted    bool                          // as far as pods follow, so that their clocks differ
 	relaxed   bool                          // those checks are off
 	born      bool                          // a pod has started later than the first ones
 	tracing   bool

@@ -29,6 +29,7 @@ const (
 	FarewellAddress   Farewell = 4 // another pod that is alive has this address
 	FarewellError     Farewell = 5 // what the text says
 	FarewellHeard     Farewell = 6 // the answer to FarewellStopping
+	FarewellClock     Farewell = 7 // the receiver's cluster clock is too far ahead of the sender's wall clock
 )
 
 // Goodbye is the last frame of a link.
