@@ -25,5 +25,6 @@
 //
 // Everything is bounded: owners (the one used least recently gives way),
 // absences (the oldest), lookups, messages and bytes kept for one destination
-// (its oldest gives way) and for all. See docs/adr/0017-lookups.md.
+// (the oldest of the source with the most there) and for all (those of the source
+// with the most). See docs/adr/0017-lookups.md and 0025-turns-between-flows.md.
 package routes

@@ -3,6 +3,7 @@ package routes
 import (
 	"hash/maphash"
 	"math/bits"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,7 +27,7 @@ type Config struct {
 	Owners   int // owners remembered [196,608]
 	Absences int // absences remembered [65,536]
 	Lookups  int // destinations that are looked up at the same time [8,192]
-	Source   int // of them, those whose first message has the same source [512]
+	Source   int // of them, those for which messages of one source wait [512]
 
 	Messages, Bytes           int // kept for one destination [32; 64 KiB]
 	TotalMessages, TotalBytes int // kept for all [4,096; 8 MiB]
@@ -83,7 +84,7 @@ type Decision struct {
 	Owner     Owner  // with ToOwner
 	Lookup    bool   // the caller has the destination looked up
 	NewerThan uint64 // with Lookup: answers with this epoch or a lower one do not count; 0: all do
-	Displaced int    // messages kept for the same destination that gave way to it: drop count, as Full
+	Displaced int    // messages kept that gave way to it: drop count, as Full
 }
 
 // Result is how a lookup ended.
@@ -107,6 +108,8 @@ type Outcome struct {
 type Message struct {
 	Bytes  []byte
 	Second bool // it has come back once
+
+	of *stake
 }
 
 // Table is what one pod remembers. All methods are safe for concurrent use;
@@ -118,7 +121,7 @@ type Table struct {
 	shift  int
 
 	lookups, messages, bytes atomic.Int64 // of all shards, bounded
-	sources                  sources
+	senders                  senders      // of what is kept
 
 	shards []shard
 }
@@ -166,8 +169,18 @@ type waiting struct {
 	back      int       // how many of them have come back
 	bytes     int
 	newerThan uint64
-	unasked   bool            // a lookup is needed and nobody was told yet
-	source    messages.PeerID // for whom it is looked up; zero: for nobody who sends
+	unasked   bool     // a lookup is needed and nobody was told yet
+	stakes    []*stake // of the messages
+}
+
+// stake returns what w has of a sender, nil if nothing.
+func (w *waiting) stake(id messages.PeerID) *stake {
+	for _, st := range w.stakes {
+		if st.of.id == id {
+			return st
+		}
+	}
+	return nil
 }
 
 // New returns an empty table.
@@ -178,7 +191,7 @@ func New(c Config) *Table {
 	for i := range t.shards {
 		t.shards[i].entries = make(map[messages.PeerID]*entry)
 	}
-	t.sources.lookups = make(map[messages.PeerID]int)
+	t.senders.config, t.senders.all = &t.config, make(map[messages.PeerID]*sender)
 	return t
 }
 
@@ -205,30 +218,27 @@ func (t *Table) Owner(dst messages.PeerID) (Owner, bool) {
 // A nil msg stands for somebody who only wants to know the owner and waits for
 // it himself.
 func (t *Table) Send(now Time, dst messages.PeerID, msg []byte) Decision {
-	sh := t.shard(&dst)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	return t.routeLocked(sh, now, dst, Message{Bytes: msg}, 0)
+	return t.route(now, dst, Message{Bytes: msg}, 0)
 }
 
 // Bounced decides what becomes of a message that has come back from pod, which
 // was believed to own dst with that epoch. second: it had come back before. The
 // owner that was believed is forgotten.
 func (t *Table) Bounced(now Time, dst messages.PeerID, missed Owner, second bool, msg []byte) Decision {
+	d := Decision{Verdict: Twice}
 	sh := t.shard(&dst)
 	sh.mu.Lock()
-	defer sh.mu.Unlock()
 	if e := sh.entries[dst]; e != nil {
 		t.missedLocked(sh, e, missed)
 	}
+	if e := sh.entries[dst]; e != nil && second {
+		d.lookup(e.waiting)
+	}
+	sh.mu.Unlock()
 	if second {
-		d := Decision{Verdict: Twice}
-		if e := sh.entries[dst]; e != nil {
-			d.lookup(e.waiting)
-		}
 		return d
 	}
-	return t.routeLocked(sh, now, dst, Message{Bytes: msg, Second: true}, missed.Epoch)
+	return t.route(now, dst, Message{Bytes: msg, Second: true}, missed.Epoch)
 }
 
 // missedLocked forgets an owner that did not have the peer, and everything that
@@ -246,47 +256,88 @@ func (t *Table) missedLocked(sh *shard, e *entry, missed Owner) {
 	}
 }
 
-// routeLocked decides on a message. newerThan is the epoch at which it was
-// missed, 0 for one that was never sent.
-func (t *Table) routeLocked(sh *shard, now Time, dst messages.PeerID, m Message, newerThan uint64) Decision {
+// maxGiveWay bounds how many destinations lose messages for one that needs room.
+const maxGiveWay = 64
+
+// route decides on a message. newerThan is the epoch at which it was missed, 0
+// for one that was never sent.
+func (t *Table) route(now Time, dst messages.PeerID, m Message, newerThan uint64) Decision {
+	sh, gone := t.shard(&dst), 0
+	for tries, more := 0, true; ; tries++ {
+		sh.mu.Lock()
+		d, room := t.routeLocked(sh, now, dst, m, newerThan, !more)
+		sh.mu.Unlock()
+		gone += d.Displaced
+		d.Displaced = gone
+		if room || !more {
+			return d
+		}
+		n := 0
+		n, more = t.giveWay(source(m.Bytes), len(m.Bytes))
+		gone += n
+		more = more && tries < maxGiveWay
+	}
+}
+
+// giveWay drops what the sender that has most has waited for longest, unless id
+// has as much. It returns how many messages that were, and whether there may be
+// room now.
+func (t *Table) giveWay(id messages.PeerID, bytes int) (dropped int, ok bool) {
+	st, dst := t.senders.victim(id, bytes)
+	if st == nil {
+		return 0, false
+	}
+	sh := t.shard(&dst)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	e := sh.entries[dst]
+	if e == nil || e.waiting == nil || !slices.Contains(e.waiting.stakes, st) {
+		return 0, true // it has left meanwhile
+	}
+	for dropped = st.messages; st.messages > 0; {
+		t.displace(e.waiting, st)
+	}
+	if e.state == looking && len(e.waiting.messages) == 0 {
+		t.removeLocked(sh, e) // the answer comes too late
+	}
+	return dropped, true
+}
+
+// routeLocked decides on a message and reports whether there was room, or no need
+// of it. own: messages of the same sender to dst may make room.
+func (t *Table) routeLocked(sh *shard, now Time, dst messages.PeerID, m Message, newerThan uint64, own bool) (_ Decision, room bool) {
 	if sh.closed {
-		return Decision{Verdict: Closed}
+		return Decision{Verdict: Closed}, true
 	}
 	e := sh.entries[dst]
 	if e != nil {
 		switch e.state {
 		case owned:
 			sh.owned.toFront(e)
-			return Decision{Verdict: ToOwner, Owner: e.owner}
+			return Decision{Verdict: ToOwner, Owner: e.owner}, true
 		case absent, unsure:
 			if now < e.time {
 				if e.state == absent {
-					return Decision{Verdict: Absent}
+					return Decision{Verdict: Absent}, true
 				}
-				return Decision{Verdict: Unsure}
+				return Decision{Verdict: Unsure}, true
 			}
 			t.removeLocked(sh, e)
 			e = nil
 		}
 	}
 	if e == nil && int(t.lookups.Load()) >= t.config.Lookups {
-		return Decision{Verdict: Full}
+		return Decision{Verdict: Full}, false
 	}
-	var w *waiting
+	w := &waiting{unasked: true}
 	if e != nil {
 		w = e.waiting
-	} else {
-		w = &waiting{unasked: true, source: source(m.Bytes)}
-		if !t.sources.take(w.source, t.config.Source) {
-			return Decision{Verdict: Full}
-		}
 	}
-	displaced, kept := t.park(w, m)
-	if !kept {
-		if e == nil {
-			t.sources.give(w.source)
-		}
-		return Decision{Verdict: Full, Displaced: displaced}
+	d := Decision{Verdict: Parked}
+	kept := false
+	if d.Displaced, kept, room = t.park(w, dst, m, own); !kept {
+		d.Verdict = Full
+		return d, room
 	}
 	if newerThan > w.newerThan {
 		w.newerThan = newerThan
@@ -297,9 +348,8 @@ func (t *Table) routeLocked(sh *shard, now Time, dst messages.PeerID, m Message,
 		sh.looking.push(e)
 		t.lookups.Add(1)
 	}
-	d := Decision{Verdict: Parked, Displaced: displaced}
 	d.lookup(w)
-	return d
+	return d, true
 }
 
 // lookup has the first who comes ask.
@@ -309,47 +359,72 @@ func (d *Decision) lookup(w *waiting) {
 	}
 }
 
-// park keeps a copy of m and returns how many older messages gave way.
-func (t *Table) park(w *waiting, m Message) (displaced int, kept bool) {
+// park keeps a copy of m in w, which waits for dst, and returns how many older
+// messages gave way. Without room others would have to give way; own: those of
+// the same sender do.
+func (t *Table) park(w *waiting, dst messages.PeerID, m Message, own bool) (displaced int, kept, room bool) {
 	n := len(m.Bytes)
 	if n == 0 {
-		return 0, true
+		return 0, true, true
 	}
 	c := &t.config
-	if n > c.Bytes {
-		return 0, false
+	id := source(m.Bytes)
+	if n > c.Bytes || w.stake(id) == nil && !t.senders.mayWait(id) {
+		return 0, false, true
 	}
 	for len(w.messages) >= c.Messages || w.bytes+n > c.Bytes {
-		t.displace(w)
+		t.displace(w, t.heaviest(w, id, n))
 		displaced++
 	}
 	for !t.reserve(n) {
-		if len(w.messages) == 0 {
-			return displaced, false
+		st := w.stake(id)
+		if st == nil || !own {
+			return displaced, false, false
 		}
-		t.displace(w)
+		t.displace(w, st)
 		displaced++
 	}
+	m.of = t.senders.add(w, dst, id, n)
 	m.Bytes = append(make([]byte, 0, n), m.Bytes...)
 	at := len(w.messages)
 	if m.Second {
 		at = w.back
 		w.back++
 	}
-	w.messages = append(w.messages, Message{})
-	copy(w.messages[at+1:], w.messages[at:])
-	w.messages[at] = m
+	w.messages = slices.Insert(w.messages, at, m)
 	w.bytes += n
-	return displaced, true
+	return displaced, true, true
 }
 
-// displace lets go the oldest message of w.
-func (t *Table) displace(w *waiting) {
-	n := len(w.messages[0].Bytes)
-	w.messages = append(w.messages[:0], w.messages[1:]...)
-	w.back = max(w.back-1, 0)
+// heaviest returns which sender gives way in w to n bytes more from id: the one
+// that has most there, of those the one that waits for longest.
+func (t *Table) heaviest(w *waiting, id messages.PeerID, n int) (st *stake) {
+	most := -1
+	for _, s := range w.stakes {
+		messages, bytes := s.messages, s.bytes
+		if s.of.id == id {
+			messages, bytes = messages+1, bytes+n
+		}
+		if part := max(messages*t.config.Bytes, bytes*t.config.Messages); part > most {
+			st, most = s, part
+		}
+	}
+	return st
+}
+
+// displace lets go the oldest message of st, which is in w.
+func (t *Table) displace(w *waiting, st *stake) {
+	i := slices.IndexFunc(w.messages, func(m Message) bool { return m.of == st })
+	n := len(w.messages[i].Bytes)
+	w.messages = slices.Delete(w.messages, i, i+1)
+	if i < w.back {
+		w.back--
+	}
 	w.bytes -= n
 	t.unreserve(1, n)
+	if t.senders.remove(st, 1, n); st.messages == 0 {
+		w.stakes = slices.DeleteFunc(w.stakes, func(s *stake) bool { return s == st })
+	}
 }
 
 // reserve takes room for one message of n bytes out of that for all.
@@ -374,7 +449,10 @@ func (t *Table) unreserve(messages, bytes int) {
 func (t *Table) take(w *waiting) []Message {
 	msgs := w.messages
 	t.unreserve(len(msgs), w.bytes)
-	w.messages, w.back, w.bytes = nil, 0, 0
+	for _, st := range w.stakes {
+		t.senders.remove(st, st.messages, st.bytes)
+	}
+	w.messages, w.back, w.bytes, w.stakes = nil, 0, 0, nil
 	return msgs
 }
 
@@ -483,7 +561,6 @@ func (t *Table) Release(dst messages.PeerID, send func(Owner, Message)) (dropped
 		if len(msgs) == 0 || round == maxRounds {
 			sh.looking.remove(e)
 			t.lookups.Add(-1)
-			t.sources.give(e.waiting.source)
 			e.state, e.waiting, e.time = owned, nil, 0
 			sh.owned.push(e)
 			t.limitLocked(sh, &sh.owned, t.config.Owners)
@@ -617,7 +694,6 @@ func (t *Table) removeLocked(sh *shard, e *entry) (kept int) {
 	if e.waiting != nil {
 		kept = len(t.take(e.waiting))
 		t.lookups.Add(-1)
-		t.sources.give(e.waiting.source)
 	}
 	e.in.remove(e)
 	delete(sh.entries, e.dst)

@@ -549,8 +549,15 @@ func TestOrderOfEachSender(t *testing.T) {
 func TestEveryMessageHasOneFate(t *testing.T) {
 	for seed := range uint64(30) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
-		c := routes.Config{Owners: 5, Absences: 3, Lookups: 6, Messages: 3, Bytes: 12, TotalMessages: 10, TotalBytes: 40, Shards: 1}
+		c := routes.Config{Owners: 8, Absences: 4, Lookups: 6, Source: 4, Messages: 3, Bytes: 140, TotalMessages: 10, TotalBytes: 420, Shards: 1}
+		if seed%2 == 0 {
+			c.Shards = 4
+		}
 		table := routes.New(c)
+		message := func() []byte {
+			from := messages.PeerID{0: byte(rnd.IntN(4))} // one of them the zero id
+			return messages.AppendTransport(nil, from, make([]byte, 1+rnd.IntN(20)))
+		}
 		sent, fates := 0, 0
 		releaseAll := func(dst messages.PeerID, o routes.Outcome) {
 			fates += o.Dropped
@@ -566,14 +573,14 @@ func TestEveryMessageHasOneFate(t *testing.T) {
 			switch rnd.IntN(12) {
 			default:
 				sent++
-				d := table.Send(now, dst, make([]byte, 1+rnd.IntN(6)))
+				d := table.Send(now, dst, message())
 				fates += d.Displaced
 				if d.Verdict != routes.Parked {
 					fates++
 				}
 			case 0:
 				sent++
-				d := table.Bounced(now, dst, who, rnd.IntN(3) == 0, make([]byte, 1+rnd.IntN(6)))
+				d := table.Bounced(now, dst, who, rnd.IntN(3) == 0, message())
 				fates += d.Displaced
 				if d.Verdict != routes.Parked {
 					fates++
@@ -621,4 +628,25 @@ func BenchmarkOwner(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkPark keeps four messages for a destination and lets them go with the
+// answer, beside a thousand sources that wait as well.
+func BenchmarkPark(b *testing.B) {
+	table := routes.New(routes.Config{})
+	msg := func(from int) []byte {
+		return messages.AppendTransport(nil, messages.HashID(fmt.Sprint(from)), make([]byte, 1200))
+	}
+	for i := range 1000 {
+		table.Send(1, messages.HashID(fmt.Sprint("waits", i)), msg(i))
+	}
+	m := msg(5000)
+	b.ReportAllocs()
+	for b.Loop() {
+		for range 4 {
+			table.Send(1, bob, m)
+		}
+		table.Answer(1, bob, routes.Nobody, routes.Owner{}, 0)
+		table.Forget(bob)
+	}
 }

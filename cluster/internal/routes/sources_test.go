@@ -63,7 +63,80 @@ func TestLookupsOfOneSource(t *testing.T) {
 			tab.Send(1, peer(2*many+j), from("flooder"))
 		}
 	}
-	if n := len(tab.sources.lookups); n > 0 {
+	if n := len(tab.senders.all); n > 0 {
 		t.Errorf("%d sources are remembered after the end", n)
+	}
+}
+
+// TestTheSourceWithTheMostGivesWay: whatever is used up, and by however many
+// sources with however many messages to however many ids that nobody has, the
+// first message of another one is kept, as are those of sources that have little.
+func TestTheSourceWithTheMostGivesWay(t *testing.T) {
+	for _, test := range []struct {
+		name          string
+		floods        int // sources
+		to, each, len int // destinations of each, messages to each of those, bytes of their payload
+	}{
+		{"messages, by one", 1, 600, 16, 1},
+		{"messages, by forty", 40, 100, 16, 1},
+		{"lookups, by forty", 40, 300, 1, 1},
+		{"bytes, by four", 4, 600, 7, 8000},
+		{"the same destinations, by twenty", 20, 8, 100, 1000},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			tab := New(Config{})
+			id := func(kind string, i int) messages.PeerID { return messages.HashID(fmt.Sprint(kind, i)) }
+			kept := func(from messages.PeerID, dst messages.PeerID, n int) bool {
+				d := tab.Send(1, dst, messages.AppendTransport(nil, from, make([]byte, n)))
+				return d.Verdict == Parked
+			}
+			flood := func(to, each int) (full int) {
+				for i := range test.floods {
+					for range each {
+						for j := range to {
+							dst := id(fmt.Sprint("absent", i, "-"), j)
+							if test.to < 10 {
+								dst = id("shared", j) // and one that others want too
+							}
+							if !kept(id("flood", i), dst, test.len) {
+								full++
+							}
+						}
+					}
+				}
+				return full
+			}
+			full := flood(test.to, test.each)
+			const honest = 90
+			for i := range honest {
+				if !kept(id("honest", i), id("shared", i), 1200) {
+					t.Errorf("the first message of honest source %d is not kept", i)
+				}
+				full += flood(3, 2)
+			}
+			full += flood(test.to, test.each)
+			if s := tab.Stats(); s.Messages > 4096 || s.Bytes > 8<<20 || s.Lookups > 8192 {
+				t.Errorf("beyond the bounds: %+v", s)
+			}
+			for i := range honest {
+				found := 0
+				tab.Learn(2, id("shared", i), Owner{Pod: 2, Epoch: 9})
+				tab.Release(id("shared", i), func(_ Owner, m Message) {
+					if source(m.Bytes) == id("honest", i) {
+						found++
+					}
+				})
+				if found != 1 {
+					t.Errorf("%d messages of honest source %d were kept until the answer", found, i)
+				}
+			}
+			if full == 0 && test.to > 10 {
+				t.Error("there was room for all: the test shows nothing")
+			}
+			tab.Close()
+			if n := len(tab.senders.all) + len(tab.senders.most); n > 0 {
+				t.Errorf("%d sources are remembered after the end", n)
+			}
+		})
 	}
 }
