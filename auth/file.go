@@ -83,7 +83,8 @@ func readSecrets(path string) ([]string, error) {
 // watch left.
 //
 // A file that cannot be read or holds no secret is a warning to logger (nil:
-// none), and the secrets last handed out stay. It is the folder that is
+// none), and the secrets last handed out stay. So is a secret that is very short
+// or ends in a blank, which is handed out as it is. It is the folder that is
 // watched, because Kubernetes changes a mounted Secret by swapping a symlink
 // beside the file. The error says that the folder is not there.
 func WatchSecretFile(ctx context.Context, path string, logger *slog.Logger, onChange func([]string)) error {
@@ -134,6 +135,11 @@ func (w *secretWatch) look() {
 	}
 	if w.last != nil {
 		w.log.Info("secrets changed", "count", len(secrets))
+	}
+	for i, secret := range secrets {
+		for _, doubt := range secrettext.Doubts(secret) {
+			w.log.Warn("secret is probably not what was meant, and taken as it is", "secret", fmt.Sprintf("%d of %d", i+1, len(secrets)), "why", "it "+doubt)
+		}
 	}
 	w.last = secrets
 	w.onChange(slices.Clone(secrets))

@@ -164,7 +164,7 @@ func (l *syncLog) String() string {
 	return l.text.String()
 }
 
-// warnings is a log whose warnings can be waited for.
+// warnings is a log in which warnings of a file that is not usable can be waited for.
 type warnings struct {
 	slog.Handler
 	seen chan string
@@ -173,13 +173,28 @@ type warnings struct {
 func (w warnings) Enabled(context.Context, slog.Level) bool { return true }
 func (w warnings) WithAttrs([]slog.Attr) slog.Handler       { return w }
 func (w warnings) Handle(_ context.Context, r slog.Record) error {
-	if r.Level == slog.LevelWarn {
+	if strings.Contains(r.Message, "not usable") {
 		r.Attrs(func(a slog.Attr) bool {
 			w.seen <- a.Value.String()
 			return true
 		})
 	}
 	return nil
+}
+
+// A secret of a file that is probably not what was meant is said by its place.
+func TestWatchOddSecrets(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secrets")
+	write(t, path, "a secret that is long enough\n\na secret that ends in a blank \nhunter2\n")
+	var log syncLog
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := auth.WatchSecretFile(ctx, path, slog.New(slog.NewTextHandler(&log, nil)), func([]string) { cancel() }); err != nil {
+		t.Fatal(err)
+	}
+	text := log.String()
+	if strings.Count(text, "level=WARN") != 2 || !strings.Contains(text, `secret="2 of 3" why="it ends in a blank`) || !strings.Contains(text, `secret="3 of 3" why="it has 7 characters`) || strings.Contains(text, "hunter2") {
+		t.Errorf("the log says %s", text)
+	}
 }
 
 type watched struct {

@@ -260,7 +260,7 @@ func (d *diagnosis) configuration() {
 		"give every pod the same --exposed-address, byte for byte: peers compare it to know that they share a relay",
 		func(p PodStatus) bool { return p.InstanceDiffers })
 	d.setting("accepts tokens of other secrets than this pod", "--auth-secret or --auth-secret-file",
-		"give every pod the same --auth-secret or --auth-secret-file; while they are being changed, this passes",
+		"give every pod the same --auth-secret or --auth-secret-file; while they are being changed, this passes; a blank or line end at the end of a variable is part of the secret, and a pod says so when it starts",
 		func(p PodStatus) bool { return p.TokensDiffer })
 }
 

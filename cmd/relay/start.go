@@ -70,7 +70,7 @@ func (p *program) start(c *cli.Context, cfg *setting.Relay, settings *setting.Se
 	otel.SetLogger(logr.FromSlogHandler(log.Handler()))
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("metrics are not complete", "err", err) }))
 	for _, w := range append(warnings, cfg.Warnings()...) {
-		log.Warn("setting without effect", "setting", w)
+		log.Warn("look at this setting", "setting", w)
 	}
 	pod, err := newPod(cfg, log)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/crosspod/crosspod/internal/secrettext"
 )
 
 // MinClusterSecret is the least length of a secret that pods share, in
@@ -77,18 +79,32 @@ func (c *Cluster) Secrets() []string {
 // maxClusterSecrets is how many secrets a pod can tell another that it has.
 const maxClusterSecrets = 8
 
-// CheckClusterSecrets says which of the secrets that pods share is too short,
-// by its place and never by its text, and when there are too many.
+// CheckClusterSecrets says which of the secrets that pods share is too short or
+// ends in a blank, by its place and never by its text, and when there are too
+// many.
 func CheckClusterSecrets(secrets []string) error {
 	if n := len(secrets); n > maxClusterSecrets {
 		return fmt.Errorf("%d secrets: want at most %d at once", n, maxClusterSecrets)
 	}
 	for i, secret := range secrets {
-		if n := utf8.RuneCountInString(secret); n < MinClusterSecret {
-			return fmt.Errorf("secret %d of %d has %d characters: want at least %d; relay token --new-secret makes one", i+1, len(secrets), n, MinClusterSecret)
+		if err := checkClusterSecret(secret); err != nil {
+			return fmt.Errorf("secret %d of %d %w", i+1, len(secrets), err)
 		}
 	}
 	return nil
+}
+
+// checkClusterSecret says why pods do not share secret. The error reads on from
+// the name of the secret. What a variable has at its ends by mistake would be
+// missing in another pod's file, and the two would not link.
+func checkClusterSecret(secret string) error {
+	if edge := secrettext.Edge(secret); edge != "" {
+		return errors.New(edge + ": want the secret without, as every pod has it")
+	}
+	if n := utf8.RuneCountInString(secret); n < MinClusterSecret {
+		return fmt.Errorf("has %d characters: want at least %d; relay token --new-secret makes one", n, MinClusterSecret)
+	}
+	return secrettext.Check(secret)
 }
 
 func (s *Set) cluster(c *Cluster) {
@@ -213,8 +229,11 @@ func (c *Cluster) validate(bad func(format string, args ...any)) {
 		{"cluster-auth-secret", c.Secret},
 		{"cluster-auth-secret-previous", c.PreviousSecret},
 	} {
-		if n := utf8.RuneCountInString(s.value); s.value != "" && n < MinClusterSecret {
-			bad("%s has %d characters: want at least %d; relay token --new-secret makes one", c.source(s.flag), n, MinClusterSecret)
+		if s.value == "" {
+			continue
+		}
+		if err := checkClusterSecret(s.value); err != nil {
+			bad("%s %w", c.source(s.flag), err)
 		}
 	}
 }

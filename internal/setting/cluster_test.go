@@ -13,7 +13,7 @@ const podSecret = "thirty-two characters, and so on" // 32
 // The environment of openZro's pods.
 func TestExistingPods(t *testing.T) {
 	r, warnings, err := read(t, nil, map[string]string{
-		"OZ_EXPOSED_ADDRESS": "relay.example.com:443", "OZ_AUTH_SECRET": "s",
+		"OZ_EXPOSED_ADDRESS": "relay.example.com:443", "OZ_AUTH_SECRET": "of sixteen or so",
 		"OZ_CLUSTER_HEADLESS": "relay-pods", "OZ_CLUSTER_PORT": "0", "OZ_POD_IP": "10.0.0.1", "OZ_CLUSTER_AUTH_SECRET": podSecret,
 	})
 	if err != nil || len(warnings) > 0 || len(r.Warnings()) > 0 {
@@ -199,6 +199,10 @@ func TestValidateCluster(t *testing.T) {
 		{name: "previous alone", args: []string{"--cluster-auth-secret-previous", podSecret}, want: []string{"stands alone"}},
 		{name: "short", args: []string{"--cluster-headless", "relay", "--pod-ip", "10.0.0.1", short}, want: []string{"--cluster-auth-secret has 31 characters: want at least 32"}},
 		{name: "short previous", args: []string{"--cluster-headless", "relay", "--pod-ip", "10.0.0.1", long, "--cluster-auth-secret-previous", "s"}, want: []string{"--cluster-auth-secret-previous has 1 characters"}},
+		{name: "line end", args: []string{"--cluster-headless", "relay", "--pod-ip", "10.0.0.1", long + "\n"}, want: []string{"--cluster-auth-secret ends in a line end: want the secret without"}},
+		{name: "blank in the previous", args: []string{"--cluster-headless", "relay", "--pod-ip", "10.0.0.1", long, "--cluster-auth-secret-previous", podSecret + " "}, want: []string{"--cluster-auth-secret-previous ends in a blank"}},
+		{name: "tab before", args: []string{"--cluster-headless", "relay", "--pod-ip", "10.0.0.1", "--cluster-auth-secret=\t" + podSecret}, want: []string{"begins with a blank"}},
+		{name: "NUL", args: []string{"--cluster-headless", "relay", "--pod-ip", "10.0.0.1", "--cluster-auth-secret=a\x00" + podSecret}, want: []string{"--cluster-auth-secret has a NUL byte"}},
 		{name: "short and of no use", args: []string{short}},
 		{name: "all at once", args: []string{"--cluster-headless", "relay", short}, want: []string{"--pod-ip", "31 characters"}},
 	}
@@ -233,6 +237,12 @@ func TestCheckClusterSecrets(t *testing.T) {
 	}
 	err := CheckClusterSecrets([]string{podSecret, "hunter2"})
 	if err == nil || !strings.Contains(err.Error(), "secret 2 of 2 has 7 characters") || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("err = %v", err)
+	}
+}
+
+func TestClusterSecretOfAFileThatEndsInABlank(t *testing.T) {
+	if err := CheckClusterSecrets([]string{podSecret, podSecret + " "}); err == nil || !strings.Contains(err.Error(), "secret 2 of 2 ends in a blank") {
 		t.Errorf("err = %v", err)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/crosspod/crosspod/internal/secrettext"
 )
 
 // Prefixes are what the variables of the environment begin with, the first
@@ -15,7 +17,8 @@ var Prefixes = []string{"RELAY_", "NB_", "OZ_"}
 
 // FromEnv sets what no flag has set, and the lists, from the environment, which
 // lookup reads as [os.LookupEnv] does. An empty variable counts as unset. The
-// warnings name variables that are set and not used. The error joins one for
+// warnings name variables that are set and not used, and secrets, also of flags,
+// that are probably not what was meant. The error joins one for
 // each variable whose value is not right.
 func (s *Set) FromEnv(lookup func(string) (string, bool)) (warnings []string, err error) {
 	var errs []error
@@ -33,12 +36,17 @@ func (s *Set) FromEnv(lookup func(string) (string, bool)) (warnings []string, er
 				warnings = append(warnings, fmt.Sprintf("%s is ignored: %s is set too, to something else", name, used))
 			}
 		}
-		if used == "" || st.given && !st.isList {
-			continue
+		if used != "" && (!st.given || st.isList) {
+			st.from = used
+			if err := st.parse(usedValue); err != nil {
+				errs = append(errs, st.invalid(used, usedValue, err))
+			}
+			if st.secret {
+				st.doubts = secrettext.Doubts(usedValue)
+			}
 		}
-		st.from = used
-		if err := st.parse(usedValue); err != nil {
-			errs = append(errs, st.invalid(used, usedValue, err))
+		for _, doubt := range st.doubts {
+			warnings = append(warnings, st.source()+" "+doubt)
 		}
 	}
 	return warnings, errors.Join(errs...)

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/crosspod/crosspod/internal/secrettext"
 )
 
 // A Setting is one thing an operator can set. It is a [flag.Value], and may be
@@ -31,6 +33,7 @@ type Setting struct {
 	isBool bool
 	isList bool
 	secret bool
+	doubts []string // of a secret that is set
 	env    []string // further names of its variable, without prefix
 	whole  []string // further variables, by their whole name
 	given  bool     // by a flag
@@ -42,6 +45,9 @@ var _ flag.Value = (*Setting)(nil)
 // Set takes a value from the command line.
 func (s *Setting) Set(value string) error {
 	s.given = true
+	if s.secret {
+		s.doubts = secrettext.Doubts(value)
+	}
 	return s.parse(value)
 }
 

@@ -14,7 +14,9 @@ import (
 	"github.com/crosspod/crosspod/internal/deptest"
 )
 
-func TestImports(t *testing.T) { deptest.OnlyOurs(t) }
+func TestImports(t *testing.T) {
+	deptest.OnlyOurs(t, "github.com/crosspod/crosspod/internal/secrettext")
+}
 
 // read gives args and env to a fresh Relay, as the command does.
 func read(t *testing.T, args []string, env map[string]string) (*Relay, []string, error) {
@@ -42,7 +44,7 @@ func TestExistingEnvironments(t *testing.T) {
 	common := map[string]string{
 		"LISTEN_ADDRESS":             ":8443",
 		"EXPOSED_ADDRESS":            "relay.example.com:443",
-		"AUTH_SECRET":                "a,b,c",
+		"AUTH_SECRET":                "a,b,c,d,e,f,g,h,i",
 		"METRICS_PORT":               "9191",
 		"TLS_CERT_FILE":              "/tls/tls.crt",
 		"TLS_KEY_FILE":               "/tls/tls.key",
@@ -80,7 +82,7 @@ func TestExistingEnvironments(t *testing.T) {
 			want, _ := NewRelay()
 			want.ListenAddress = ":8443"
 			want.ExposedAddress = "relay.example.com:443"
-			want.AuthSecret = "a,b,c"
+			want.AuthSecret = "a,b,c,d,e,f,g,h,i"
 			want.MetricsPort = 9191
 			want.TLSCertFile, want.TLSKeyFile = "/tls/tls.crt", "/tls/tls.key"
 			want.LetsEncryptDataDir = "/data"
@@ -132,7 +134,7 @@ func TestPrecedence(t *testing.T) {
 		{name: "a switch may be turned off by flag", args: []string{"--enable-stun=false"}, env: map[string]string{"NB_ENABLE_STUN": "true"},
 			get: func(r *Relay) any { return r.STUN }, want: false},
 		{name: "a switch needs no value", args: []string{"--enable-stun"}, get: func(r *Relay) any { return r.STUN }, want: true},
-		{name: "commas in a secret", args: []string{"--auth-secret", "a,b"}, get: func(r *Relay) any { return r.AuthSecret }, want: "a,b"},
+		{name: "commas in a secret", args: []string{"--auth-secret", "a,b,c,d,e,f,g,h,i"}, get: func(r *Relay) any { return r.AuthSecret }, want: "a,b,c,d,e,f,g,h,i"},
 		{name: "Kubernetes Service link", env: map[string]string{"RELAY_METRICS_PORT": "tcp://10.96.0.12:9090", "NB_METRICS_PORT": "9191"},
 			get: func(r *Relay) any { return r.MetricsPort }, want: 9191, warnings: []string{"RELAY_METRICS_PORT=tcp://10.96.0.12:9090 is ignored"}},
 		{name: "Kubernetes Service link, IPv6", env: map[string]string{"RELAY_METRICS_PORT": "udp://[fd00::1]:9090"},
@@ -301,6 +303,58 @@ func TestWarnings(t *testing.T) {
 				t.Errorf("warnings %q, want %d", got, tt.want)
 			}
 		})
+	}
+}
+
+// A secret that is probably not the one that was meant is named by where it comes
+// from, and taken as it is.
+func TestOddSecrets(t *testing.T) {
+	const long = "a secret that is long enough"
+	tests := []struct {
+		name, secret string
+		want         []string // a part of each warning
+	}{
+		{"good", long, nil},
+		{"spaces and commas within", "two words, and more of them", nil},
+		{"LF", long + "\n", []string{"ends in a line end"}},
+		{"CRLF", long + "\r\n", []string{"ends in a line end"}},
+		{"space at the end", long + " ", []string{"ends in a blank"}},
+		{"tab at the end", long + "\t", []string{"ends in a blank"}},
+		{"space at the beginning", " " + long, []string{"begins with a blank"}},
+		{"quotes", `"` + long + `"`, []string{"stands in quotes"}},
+		{"two lines", long + "\n" + long, []string{"has a line end within"}},
+		{"byte order mark", "\ufeff" + long, []string{"has a byte order mark"}},
+		{"short", "hunter2", []string{"has 7 characters: want at least 16"}},
+		{"short with a line end", "hunter2\n", []string{"ends in a line end", "has 7 characters"}},
+		{"short for what is left of it", "hunter2" + strings.Repeat(" ", 20), []string{"ends in a blank", "has 7 characters"}},
+	}
+	for _, tt := range tests {
+		for _, name := range []string{"RELAY_AUTH_SECRET", "NB_AUTH_SECRET", "OZ_AUTH_SECRET_PREVIOUS", "--auth-secret"} {
+			t.Run(tt.name+", "+name, func(t *testing.T) {
+				env, args := map[string]string{name: tt.secret}, []string(nil)
+				switch {
+				case strings.HasPrefix(name, "--"):
+					env, args = nil, []string{name, tt.secret}
+				case strings.HasSuffix(name, "PREVIOUS"):
+					env["OZ_AUTH_SECRET"] = long
+				}
+				r, got, err := read(t, args, env)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !slices.Contains(r.Secrets(), tt.secret) {
+					t.Errorf("secrets are %q, want %q as it is", r.Secrets(), tt.secret)
+				}
+				if len(got) != len(tt.want) {
+					t.Fatalf("warnings %q, want %q", got, tt.want)
+				}
+				for i, w := range got {
+					if !strings.HasPrefix(w, name+" "+tt.want[i]) || strings.Contains(w, "hunter2") || strings.Contains(w, long) {
+						t.Errorf("warning %q, want %s %s, and not the secret", w, name, tt.want[i])
+					}
+				}
+			})
+		}
 	}
 }
 
