@@ -23,9 +23,10 @@
 //   - A message is copied once, into the destination's queue, and allocates
 //     nothing. All that one read brought is routed before a writer is started,
 //     and all that is queued goes into one write (ADR-0007).
-//   - A peer is told it is connected before it becomes visible to others. The
-//     newest connection of an id wins; the older one is closed and nobody is
-//     told that it went (ADR-0005).
+//   - A peer can be reached before it knows that it is connected: it is in the
+//     store when its AuthResponse, the first message it gets, is written
+//     (ADR-0022). The newest connection of an id wins; the older one is closed
+//     and nobody is told that it went (ADR-0005).
 //   - Presence is kept in package store and written by the peer's writer:
 //     online ahead of data, offline behind the data that was queued before
 //     (ADR-0006).

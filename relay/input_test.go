@@ -553,11 +553,88 @@ func TestConnGivenUpByItsListenerReplacesNobody(t *testing.T) {
 		go r.Accept(&listenerConn{server, true})
 		late := &peer{t, older.id, client}
 		late.auth(secret)
-		late.next() // its AuthResponse was out already
 		late.end()
 		other.send(older, "still you")
 		older.expect(from(other, "still you"))
 	})
+}
+
+// unanswered is a peer whose AuthResponse is being written: it takes it only as it
+// reads.
+func unanswered(t *testing.T, r *relay.Relay, name string) *peer {
+	t.Helper()
+	client, server := msgPipe(0)
+	go r.Accept(server)
+	t.Cleanup(func() { _ = client.Close() })
+	p := &peer{t, messages.HashID(name), client}
+	p.auth(secret)
+	synctest.Wait()
+	return p
+}
+
+func TestPeerIsReachableBeforeItIsAnswered(t *testing.T) {
+	for _, older := range []bool{false, true} {
+		t.Run(fmt.Sprintf("replaces=%t", older), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRelay(t)
+				sender, watcher := connect(t, r, "sender"), connect(t, r, "watcher")
+				if older {
+					connect(t, r, "alice")
+					time.Sleep(10 * time.Second)
+				}
+				watcher.subscribe(messages.HashID("alice"))
+				synctest.Wait()
+				if older {
+					watcher.expect(online(messages.HashID("alice")))
+				}
+				alice := unanswered(t, r, "alice")
+				sender.send(alice, "first")
+				sender.send(alice, "second")
+				synctest.Wait()
+				if _, err := messages.ParseAuthResponse(alice.next()); err != nil {
+					t.Fatal(err)
+				}
+				alice.expect(from(sender, "first"), from(sender, "second"))
+				watcher.expect(online(alice.id))
+			})
+		})
+	}
+}
+
+func TestPeerThatCannotBeAnsweredLeavesNothing(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		age  time.Duration // of an older connection; 0: there is none
+	}{{"alone", 0}, {"beside a young connection", time.Second}, {"beside an old connection", 10 * time.Second}} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRelay(t)
+				watcher := connect(t, r, "watcher")
+				id := messages.HashID("alice")
+				watcher.subscribe(id)
+				synctest.Wait()
+				var older *peer
+				if test.age > 0 {
+					older = connect(t, r, "alice")
+					watcher.expect(online(id))
+					time.Sleep(test.age)
+				}
+				late := unanswered(t, r, "alice")
+				_ = late.Close()
+				synctest.Wait()
+				if older == nil {
+					if _, here := r.Store().Peer(id); here {
+						t.Error("a peer that was not answered is in the store")
+					}
+				} else {
+					watcher.send(older, "still you")
+					older.expect(from(watcher, "still you"))
+				}
+				watcher.send(watcher, "no notice before this")
+				watcher.expect(from(watcher, "no notice before this"))
+			})
+		})
+	}
 }
 
 func TestListenerThatKeepsNoLimit(t *testing.T) {

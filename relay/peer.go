@@ -56,6 +56,7 @@ type Peer struct {
 	answered   atomic.Int64                     // when it last answered a health check, now()
 	active     atomic.Int64                     // when it last sent a Transport message, now(); 0: never
 	cause      atomic.Pointer[error]            // why it was cut, the first reason wins
+	news       atomic.Pointer[store.Event]      // what subscribers are told when it has been answered; nil: it has been
 	working    atomic.Bool                      // Work has been called
 	returned   atomic.Bool                      // it was superseded, and has its id back
 	place      wheelPlace                       // guarded by the wheel

@@ -86,7 +86,7 @@ func NewRelay(cfg Config) (*Relay, error) {
 	}
 	env.runnersUp = newRunnersUp(r.store, m, r.lookAt)
 	r.notifier.SetLimits(limits.SubscriptionsPerPeer, limits.Subscriptions)
-	r.store.Observe(r.notifier.Observe)
+	r.store.Observe(r.observe)
 	r.SetCrossPodForwarder(cfg.CrossPodForwarder)
 	m.ObserveActivity(r.activity)
 	m.ObserveQueue(r.queued)
@@ -168,9 +168,10 @@ func (r *Relay) reject(c listener.Conn, err *handshakeError) {
 	_ = c.Close() // it is given up either way
 }
 
-// handshake reads Auth, answers it, registers the peer, and starts it, in this
-// order: existing clients give up when anything reaches them before the
-// AuthResponse.
+// handshake reads Auth, registers the peer and answers it: it can be reached
+// before it knows that it is connected. What others send it meanwhile waits behind
+// the AuthResponse, since existing clients give up when anything comes before
+// that.
 func (r *Relay) handshake(ctx context.Context, c listener.Conn, started time.Time) *handshakeError {
 	// Our listeners hold the deadline of the handshake themselves, from accept on.
 	_, bounded := c.(failer)
@@ -185,10 +186,6 @@ func (r *Relay) handshake(ctx context.Context, c listener.Conn, started time.Tim
 	}
 	if !r.admit(id, c) {
 		return &handshakeError{listener.OutcomeLimit, fmt.Errorf("limit of %d peers reached", r.env.limits.MaxPeers)}
-	}
-	if _, err := c.WriteBatch(c.AppendMessage(nil, r.response, nil)); err != nil {
-		r.unadmit()
-		return &handshakeError{listener.OutcomeClosed, fmt.Errorf("write AuthResponse: %w", err)}
 	}
 	if !c.Established() {
 		r.unadmit() // and replaces nobody: the connection is being closed
@@ -261,29 +258,59 @@ func (r *Relay) unadmit() {
 	r.mu.Unlock()
 }
 
-// start makes the peer visible and serves it. A connection with the same id is
-// replaced, without an offline notice.
+// start makes the peer visible, answers it and serves it. A connection with the
+// same id is replaced, without an offline notice, once the peer has been answered.
 func (r *Relay) start(id messages.PeerID, c listener.Conn) {
 	started := time.Now()
 	r.mu.Lock()
 	p := newPeer(r.env, id, c, r.store, r.notifier, r.pods.Load())
+	p.out.writing = true // here, until the AuthResponse is out
+	p.news.Store(new(store.Event))
 	r.peers[p] = struct{}{}
 	r.serving.Add(1)
 	closing := r.closing
 	r.mu.Unlock()
+	if closing { // Shutdown did not see this one
+		p.out.mark(markClose)
+	}
 
 	transport := transportOf(c)
 	r.env.metrics.PeerConnected(transport)
-	if old, ok := r.store.Add(p).(*Peer); ok {
+	old, _ := r.store.Add(p).(*Peer)
+	if old != nil {
+		old.gone.Or(supersededBit)
+	}
+	r.env.metrics.PeerStored(time.Since(started))
+	if _, err := c.WriteBatch(c.AppendMessage(nil, r.response, nil)); err != nil {
+		p.cut(fmt.Errorf("write AuthResponse: %w", err))
+		if old != nil && r.env.runnersUp.giveBack(old, p) {
+			old = nil
+		}
+	} else if news := p.news.Swap(nil); news.Online {
+		r.notifier.Observe(*news)
+	}
+	if old != nil {
 		old.superseded()
 		r.env.metrics.PeerReplaced()
 		p.logger().Info("peer replaced", "older", old.RemoteAddr())
 	}
-	r.env.metrics.PeerStored(time.Since(started))
-	if closing && p.out.mark(markClose) { // Shutdown did not see this one
+	if !p.out.endIfIdle() {
 		go p.write()
 	}
 	go r.serve(p, transport)
+}
+
+// observe tells subscribers of this pod what has changed in the store, of a peer
+// that has come only when it has been answered.
+func (r *Relay) observe(e store.Event) {
+	if p, ok := e.Peer.(*Peer); ok && e.Online {
+		for news := p.news.Load(); news != nil; news = p.news.Load() {
+			if p.news.CompareAndSwap(news, &e) {
+				return
+			}
+		}
+	}
+	r.notifier.Observe(e)
 }
 
 // serve is the life of a peer.

@@ -148,20 +148,28 @@ func (r *runnersUp) takeBack(id messages.PeerID, from *Peer) bool {
 	if ru == nil {
 		return false
 	}
-	p := ru.peer
-	p.returned.Store(true)
-	p.gone.And(^supersededBit) // before anybody finds it in the store
-	if !r.store.Exchange(owner, p) {
-		p.gone.Or(supersededBit)
+	if !r.giveBack(ru.peer, owner) {
 		r.putBack(ru) // a newer connection has come meanwhile
 		return false
 	}
 	r.metrics.RunnerUpEnded(metrics.RunnerUpReturned)
-	p.logger().Info("peer returned to an older connection")
+	ru.peer.logger().Info("peer returned to an older connection")
+	r.lookAt(id)
+	return true
+}
+
+// giveBack makes p the owner of its id again, in the place of from, or of none when
+// from is nil. It reports false when the store has another one.
+func (r *runnersUp) giveBack(p *Peer, from store.Peer) bool {
+	p.returned.Store(true)
+	p.gone.And(^supersededBit) // before it can be found in the store
+	if !r.store.Exchange(from, p) {
+		p.gone.Or(supersededBit)
+		return false
+	}
 	if p.ending() { // and its own release may have come before the exchange
 		r.release(p)
 	}
-	r.lookAt(id)
 	return true
 }
 
