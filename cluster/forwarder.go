@@ -51,6 +51,10 @@ func newForwarder(n *node, out outlets, m *Metrics, log *slog.Logger) *Forwarder
 // relay that uses f; another one takes its place.
 func (f *Forwarder) Attach(h Host) { f.host.Store(&h) }
 
+// Announced returns a channel that is closed when the other pods that keep the
+// whereabouts of this pod's peers are being told of each change until now.
+func (f *Forwarder) Announced() <-chan struct{} { return f.node.announced() }
+
 // Forward sends msg to the pod that has dst. msg is one whole Transport
 // message, header included, at most [messages.MaxSize] bytes, its source
 // already set. Forward does not keep msg after it returns.

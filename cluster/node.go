@@ -53,6 +53,8 @@ type node struct {
 	lookups   []question
 	stopping  bool
 
+	announcing chan struct{} // closed when all of peers is with the links; nil: nothing waits for that
+
 	addresses sync.Map // wire.PodID → string, of pods in the view
 	stats     atomic.Pointer[directory.Stats]
 	connected atomic.Int64 // peers of this pod, as the directory knows
@@ -224,6 +226,21 @@ func (n *node) peerChanged(id messages.PeerID) {
 	n.signal()
 }
 
+// announced returns a channel that is closed when what peerChanged has been called
+// for is with the links to the homes, or the node has stopped.
+func (n *node) announced() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.stopping {
+		return n.stopped
+	}
+	if n.announcing == nil {
+		n.announcing = make(chan struct{})
+		n.signal()
+	}
+	return n.announcing
+}
+
 func (n *node) interestChanged(id messages.PeerID) {
 	n.mu.Lock()
 	n.interests[id] = struct{}{}
@@ -307,6 +324,10 @@ func (n *node) step() (more, stop bool) {
 		heard, n.heard = n.heard, make(map[messages.PeerID]wire.PodID)
 	}
 	more = len(n.interests) > 0 || len(n.peers) > 0
+	var announced chan struct{}
+	if len(n.peers) == 0 || n.stopping {
+		announced, n.announcing = n.announcing, nil
+	}
 	ready := n.ready
 	n.ready = nil
 	for _, in := range ready {
@@ -357,6 +378,9 @@ func (n *node) step() (more, stop bool) {
 		n.apply()
 	}
 	n.flush()
+	if announced != nil {
+		close(announced)
+	}
 	n.clocks.advance(n.pod.Clock(n.now()))
 	return more, stop
 }

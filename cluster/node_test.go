@@ -169,6 +169,25 @@ func newTestNode(t *testing.T) (*node, *fakeLocal, *fakeEffects) {
 	return n, local, effects
 }
 
+// However many peers come at once, each has been told to the link when that is
+// said.
+func TestAnnouncedPeersAreWithTheLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, local, _ := newTestNode(t)
+		s := &fakeSession{n: 1, id: 2}
+		n.linkUp(s)
+		synctest.Wait()
+		const peers = 3 * turn
+		for i := range peers {
+			local.join(n, messages.HashID(fmt.Sprint(i)))
+		}
+		<-n.announced()
+		if got := s.count(wire.Register); got != peers {
+			t.Errorf("%d of %d peers are with the link", got, peers)
+		}
+	})
+}
+
 // A link is given as much to place as it takes, and the VIEW comes last.
 func TestPlacingWaitsForTheLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

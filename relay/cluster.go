@@ -20,6 +20,7 @@ var (
 	_ CrossPodForwarder = (*cluster.Forwarder)(nil)
 	_ batchForwarder    = (*cluster.Forwarder)(nil)
 	_ presenceForwarder = (*cluster.Forwarder)(nil)
+	_ announcer         = (*cluster.Forwarder)(nil)
 )
 
 // ClusterBootstrapConfig says how a pod joins the others. PodIP and one of

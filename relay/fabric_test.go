@@ -94,6 +94,43 @@ func TestForwarderWithoutBatches(t *testing.T) {
 	})
 }
 
+// announcing is one that says when other pods know of the peers of this one.
+type announcing struct {
+	*scriptedFabric
+	told chan struct{}
+}
+
+func (f announcing) Announced() <-chan struct{} { return f.told }
+
+func TestOtherPodsAreToldBeforeThePeerIsAnswered(t *testing.T) {
+	for _, hangs := range []bool{false, true} {
+		t.Run(fmt.Sprintf("fabric hangs=%t", hangs), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := announcing{&scriptedFabric{}, make(chan struct{})}
+				r := newFabricated(t, f)
+				p, start := dial(t, r, "a"), time.Now()
+				p.auth(secret)
+				synctest.Wait()
+				if _, here := r.Store().Peer(p.id); !here {
+					t.Error("the peer is not in the store, from which the fabric knows it")
+				}
+				if len(p.in) > 0 {
+					t.Error("answered before other pods were told")
+				}
+				if !hangs {
+					close(f.told)
+				}
+				if _, err := messages.ParseAuthResponse(p.next()); err != nil {
+					t.Fatal(err)
+				}
+				if took := time.Since(start); took > time.Second || !hangs && took > 0 {
+					t.Errorf("answered after %v", took)
+				}
+			})
+		})
+	}
+}
+
 func TestForwarderIsFlushedAfterEachBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := batching{&scriptedFabric{}}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"time"
 
 	"github.com/crosspod/crosspod/cluster"
 	"github.com/crosspod/crosspod/messages"
@@ -14,8 +15,9 @@ import (
 //
 // One that also has the methods of *cluster.Forwarder for batches
 // (ForwardBatched, Flush) and for presence (Attach, InterestChanged) is used
-// through them. One that has not works all the same, but peers are not told of
-// those that come and go on other pods.
+// through them; with Announced, other pods are told of a peer before it is
+// answered. One that has not works all the same, but peers are not told of those
+// that come and go on other pods.
 type CrossPodForwarder interface {
 	// Forward takes msg, one whole Transport message with its source set, for
 	// dst, a peer this pod does not have. It does not keep msg after it
@@ -50,11 +52,22 @@ type presenceForwarder interface {
 	InterestChanged(id messages.PeerID)
 }
 
+// announcer is a CrossPodForwarder that tells other pods which peers are here.
+type announcer interface {
+	// Announced returns a channel that is closed when each change of the store
+	// until now is on its way to them.
+	Announced() <-chan struct{}
+}
+
+// announceTimeout is how long a handshake waits for that.
+const announceTimeout = 100 * time.Millisecond
+
 // otherPods is the way to the peers of other pods.
 type otherPods struct {
 	forward  CrossPodForwarder
 	batch    batchForwarder    // forward, if it is one
 	presence presenceForwarder // forward, if it is one
+	announce announcer         // forward, if it is one
 }
 
 // newOtherPods returns nil for a forwarder that is none.
@@ -65,7 +78,22 @@ func newOtherPods(f CrossPodForwarder) *otherPods {
 	o := &otherPods{forward: f}
 	o.batch, _ = f.(batchForwarder)
 	o.presence, _ = f.(presenceForwarder)
+	o.announce, _ = f.(announcer)
 	return o
+}
+
+// announced waits until the other pods are being told of the peers of this one, or
+// for announceTimeout. A nil o waits for nothing.
+func (o *otherPods) announced() {
+	if o == nil || o.announce == nil {
+		return
+	}
+	timeout := time.NewTimer(announceTimeout)
+	defer timeout.Stop()
+	select {
+	case <-o.announce.Announced():
+	case <-timeout.C:
+	}
 }
 
 // send hands msg over, without waking a link if that can be left to flush.

@@ -281,6 +281,7 @@ func (r *Relay) start(id messages.PeerID, c listener.Conn) {
 		old.gone.Or(supersededBit)
 	}
 	r.env.metrics.PeerStored(time.Since(started))
+	p.pods.announced()
 	if _, err := c.WriteBatch(c.AppendMessage(nil, r.response, nil)); err != nil {
 		p.cut(fmt.Errorf("write AuthResponse: %w", err))
 		if old != nil && r.env.runnersUp.giveBack(old, p) {
