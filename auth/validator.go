@@ -20,14 +20,22 @@ var (
 	ErrTokenAlgorithm = errors.New("auth: unknown token algorithm")
 	// ErrTokenSignature means that no secret in use signed the token.
 	ErrTokenSignature = errors.New("auth: token signed with no secret in use")
-	// ErrTokenExpired means that the time of a token is over.
-	ErrTokenExpired = errors.New("auth: token expired")
+	// ErrTokenExpired means that the time of a token is over that is good
+	// otherwise. A relay does not count it against the source of the token.
+	ErrTokenExpired error = expired("auth: token expired")
 	// ErrTokenPeer means that a token names another peer.
 	ErrTokenPeer = errors.New("auth: token names another peer")
 	// ErrTokenNotNamed means that the token is a good one, and that a named
 	// token is demanded.
 	ErrTokenNotNamed = errors.New("auth: token names no peer, and a named one is demanded")
 )
+
+type expired string
+
+func (e expired) Error() string { return string(e) }
+
+// Expired lets a relay, which does not know this package, tell it from others.
+func (expired) Expired() bool { return true }
 
 // MaxSecrets is how many secrets are live at most, since a forged token costs
 // one MAC for each.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -177,13 +178,13 @@ func (x oneExchange) RoundTrip(req *http.Request) (*http.Response, error) {
 // authenticate sends Auth and waits for the AuthResponse, which must be the
 // first message.
 func (l *link) authenticate(ctx context.Context, token []byte) (instance string, err error) {
-	auth, err := messages.AppendAuth(nil, l.c.cfg.PeerID, token)
+	first, err := messages.AppendAuth(nil, l.c.cfg.PeerID, token)
 	if err != nil {
 		return "", err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, authTimeout, errNoAnswer)
 	defer cancel()
-	if err := l.ws.Write(ctx, websocket.MessageBinary, auth); err != nil {
+	if err := l.ws.Write(ctx, websocket.MessageBinary, first); err != nil {
 		return "", err
 	}
 	l.ws.SetReadLimit(messages.MaxSize)
@@ -193,6 +194,12 @@ func (l *link) authenticate(ctx context.Context, token []byte) (instance string,
 			return "", context.Cause(ctx)
 		}
 		// A relay has no other way to refuse than to close.
+		if at, parseErr := auth.Token(token).Expiry(); parseErr == nil && time.Now().After(at) {
+			err = fmt.Errorf("%w: its time was over at %s, %s ago", auth.ErrTokenExpired,
+				at.UTC().Format(time.RFC3339), time.Since(at).Truncate(time.Second))
+		} else if errors.Is(err, io.EOF) {
+			err = errors.New("it closed the connection without an answer to the token")
+		}
 		return "", fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	instance, err = messages.ParseAuthResponse(msg)

@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -70,6 +71,9 @@ func TestRealRelayRefusesAWrongToken(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, err := client.Dial(minute(t), client.Config{URL: "rel://" + addr, Name: "alice", Token: token})
 			wantErr(t, "Dial", err, client.ErrRefused)
+			if expired := errors.Is(err, auth.ErrTokenExpired); expired != (name == "expired") {
+				t.Errorf("Dial: %v; that the token is expired is said: %t", err, expired)
+			}
 		})
 	}
 }

@@ -108,6 +108,7 @@ const (
 	OutcomeEvicted       = "evicted"        // the oldest half-open one gave way to a newcomer
 	OutcomeRefusedSource = "refused_source" // too many failed handshakes from that source
 	OutcomeBadAuth       = "bad_auth"       // no valid Auth message
+	OutcomeExpired       = "expired"        // a token that was good once
 	OutcomeBadHTTP       = "bad_http"       // no valid TLS or upgrade request
 	OutcomeClosed        = "closed"         // the other side went away, which is normal
 	OutcomeLimit         = "limit"          // the limit of connected peers
@@ -115,7 +116,7 @@ const (
 )
 
 var outcomes = [...]string{
-	OutcomeOK, OutcomeTimeout, OutcomeEvicted, OutcomeRefusedSource, OutcomeBadAuth,
+	OutcomeOK, OutcomeTimeout, OutcomeEvicted, OutcomeRefusedSource, OutcomeBadAuth, OutcomeExpired,
 	OutcomeBadHTTP, OutcomeClosed, OutcomeLimit, OutcomeShutdown,
 }
 

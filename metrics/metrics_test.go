@@ -92,6 +92,7 @@ func (s *scraped) want(t *testing.T, sample string) {
 var zero = []string{
 	`relay_handshakes_total{outcome="bad_auth"} 0`,
 	`relay_handshakes_total{outcome="bad_http"} 0`,
+	`relay_handshakes_total{outcome="expired"} 0`,
 	`relay_handshakes_total{outcome="closed"} 0`,
 	`relay_handshakes_total{outcome="evicted"} 0`,
 	`relay_handshakes_total{outcome="limit"} 0`,

@@ -58,7 +58,8 @@ type ListenerConfig struct {
 // many goroutines.
 type Validator interface {
 	// Validate returns nil for a valid token; token is a []byte that must not
-	// be kept.
+	// be kept. An error with a method Expired that returns true means that the
+	// token was valid once, which is counted apart and not as a guess.
 	Validate(token any) error
 }
 

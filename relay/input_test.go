@@ -77,13 +77,14 @@ func (c *counters) balance(t *testing.T) {
 func TestFirstMessage(t *testing.T) {
 	token := auth.Issue(secret, time.Now().Add(time.Hour))
 	alice := messages.HashID("alice")
-	good := func() []byte {
+	with := func(token []byte) []byte {
 		msg, err := messages.AppendAuth(nil, alice, token)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return msg
 	}
+	good := func() []byte { return with(token) }
 	changed := func(at int, to byte) []byte {
 		msg := good()
 		msg[at] = to
@@ -106,6 +107,8 @@ func TestFirstMessage(t *testing.T) {
 		{"another algorithm", changed(42, 9)},
 		{"too long", append(good(), bytes.Repeat([]byte("1"), 200)...)},
 		{"the id of a part of the relay, without a token that names it", changed(6, 'g')},
+		{"expired", with(auth.Issue(secret, time.Now().Add(-24*time.Hour*365*50)))},
+		{"expired, of another secret", with(auth.Issue("another", time.Now().Add(-24*time.Hour*365*50)))},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -116,8 +119,12 @@ func TestFirstMessage(t *testing.T) {
 				p.write(tt.msg)
 				p.end()
 				synctest.Wait()
-				if got := c.value(t, "relay_handshakes_total", "outcome", "bad_auth"); got != 1 {
-					t.Errorf("bad_auth is %v, want 1", got)
+				outcome := "bad_auth"
+				if tt.name == "expired" {
+					outcome = "expired"
+				}
+				if got := c.value(t, "relay_handshakes_total", "outcome", outcome); got != 1 {
+					t.Errorf("%s is %v, want 1", outcome, got)
 				}
 				connect(t, r, "alice") // and the relay is well
 			})

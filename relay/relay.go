@@ -227,12 +227,21 @@ func (r *Relay) authenticate(ctx context.Context, c listener.Conn) (messages.Pee
 	}
 	if err != nil {
 		outcome := listener.OutcomeBadAuth
+		if e, ok := errors.AsType[expired](err); ok && e.Expired() {
+			outcome = listener.OutcomeExpired
+		}
 		if errors.Is(ctx.Err(), context.Canceled) {
 			outcome = listener.OutcomeShutdown
 		}
 		return messages.PeerID{}, &handshakeError{outcome, err}
 	}
 	return id, nil
+}
+
+// expired is an error of a validator about a token that was good once.
+type expired interface {
+	error
+	Expired() bool
 }
 
 // admit promises a place among the peers. A peer that is here already may come

@@ -183,6 +183,8 @@ func TestSources(t *testing.T) {
 					gate.Admit(server).End(listener.OutcomeOK)
 					server, _ = arrive(t, test.fails)
 					gate.Admit(server).End(listener.OutcomeClosed)
+					server, _ = arrive(t, test.fails)
+					gate.Admit(server).End(listener.OutcomeExpired)
 				}
 				failures := 0
 				for range 5 {

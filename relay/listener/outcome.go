@@ -11,6 +11,7 @@ const (
 	OutcomeEvicted       Outcome = "evicted"        // the oldest when all places were taken
 	OutcomeRefusedSource Outcome = "refused_source" // too many failures from there of late
 	OutcomeBadAuth       Outcome = "bad_auth"       // no valid Auth message
+	OutcomeExpired       Outcome = "expired"        // a token that was good once
 	OutcomeBadHTTP       Outcome = "bad_http"       // no TLS, no HTTP, not an upgrade, another path
 	OutcomeClosed        Outcome = "closed"         // the other side went away, as the loser of a race of transports does
 	OutcomeLimit         Outcome = "limit"          // the relay holds as many peers as it may
@@ -20,14 +21,15 @@ const (
 // Outcomes returns all outcomes, so that each can be counted from zero.
 func Outcomes() []Outcome {
 	return []Outcome{
-		OutcomeOK, OutcomeTimeout, OutcomeEvicted, OutcomeRefusedSource, OutcomeBadAuth,
+		OutcomeOK, OutcomeTimeout, OutcomeEvicted, OutcomeRefusedSource, OutcomeBadAuth, OutcomeExpired,
 		OutcomeBadHTTP, OutcomeClosed, OutcomeLimit, OutcomeShutdown,
 	}
 }
 
 // cost is what o counts against the source of the connection. One that the other
 // side closed costs nothing: clients dial several transports at once and close all
-// but the first. One that was evicted does: it had longer than any other, and it is
+// but the first. Nor does a token that is only expired: programs that were stopped
+// for long have such, and it is no guess. One that was evicted does: it had longer than any other, and it is
 // what a flood of silent connections ends in.
 func (o Outcome) cost() int {
 	switch o {
