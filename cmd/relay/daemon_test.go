@@ -3,12 +3,19 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"io"
+	"math/big"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -209,4 +216,38 @@ func TestReaderOfTheLogGoesAway(t *testing.T) {
 		_ = resp.Body.Close() // nothing is read
 	}
 	d.ends(t)
+}
+
+// A certificate that has ended is said, and so is when it did.
+func TestCertificateThatHasEnded(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := time.Now().Add(-time.Hour).Truncate(time.Second)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"relay.example.com"}, NotBefore: end.Add(-time.Hour), NotAfter: end}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	certFile, keyFile := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: cert}, keyFile: {Type: "PRIVATE KEY", Bytes: private}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pod := runLive(t, nil, quiet("-s", "secret", "-c", certFile, "-k", keyFile)...)
+	pod.stderr.has(t, "certificate has ended")
+	found := regexp.MustCompile(`(?m)^relay_certificate_expiry_timestamp_seconds.* (\S+)$`).FindStringSubmatch(pod.scrape(t))
+	if found == nil {
+		t.Fatal("no metric of the end")
+	}
+	if got, err := strconv.ParseFloat(found[1], 64); err != nil || int64(got) != end.Unix() {
+		t.Errorf("the certificate ends at %s, want %d", found[1], end.Unix())
+	}
 }

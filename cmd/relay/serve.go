@@ -16,6 +16,7 @@ import (
 
 	"github.com/crosspod/crosspod/admin"
 	"github.com/crosspod/crosspod/auth"
+	"github.com/crosspod/crosspod/internal/certwatch"
 	"github.com/crosspod/crosspod/internal/filewatch"
 	"github.com/crosspod/crosspod/internal/letsencrypt"
 	"github.com/crosspod/crosspod/internal/logging"
@@ -40,6 +41,7 @@ type pod struct {
 	relay        *relay.Server
 	tls          *tls.Config                   // nil: plain
 	certificates *ws.Certificates              // nil: not from files
+	served       certwatch.Served              // by Let's Encrypt
 	fabric       *relay.ClusterBootstrapConfig // nil: there are no other pods
 	hangups      <-chan os.Signal
 
@@ -89,6 +91,9 @@ func newPod(cfg *setting.Relay, log *logging.Log) (*pod, error) {
 	}
 	if p.tls, err = p.tlsConfig(); err != nil {
 		return nil, err
+	}
+	if err := certwatch.Observe(meter, p.shown); err != nil {
+		return nil, fmt.Errorf("export metrics of the certificate: %w", err)
 	}
 	if p.fabric, err = p.clusterConfig(meter, secrets); err != nil {
 		return nil, err
@@ -203,6 +208,12 @@ func (p *pod) serve(ctx, cut context.Context) error {
 			return p.certificates.Watch(watching)
 		})
 	}
+	if p.tls != nil {
+		g.Go(func() error {
+			(&certwatch.Watch{Current: p.shown, Address: p.relay.InstanceURL(), Logger: p.log.Logger}).Run(watching)
+			return nil
+		})
+	}
 	if p.cfg.AuthSecretFile != "" {
 		g.Go(func() error {
 			defer stop()
@@ -293,6 +304,7 @@ func (p *pod) tlsConfig() (_ *tls.Config, err error) {
 			DirectoryURL: c.LetsEncryptDirectory,
 			CAFile:       c.LetsEncryptCACertFile,
 			Logger:       p.log.Logger,
+			Served:       p.served.Note,
 		})
 	case c.TLSCertFile != "":
 		if p.certificates, err = ws.LoadCertificates(c.TLSCertFile, c.TLSKeyFile, p.log.Logger); err != nil {
@@ -301,4 +313,16 @@ func (p *pod) tlsConfig() (_ *tls.Config, err error) {
 		return &tls.Config{GetCertificate: p.certificates.GetCertificate}, nil
 	}
 	return nil, nil
+}
+
+// shown returns the certificates that peers are shown now.
+func (p *pod) shown() []*tls.Certificate {
+	if p.certificates == nil {
+		return p.served.Current()
+	}
+	cert, err := p.certificates.GetCertificate(nil)
+	if err != nil {
+		return nil
+	}
+	return []*tls.Certificate{cert}
 }

@@ -34,6 +34,8 @@ type Config struct {
 	CAFile string
 	// Logger hears of certificates that could not be got; nil means nobody.
 	Logger *slog.Logger
+	// Served, when not nil, is called with the certificate of each handshake.
+	Served func(*tls.Certificate)
 }
 
 // requestTimeout bounds one request to the directory.
@@ -95,6 +97,8 @@ func TLSConfig(c Config) (*tls.Config, error) {
 					level = slog.LevelWarn
 				}
 				log.Log(hello.Context(), level, "no certificate", "domain", hello.ServerName, "err", err)
+			} else if c.Served != nil && !slices.Contains(hello.SupportedProtos, acme.ALPNProto) { // a challenge has another
+				c.Served(cert)
 			}
 			return cert, err
 		},

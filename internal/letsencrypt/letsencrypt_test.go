@@ -1,12 +1,20 @@
 package letsencrypt
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/crosspod/crosspod/internal/deptest"
 )
@@ -67,5 +75,52 @@ func TestOtherDomainIsRefused(t *testing.T) {
 		if _, err := cfg.GetCertificate(hello); err == nil || strings.Contains(err.Error(), "127.0.0.1") {
 			t.Errorf("certificate for %q: %v, want it refused here", name, err)
 		}
+	}
+}
+
+// A certificate that is kept is shown, and handed to what watches its end.
+func TestServed(t *testing.T) {
+	dir := t.TempDir()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"relay.example.com"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(60 * 24 * time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "letsencrypt"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	kept := append(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: private}), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})...)
+	if err := os.WriteFile(filepath.Join(dir, "letsencrypt", "relay.example.com"), kept, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var served []*tls.Certificate
+	cfg, err := TLSConfig(Config{DataDir: dir, Domains: []string{"relay.example.com"}, DirectoryURL: "http://127.0.0.1:1/", Served: func(c *tls.Certificate) { served = append(served, c) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, far := net.Pipe()
+	defer near.Close()
+	shaken := make(chan error, 1)
+	go func() {
+		defer far.Close()
+		shaken <- tls.Server(far, cfg).Handshake()
+	}()
+	client := tls.Client(near, &tls.Config{ServerName: "relay.example.com", InsecureSkipVerify: true})
+	if err := client.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-shaken; err != nil {
+		t.Fatal(err)
+	}
+	if len(served) != 1 || !served[0].Leaf.NotAfter.Equal(client.ConnectionState().PeerCertificates[0].NotAfter) {
+		t.Errorf("told of %v", served)
 	}
 }
