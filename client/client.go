@@ -23,6 +23,9 @@ var (
 	// answering: the token is wrong or expired, or the relay is full. The
 	// protocol has no way to say which.
 	ErrRefused = errors.New("client: the relay refused the connection")
+	// ErrWrongScheme means that the address begins with rel:// and leads to a
+	// server with TLS, or with rels:// and leads to one without.
+	ErrWrongScheme = errors.New("client: wrong scheme")
 	// ErrNotConnected means that there was no connection to a relay.
 	ErrNotConnected = errors.New("client: not connected to a relay")
 	// ErrPeerOffline means that the peer is not connected, or, on a Conn,

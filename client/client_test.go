@@ -95,7 +95,17 @@ func TestDialFails(t *testing.T) {
 		{
 			name:   "TLS to a plain relay",
 			change: func(c *client.Config) { c.URL = "rels://relay:80" },
+			want:   client.ErrWrongScheme,
 			text:   "rel:// rather than rels://",
+		},
+		{
+			name: "plain to a relay with TLS",
+			relay: func(r *fakeRelay) {
+				cert, _ := newCertificate(t, "relay")
+				r.tls = &tls.Config{Certificates: []tls.Certificate{cert}}
+			},
+			want: client.ErrWrongScheme,
+			text: "use rels://",
 		},
 		{
 			name: "dialer does not get through",

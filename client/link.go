@@ -91,7 +91,7 @@ func (c *Client) dial(ctx context.Context, t target, token []byte) (_ *link, err
 		tlsConn := tls.Client(conn, cfg)
 		if err := tlsConn.HandshakeContext(ctx); err != nil {
 			if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-				err = fmt.Errorf("no TLS there, is it rel:// rather than rels://? %w", err)
+				err = fmt.Errorf("%w: no TLS there, is it rel:// rather than rels://? %w", ErrWrongScheme, err)
 			}
 			return nil, err
 		}
@@ -130,6 +130,9 @@ func upgrade(ctx context.Context, conn net.Conn, host string) (*websocket.Conn, 
 	if err != nil {
 		if resp != nil && resp.Header.Get("Location") != "" {
 			return nil, fmt.Errorf("redirected to %s, use that address: %w", resp.Header.Get("Location"), err)
+		}
+		if _, secure := conn.(*tls.Conn); !secure && resp != nil && resp.StatusCode == http.StatusBadRequest {
+			return nil, fmt.Errorf("%w: it answers as a port with TLS does, use rels:// rather than rel://: %w", ErrWrongScheme, err)
 		}
 		return nil, err
 	}
