@@ -4,16 +4,26 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"maps"
+	"math"
+	"math/rand/v2"
 	"net"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/client"
@@ -31,8 +41,12 @@ const (
 	ncTokenTTL = 5 * time.Minute
 	// ncMaxBackoff is short too: somebody is waiting at the terminal.
 	ncMaxBackoff = 2 * time.Second
-	// ncFlush bounds the wait, at the end, for what was typed to be sent.
+	// ncFlush bounds the wait, at the end, for what is queued to be sent.
 	ncFlush = 5 * time.Second
+	// ncSettle bounds the wait, after Ctrl-C, for what was sent to be confirmed.
+	ncSettle = time.Second
+	// ncPeers is how many peers are talked to at a time.
+	ncPeers = 256
 	// ncRetry is the pause before the first connection is tried again.
 	ncRetry = time.Second
 )
@@ -44,6 +58,7 @@ type ncOptions struct {
 	secret     string
 	secretFile string
 	named      bool
+	timeout    time.Duration
 }
 
 func (p *program) ncCommand() *cli.Command {
@@ -54,6 +69,7 @@ func (p *program) ncCommand() *cli.Command {
 	s.String(&o.secret, "secret", "", "`SECRET` of the relay, or the variable RELAY_AUTH_SECRET").Secret().AlsoEnv("AUTH_SECRET")
 	s.String(&o.secretFile, "secret-file", "", "`FILE` with the secret, or the variable RELAY_AUTH_SECRET_FILE").AlsoEnv("AUTH_SECRET_FILE")
 	s.Bool(&o.named, "named", "use a token that names the peer, which only this relay accepts")
+	s.Duration(&o.timeout, "timeout", 0, "`TIME` to wait for the relay, a peer and what it confirms, then fail; 0: no end")
 	return &cli.Command{
 		Name:      "nc",
 		Usage:     "join the terminal to a peer, a line a message",
@@ -123,80 +139,263 @@ func (p *program) nc(ctx context.Context, o *ncOptions) error {
 	if _, err := client.New(cfg); err != nil { // opens nothing
 		return usageError{err, "relay nc"}
 	}
-	n := &netcat{o: o, out: p.stdout, status: p.stderr, talking: make(chan struct{})}
+	n := newNetcat(o, p.stdout, p.stderr)
+	n.cut = p.cut
+	n.plain = isTerminal(p.stdout)
 	if n.client, err = n.dial(ctx, cfg); err != nil {
 		return unlessDone(ctx, err)
 	}
-	n.say("connected to %s as %s", n.client.InstanceURL(), n.o.name)
+	n.say("connected to %s as %s", o.url, o.name)
+	if own := n.client.InstanceURL(); own != o.url {
+		n.say("the relay calls itself %s", own)
+	}
 	return n.run(ctx, p.stdin)
 }
 
 // netcat is one running `relay nc`.
 type netcat struct {
-	// Set by nc before run, never changed.
-	o      *ncOptions
-	client *client.Client
+	// Set before run, never changed.
+	o        *ncOptions
+	client   *client.Client
+	instance uint64          // see talk.go
+	stop     func(error)     // ends run with an error
+	cut      context.Context // ends the wait for what is under way
+	plain    bool            // a peer's control characters are shown, not printed
 
-	print  sync.Mutex // guards writing to both
-	out    io.Writer
-	status io.Writer
+	printing sync.Mutex // guards writing to out
+	out      io.Writer
+	telling  sync.Mutex // guards writing to status
+	status   io.Writer
+
+	taken     atomic.Int64 // lines of the input
+	delivered atomic.Int64 // of these: confirmed, or sent to a peer that confirms nothing
+	blind     atomic.Int64 // of these: the latter
+	unsure    atomic.Int64 // of these: sent before the connection to the relay was lost
+	dropped   atomic.Int64 // messages of peers that were not printed in time
+	others    atomic.Bool  // a peer that numbers nothing has written
+	progress  atomic.Int64 // when something last went on, or nothing was waited for
 
 	mu      sync.Mutex // guards what follows
-	conn    net.Conn   // to whom the next line goes; nil: nobody yet
-	talking chan struct{}
+	talks   map[messages.PeerID]*talk
+	current *talk         // to whom the next line goes; nil: no peer yet
+	came    chan struct{} // closed when there is a current
 }
 
-// run talks until ctx or, with o.to, the input ends, and then sends what is
-// queued.
-func (n *netcat) run(ctx context.Context, in io.Reader) (err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer func() {
-		flush, cancel := context.WithTimeout(context.Background(), ncFlush)
-		defer cancel()
-		err = errors.Join(err, n.client.Shutdown(flush))
+func newNetcat(o *ncOptions, out, status io.Writer) *netcat {
+	n := &netcat{
+		o: o, instance: 1 + rand.Uint64N(math.MaxUint64), cut: context.Background(), out: out, status: status,
+		talks: make(map[messages.PeerID]*talk), came: make(chan struct{}),
+	}
+	n.progressed()
+	return n
+}
+
+// run talks until ctx or, with o.to, the input ends. Its error says what was not
+// delivered.
+func (n *netcat) run(ctx context.Context, in io.Reader) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	n.stop = stop
+	work, end := context.WithCancel(n.cut) // what is under way when ctx ends
+	defer end()
+	var working sync.WaitGroup
+	working.Go(func() { stop(n.meet(work)) })
+	working.Go(func() { n.watch(work) })
+	working.Go(func() {
+		if err := n.send(ctx, n.lines(ctx, in)); err != nil || n.o.to != "" {
+			stop(err)
+		}
+	})
+	<-ctx.Done()
+	n.settle(work)
+	end()
+	stopped := make(chan struct{})
+	go func() {
+		working.Wait()
+		close(stopped)
 	}()
-	var g errgroup.Group
-	g.Go(func() error {
-		defer cancel()
-		if n.o.to != "" {
-			return n.talkTo(ctx, messages.HashID(n.o.to))
-		}
-		return n.listen(ctx)
-	})
-	g.Go(func() error {
-		err := n.send(ctx, lines(ctx, in))
-		if err != nil || n.o.to != "" {
-			cancel()
-		}
-		return err
-	})
-	return g.Wait()
+	select {
+	case <-stopped:
+	case <-n.cut.Done(): // the output takes nothing
+	}
+	err := context.Cause(ctx)
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	return errors.Join(err, n.close(), n.verdict())
 }
 
-// dial waits for the relay, which may still be starting, and says why it is not
-// there. A relay that refuses us will go on doing so.
+// settle waits a moment, where there is hope, until all is confirmed.
+func (n *netcat) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, ncSettle)
+	defer cancel()
+	for _, t := range n.all() {
+		if t.here() && n.client.State() == client.StateConnected {
+			t.emptied(ctx)
+		}
+	}
+}
+
+// close sends what is queued, where there is a relay to send it to.
+func (n *netcat) close() error {
+	if n.client.State() != client.StateConnected {
+		return n.client.Close()
+	}
+	ctx, cancel := context.WithTimeout(n.cut, ncFlush)
+	defer cancel()
+	if err := n.client.Shutdown(ctx); err != nil && n.blind.Load() > 0 {
+		return err // what else is queued is sent again or of no use
+	}
+	return nil
+}
+
+// verdict says what was lost; nil: nothing.
+func (n *netcat) verdict() error {
+	var errs []error
+	if taken, left := n.taken.Load(), n.taken.Load()-n.delivered.Load(); left > 0 {
+		by := n.o.to
+		if by == "" {
+			by = "a peer"
+		}
+		errs = append(errs, fmt.Errorf("%d of %d lines were not confirmed by %s", left, taken, by))
+	}
+	if k := n.unsure.Load(); k > 0 {
+		errs = append(errs, fmt.Errorf("%d lines went to a peer that confirms nothing before the connection was lost: some may be lost", k))
+	}
+	if k := n.dropped.Load(); k > 0 {
+		errs = append(errs, fmt.Errorf("%d messages were lost: they came faster than they were printed", k))
+	}
+	return errors.Join(errs...)
+}
+
+// dial waits for the relay, which may still be starting. It gives up on what
+// waiting does not mend: a relay that refuses us, a wrong scheme, a certificate
+// that is not trusted.
 func (n *netcat) dial(ctx context.Context, cfg client.Config) (*client.Client, error) {
+	if n.o.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, n.o.timeout)
+		defer cancel()
+	}
 	said := false
 	for {
 		c, err := client.Dial(ctx, cfg)
-		if err == nil || ctx.Err() != nil || errors.Is(err, client.ErrRefused) {
+		_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
+		if err == nil || untrusted || errors.Is(err, client.ErrRefused) || errors.Is(err, client.ErrWrongScheme) {
 			return c, err
 		}
 		select {
 		case <-time.After(ncRetry):
 		case <-ctx.Done():
-			return nil, err
+			return nil, fmt.Errorf("no relay at %s within %v: %w", cfg.URL, n.o.timeout, innermost(err))
 		}
 		if !said { // not before there was time to start
 			said = true
-			n.say("trying again: %v", err)
+			if errors.Is(err, syscall.ECONNREFUSED) {
+				n.say("waiting for the relay at %s", cfg.URL)
+			} else {
+				n.say("waiting for the relay at %s: %v", cfg.URL, innermost(err))
+			}
 		}
 	}
 }
 
+// innermost is the cause at the bottom of err.
+func innermost(err error) error {
+	for {
+		switch e := err.(type) {
+		case interface{ Unwrap() []error }:
+			all := e.Unwrap()
+			err = all[len(all)-1]
+		case interface{ Unwrap() error }:
+			if e.Unwrap() == nil {
+				return err
+			}
+			err = e.Unwrap()
+		default:
+			return err
+		}
+	}
+}
+
+// watch tells the user of the connection to the relay, and ends run when what is
+// waited for does not come within the timeout.
+func (n *netcat) watch(ctx context.Context) {
+	tick := time.NewTicker(offlinePause)
+	defer tick.Stop()
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	online, made, refused := true, n.client.Stats().Connections, false
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		stats, now := n.client.Stats(), n.client.State() == client.StateConnected
+		if online && (!now || stats.Connections != made) {
+			online, refused = false, false
+			n.unsure.Store(n.blind.Load())
+			n.say("lost the relay at %s: trying to reach it again", n.o.url)
+		}
+		if !online && now {
+			online, made = true, stats.Connections
+			n.say("connected to the relay again")
+			n.progressed()
+		}
+		if !online && !refused && errors.Is(n.client.WaitConnected(ended), client.ErrRefused) {
+			refused = true
+			n.say("the relay refuses the connection: is the secret or token still right?")
+		}
+		if k := int64(stats.Dropped.ReceiveQueueFull); n.others.Load() && k > n.dropped.Load() {
+			n.say("messages that came faster than they were printed, and are lost: %d", k-n.dropped.Swap(k))
+		}
+		switch what := n.missing(online); {
+		case what == "":
+			n.progressed()
+		case n.o.timeout > 0 && time.Since(n.lastProgress()) >= n.o.timeout:
+			n.stop(fmt.Errorf("%s for %v", what, n.o.timeout))
+			return
+		}
+	}
+}
+
+// missing says what is waited for, "" for nothing.
+func (n *netcat) missing(online bool) string {
+	here := 0
+	for _, t := range n.all() {
+		if t.here() {
+			here++
+		}
+	}
+	switch {
+	case !online:
+		return "no relay at " + n.o.url
+	case here == 0 && n.o.to != "":
+		return n.o.to + " was not there"
+	case here == 0:
+		return "no peer was there"
+	case n.taken.Load() > n.delivered.Load():
+		return "nothing was confirmed"
+	}
+	return ""
+}
+
+func (n *netcat) progressed()             { n.progress.Store(time.Now().UnixNano()) }
+func (n *netcat) lastProgress() time.Time { return time.Unix(0, n.progress.Load()) }
+
+// meet talks to peers, one by name or whoever comes, until ctx ends.
+func (n *netcat) meet(ctx context.Context) error {
+	if n.o.to != "" {
+		return n.talkTo(ctx, messages.HashID(n.o.to))
+	}
+	return n.listen(ctx)
+}
+
 // talkTo talks to one peer, each time it comes.
 func (n *netcat) talkTo(ctx context.Context, id messages.PeerID) error {
+	t := n.talk(id)
+	n.answer(t)
 	for {
 		n.say("waiting for %s", n.o.to)
 		conn, err := n.client.OpenConn(ctx, id)
@@ -204,141 +403,170 @@ func (n *netcat) talkTo(ctx context.Context, id messages.PeerID) error {
 			return unlessDone(ctx, err)
 		}
 		n.say("%s is here", n.o.to)
-		n.answer(conn)
-		if err := n.receive(ctx, conn); err != nil {
-			return unlessDone(ctx, err)
+		if err := n.serve(ctx, t, conn); err != nil || ctx.Err() != nil {
+			return err
 		}
-		n.say("%s has gone", n.o.to)
 	}
 }
 
 // listen talks to whoever comes.
 func (n *netcat) listen(ctx context.Context) error {
-	var g errgroup.Group
+	var serving sync.WaitGroup
+	defer serving.Wait()
 	for {
 		conn, err := n.client.AcceptConn(ctx)
 		if err != nil {
-			return errors.Join(unlessDone(ctx, err), g.Wait())
-		}
-		n.say("a peer is here: %s", conn.RemoteAddr())
-		n.answer(conn)
-		g.Go(func() error {
-			err := n.receive(ctx, conn)
-			if err == nil {
-				n.say("a peer has gone: %s", conn.RemoteAddr())
-			}
 			return unlessDone(ctx, err)
+		}
+		t := n.talk(messages.PeerID(conn.RemoteAddr().(client.Addr)))
+		if t == nil {
+			_ = conn.Close() // there are too many
+			continue
+		}
+		n.answer(t)
+		serving.Go(func() {
+			if err := n.serve(ctx, t, conn); err != nil {
+				n.stop(err)
+			}
 		})
 	}
 }
 
-// receive prints what a peer sends until it goes, and then returns nil.
-func (n *netcat) receive(ctx context.Context, conn net.Conn) error {
-	defer n.left(conn)
-	defer conn.Close()
+// serve talks to the peer on conn until it goes or ctx ends, and then returns nil.
+func (n *netcat) serve(ctx context.Context, t *talk, conn net.Conn) error {
+	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	buf := make([]byte, messages.MaxPayloadSize)
-	for {
-		size, err := conn.Read(buf)
-		if errors.Is(err, client.ErrPeerOffline) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if n.o.to == "" {
-			n.answer(conn)
-		}
-		n.print.Lock()
-		_, err = fmt.Fprintf(n.out, "%s\n", buf[:size])
-		n.print.Unlock()
-		if err != nil {
-			return err
-		}
-	}
+	t.open(conn)
+	var pumping sync.WaitGroup
+	pumping.Go(func() { t.pump(ctx, conn) })
+	err := t.read(conn)
+	gone := ctx.Err() == nil
+	cancel()
+	_ = conn.Close()
+	pumping.Wait()
+	t.close(gone)
+	return err
 }
 
-// answer sends the next lines to conn.
-func (n *netcat) answer(conn net.Conn) {
+// talk returns the conversation with a peer, a new one if there was none; nil when
+// there are too many.
+func (n *netcat) talk(id messages.PeerID) *talk {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.conn == nil {
-		close(n.talking)
+	if t := n.talks[id]; t != nil {
+		return t
 	}
-	n.conn = conn
+	for old, t := range n.talks {
+		if len(n.talks) >= ncPeers && !t.here() {
+			delete(n.talks, old)
+		}
+	}
+	if len(n.talks) >= ncPeers {
+		return nil
+	}
+	t := newTalk(n, id, n.o.to != "")
+	n.talks[id] = t
+	return t
 }
 
-// left notes that conn has ended. With o.to the next lines wait for the peer to
-// come again.
-func (n *netcat) left(conn net.Conn) {
+func (n *netcat) all() []*talk {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.conn == conn && n.o.to != "" {
-		n.conn, n.talking = nil, make(chan struct{})
-	}
+	return slices.Collect(maps.Values(n.talks))
 }
 
-// partner waits until there is somebody to send to; nil when ctx has ended.
-func (n *netcat) partner(ctx context.Context) net.Conn {
-	for {
+// answer sends the next lines to t.
+func (n *netcat) answer(t *talk) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.current == nil {
+		close(n.came)
+	}
+	n.current = t
+}
+
+// partner waits until there is a peer to send to; nil when ctx has ended.
+func (n *netcat) partner(ctx context.Context) *talk {
+	select {
+	case <-n.came:
 		n.mu.Lock()
-		conn, talking := n.conn, n.talking
-		n.mu.Unlock()
-		if conn != nil {
-			return conn
-		}
-		select {
-		case <-talking:
-		case <-ctx.Done():
-			return nil
-		}
+		defer n.mu.Unlock()
+		return n.current
+	case <-ctx.Done():
+		return nil
 	}
 }
 
-// send sends each line to whoever is there, and waits for the first one.
+// send gives each line to the peer of the moment, waits for the first one and,
+// with o.to, until all is confirmed.
 func (n *netcat) send(ctx context.Context, in <-chan line) error {
 	for {
+		var l line
+		more := false
 		select {
-		case l, ok := <-in:
-			if !ok {
-				return nil
-			}
-			if l.err != nil {
-				return l.err
-			}
-			if err := n.sendLine(ctx, l.text); err != nil {
-				return unlessDone(ctx, err)
-			}
+		case l, more = <-in:
 		case <-ctx.Done():
 			return nil
+		}
+		if l.err != nil {
+			return l.err
+		}
+		if !more && n.o.to == "" {
+			return nil
+		}
+		t := n.partner(ctx)
+		if t == nil {
+			return nil
+		}
+		if !more {
+			t.emptied(ctx)
+			return nil
+		}
+		// Another peer that comes meanwhile need not be the one that was meant.
+		if !t.add(ctx, l.text) && ctx.Err() == nil {
+			n.say("no peer is here: a line was not sent")
 		}
 	}
 }
 
-func (n *netcat) sendLine(ctx context.Context, text []byte) error {
-	for {
-		conn := n.partner(ctx)
-		if conn == nil {
-			return nil
-		}
-		_, err := conn.Write(text)
-		if !errors.Is(err, client.ErrPeerOffline) && !errors.Is(err, net.ErrClosed) {
-			return err
-		}
-		if n.o.to == "" { // the next one to come may be somebody else
-			n.say("nobody is there: a line was not sent")
-			return nil
-		}
-		n.left(conn)
+// printLine prints a line of the peer of t, and answers it from now on.
+func (n *netcat) printLine(t *talk, text []byte) error {
+	n.answer(t)
+	if n.plain {
+		text = []byte(visible(string(text)))
 	}
+	n.printing.Lock()
+	defer n.printing.Unlock()
+	_, err := n.out.Write(append(slices.Clip(text), '\n'))
+	return err
 }
 
 // say tells the user something that is no message.
 func (n *netcat) say(format string, args ...any) {
-	n.print.Lock()
-	defer n.print.Unlock()
-	fmt.Fprintf(n.status, format+"\n", args...)
+	n.telling.Lock()
+	defer n.telling.Unlock()
+	fmt.Fprintln(n.status, visible(fmt.Sprintf(format, args...)))
+}
+
+// visible returns text with what a terminal would obey, or could be deceived by,
+// written as Go writes it in a string.
+func visible(text string) string {
+	const joiners = "\u200c\u200d" // parts of words, and of pictures
+	var b strings.Builder
+	for rest := text; rest != ""; {
+		r, size := utf8.DecodeRuneInString(rest)
+		switch {
+		case r == utf8.RuneError && size == 1:
+			fmt.Fprintf(&b, `\x%02x`, rest[0])
+		case r == '\t' || unicode.IsGraphic(r) || strings.ContainsRune(joiners, r):
+			b.WriteString(rest[:size])
+		default:
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+		}
+		rest = rest[size:]
+	}
+	return b.String()
 }
 
 // unlessDone returns err, but nil when it only says that ctx has ended.
@@ -360,13 +588,14 @@ type line struct {
 // lines reads in, and closes the channel at its end. Its goroutine ends with
 // ctx or, when it is waiting for a terminal, with the process: a read from one
 // cannot be stopped.
-func lines(ctx context.Context, in io.Reader) <-chan line {
+func (n *netcat) lines(ctx context.Context, in io.Reader) <-chan line {
 	out := make(chan line)
 	go func() {
 		defer close(out)
 		scan := bufio.NewScanner(in)
 		scan.Buffer(nil, messages.MaxPayloadSize+len("\r\n"))
 		for scan.Scan() {
+			n.taken.Add(1)
 			l := line{text: bytes.Clone(scan.Bytes())}
 			if len(l.text) > messages.MaxPayloadSize {
 				l = line{err: errLineTooLong}

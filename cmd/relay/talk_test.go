@@ -238,7 +238,7 @@ func TestNetcatRefused(t *testing.T) {
 // A relay that is not there yet is waited for, until somebody has enough.
 func TestNetcatWaits(t *testing.T) {
 	nc := runLive(t, nil, "nc", "alice", "--url", "rel://127.0.0.1:1", "--secret", "secret")
-	nc.stderr.has(t, "trying again")
+	nc.stderr.has(t, "waiting for the relay at rel://127.0.0.1:1\n")
 	nc.signals <- os.Interrupt
 	nc.ends(t, exitOK)
 }
@@ -256,7 +256,8 @@ func TestStart(t *testing.T) {
 	line := pod.stderr.has(t, "tls=false")
 	_, rest, _ := strings.Cut(line, "address=")
 	nc := runLive(t, nil, "nc", "alice", "--url", "rel://"+strings.Fields(rest)[0], "--secret", "secret")
-	nc.stderr.has(t, "connected to rel://relay.example.com:443 as alice")
+	nc.stderr.has(t, "connected to rel://"+strings.Fields(rest)[0]+" as alice")
+	nc.stderr.has(t, "the relay calls itself rel://relay.example.com:443")
 	pod.signals <- syscall.SIGTERM
 	pod.stderr.has(t, "msg=draining")
 	pod.signals <- syscall.SIGTERM
