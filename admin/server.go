@@ -13,6 +13,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/crosspod/crosspod/internal/oslimit"
 )
 
 // Limits of each listener; the times are those of NetBird's health endpoint.
@@ -21,7 +23,7 @@ const (
 	writeTimeout   = 10 * time.Second // a profile takes as long as it was asked to
 	idleTimeout    = 15 * time.Second
 	maxHeaderBytes = 16 << 10
-	maxConns       = 256 // one more closes the oldest
+	maxConns       = 256 // fewer where few files may be open; one more closes the oldest
 )
 
 // Config says what a [Server] serves. A listener without an address is left out.
@@ -144,7 +146,7 @@ func (s *Server) Listen(ctx context.Context) error {
 			s.closeListenersLocked()
 			return fmt.Errorf("listen for %s: %w", e.name, err)
 		}
-		e.ln = &crowd{Listener: ln, limit: maxConns}
+		e.ln = &crowd{Listener: ln, limit: min(maxConns, oslimit.FindFiles().Operators)}
 		s.log.Info("listening", "for", e.name, "address", ln.Addr())
 	}
 	s.listening = true

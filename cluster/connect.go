@@ -7,20 +7,24 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 )
 
 func (t *Transport) accept(ln net.Listener) {
 	const firstWait, longestWait = 5 * time.Millisecond, time.Second
 	wait := firstWait
+	shortage := rate.Sometimes{Interval: time.Minute} // for a line that the system is short of something
 	for {
 		sock, err := ln.Accept()
 		if err != nil {
 			if t.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return
 			}
-			// The system is short of something.
-			t.log.Warn("other pods cannot connect for a moment", "addr", ln.Addr(), "err", err)
+			shortage.Do(func() {
+				t.log.Warn("other pods cannot connect for a moment", "addr", ln.Addr(), "err", err)
+			})
 			select {
 			case <-t.ctx.Done():
 				return

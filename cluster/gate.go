@@ -7,10 +7,13 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/time/rate"
+
+	"github.com/crosspod/crosspod/internal/oslimit"
 )
 
 const (
 	// maxHalfOpen is how many accepted connections may be in their handshake.
+	// Fewer where few files may be open.
 	maxHalfOpen = 64
 
 	// failuresPerSecond and failureBurst bound the failed handshakes of one
@@ -27,6 +30,8 @@ const (
 // gate bounds what accepted connections cost before they have proved
 // themselves. It is safe for concurrent use.
 type gate struct {
+	limit int // of connections; never changed
+
 	mu       sync.Mutex // guards what follows, and the fields of each halfOpen
 	first    *halfOpen  // a ring in order of arrival: first.prev is the last
 	count    int
@@ -47,7 +52,7 @@ func newGate() *gate {
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
-	return &gate{sources: map[netip.Prefix]int{}, failures: failures}
+	return &gate{limit: min(maxHalfOpen, oslimit.FindFiles().Pods), sources: map[netip.Prefix]int{}, failures: failures}
 }
 
 // admit gives conn a place, or closes it and returns nil when too many of its
@@ -63,7 +68,7 @@ func (g *gate) admit(conn net.Conn) (h *halfOpen, evicted bool) {
 		return nil, false
 	}
 	var victim *halfOpen
-	if g.count == maxHalfOpen {
+	if g.count == g.limit {
 		victim = g.victimLocked()
 		g.removeLocked(victim)
 		g.failedLocked(victim.source)

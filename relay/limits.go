@@ -16,11 +16,13 @@ import (
 // say so take a negative value for none.
 type Limits struct {
 	// MaxPeers is how many peers may be connected, those that are being
-	// replaced included. Default 100,000; negative: no limit.
+	// replaced included. Default 100,000; negative: no limit. Where the process
+	// may not have so many files open, it is fewer: some are kept for
+	// handshakes and for all that is not a peer.
 	MaxPeers int
 	// MaxHalfOpen is how many connections may be in their handshake, over all
 	// listeners of one Listen call. When one more arrives the oldest is
-	// closed. Default 4,096.
+	// closed. Default 4,096, or what the limit on open files leaves.
 	MaxHalfOpen int
 	// HandshakeTimeout covers TLS, the HTTP header and Auth together, from the
 	// accepted TCP connection on. Default 10 s, which the protocol says
@@ -150,8 +152,11 @@ func (l Limits) withDefaults() Limits {
 // limit of their own.
 var processBudget = sync.OnceValue(func() *budget { return newBudget(max(processMemory().Bytes/4, minTotalQueueBytes)) })
 
-// processMemory is what the process may use.
-var processMemory = sync.OnceValue(oslimit.FindMemory)
+// processMemory and processFiles are what the process may use.
+var (
+	processMemory = sync.OnceValue(oslimit.FindMemory)
+	processFiles  = sync.OnceValue(oslimit.FindFiles)
+)
 
 // throttleStep is how long a throttled reader sleeps before it looks whether
 // its peer is still there.

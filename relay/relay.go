@@ -7,11 +7,14 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"math"
 	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/metrics"
@@ -36,6 +39,9 @@ type Relay struct {
 	notifier *store.PeerNotifier
 
 	serving sync.WaitGroup // handshakes and peers
+
+	full     rate.Sometimes // for a line about peers that were refused by the limit
+	refusals atomic.Uint64  // refused peers that no line has counted
 
 	pods atomic.Pointer[otherPods] // the way to other pods, nil on a single pod
 
@@ -70,6 +76,14 @@ func NewRelay(cfg Config) (*Relay, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	limits := cfg.Limits.withDefaults()
+	files := processFiles()
+	if most := files.Peers - files.Peers/8; limits.MaxPeers < 0 || limits.MaxPeers > most { // an eighth is for handshakes
+		if files.Limit < math.MaxInt {
+			cfg.Logger.Warn("the limit on open files allows fewer peers than the settings: raise it (ulimit -n) or lower the maximum of peers",
+				"files", files.Limit, "max_peers", limits.MaxPeers, "allowed", most)
+		}
+		limits.MaxPeers = most
+	}
 	env := &environment{limits: limits, budget: processBudget(), metrics: m, wheel: newWheel(limits), log: cfg.Logger}
 	if limits.TotalQueueBytes > 0 {
 		env.budget = newBudget(limits.TotalQueueBytes)
@@ -83,6 +97,7 @@ func NewRelay(cfg Config) (*Relay, error) {
 		notifier: store.NewPeerNotifier(),
 		peers:    make(map[*Peer]struct{}),
 		halfOpen: make(map[listener.Conn]func()),
+		full:     rate.Sometimes{Interval: time.Minute},
 	}
 	env.runnersUp = newRunnersUp(r.store, m, r.lookAt)
 	r.notifier.SetLimits(limits.SubscriptionsPerPeer, limits.Subscriptions)
@@ -160,6 +175,12 @@ type failer interface{ Failed(listener.Outcome) }
 // the protocol that would say why.
 func (r *Relay) reject(c listener.Conn, err *handshakeError) {
 	r.env.log.Debug("handshake failed", "remote", c.RemoteAddr(), "outcome", string(err.outcome), "err", err.err)
+	if err.outcome == listener.OutcomeLimit {
+		r.refusals.Add(1)
+		r.full.Do(func() {
+			r.env.log.Warn("refusing peers: this relay has as many as it may", "peers", r.env.limits.MaxPeers, "refused", r.refusals.Swap(0))
+		})
+	}
 	if f, ok := c.(failer); ok {
 		f.Failed(err.outcome)
 		return
@@ -259,6 +280,14 @@ func (r *Relay) admit(id messages.PeerID, c listener.Conn) bool {
 	}
 	r.admitted++
 	return true
+}
+
+// room returns how many connections may be in their handshake beside the peers
+// that are here, so that some files are left for all else.
+func (r *Relay) room() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return processFiles().Peers - r.admitted
 }
 
 func (r *Relay) unadmit() {

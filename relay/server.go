@@ -71,6 +71,7 @@ func (s *Server) Listen(cfg ListenerConfig) error {
 	l := ws.New(ws.Config{
 		Gate: listener.GateConfig{
 			MaxHalfOpen:       env.limits.MaxHalfOpen,
+			Room:              s.relay.room,
 			HandshakeTimeout:  env.limits.HandshakeTimeout,
 			FailuresPerSecond: env.limits.FailuresPerSecond,
 			FailureBurst:      env.limits.FailureBurst,

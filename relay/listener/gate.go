@@ -37,6 +37,10 @@ type GateConfig struct {
 	// connections cannot lock others out. 0: 4,096.
 	MaxHalfOpen int
 
+	// Room, if set, returns how many may be at this moment, should that be less
+	// than MaxHalfOpen; one always may. It must not block.
+	Room func() int
+
 	// HandshakeTimeout is how long a connection has from accept until its
 	// peer has proved itself: TLS, HTTP header and Auth together. 0: 10 s.
 	HandshakeTimeout time.Duration
@@ -78,6 +82,7 @@ type Gate struct {
 	expiring sync.WaitGroup
 
 	acceptErrors atomic.Uint64
+	shortage     rate.Sometimes // for a line about them
 
 	refusals atomic.Uint64  // refused sources that no line at Info has counted
 	say      rate.Sometimes // for that line
@@ -122,7 +127,7 @@ func NewGate(cfg GateConfig) *Gate {
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
-	return &Gate{cfg: cfg, limited: limited, failures: failures, done: make(chan struct{}), say: rate.Sometimes{Interval: time.Minute}}
+	return &Gate{cfg: cfg, limited: limited, failures: failures, done: make(chan struct{}), say: rate.Sometimes{Interval: time.Minute}, shortage: rate.Sometimes{Interval: time.Minute}}
 }
 
 // HalfOpen is the place of one connection in its gate. Its methods are safe for
@@ -152,10 +157,7 @@ func (g *Gate) Accept(ln net.Listener) (*HalfOpen, error) {
 	for {
 		conn, err := ln.Accept()
 		if err == nil {
-			if wait > 0 {
-				g.cfg.Logger.Info("accepting connections again", "addr", ln.Addr())
-				wait = 0
-			}
+			wait = 0
 			if h := g.Admit(conn); h != nil {
 				return h, nil
 			}
@@ -164,10 +166,10 @@ func (g *Gate) Accept(ln net.Listener) (*HalfOpen, error) {
 		if !passes(err) {
 			return nil, err
 		}
-		g.acceptErrors.Add(1)
-		if wait == 0 {
-			g.cfg.Logger.Warn("cannot accept connections", "addr", ln.Addr(), "err", err)
-		}
+		failed := g.acceptErrors.Add(1)
+		g.shortage.Do(func() {
+			g.cfg.Logger.Warn("cannot accept connections for a moment", "addr", ln.Addr(), "err", err, "failed", failed)
+		})
 		wait = min(max(2*wait, firstWait), longestWait)
 		pause := time.NewTimer(wait)
 		select {
@@ -212,13 +214,17 @@ func (g *Gate) Admit(conn net.Conn) *HalfOpen {
 		h.unsure = true
 	}
 
+	limit := g.cfg.MaxHalfOpen
+	if g.cfg.Room != nil {
+		limit = min(limit, max(g.cfg.Room(), 1))
+	}
 	g.mu.Lock()
 	if g.closed {
 		g.mu.Unlock()
 		return g.turnAway(h, OutcomeShutdown)
 	}
 	var evicted *HalfOpen
-	if g.count >= g.cfg.MaxHalfOpen {
+	if g.count >= limit {
 		evicted = g.oldest
 		g.removeLocked(evicted)
 	}

@@ -1,11 +1,14 @@
 package listener_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -338,7 +341,8 @@ func (l *scripted) Addr() net.Addr { return &net.TCPAddr{} }
 
 func TestAcceptSurvivesShortages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		gate := listener.NewGate(listener.GateConfig{})
+		var log bytes.Buffer
+		gate := listener.NewGate(listener.GateConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		defer gate.Close()
 		first, _ := arrive(t, "192.0.2.1:1")
 		second, _ := arrive(t, "192.0.2.2:1")
@@ -361,6 +365,9 @@ func TestAcceptSurvivesShortages(t *testing.T) {
 		}
 		if n := gate.AcceptErrors(); n != 5 {
 			t.Errorf("AcceptErrors = %d, want 5", n)
+		}
+		if n := strings.Count(log.String(), "\n"); n != 1 {
+			t.Errorf("%d lines within a minute, want 1:\n%s", n, log.String())
 		}
 		if _, err := gate.Accept(ln); err != broken {
 			t.Errorf("Accept = %v, want what broke the listener", err)
