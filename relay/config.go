@@ -8,12 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"net/url"
-	"strconv"
 	"strings"
 
 	"go.opentelemetry.io/otel/metric"
 
+	"github.com/crosspod/crosspod/internal/relayurl"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -94,34 +93,20 @@ func instanceURL(exposed string, tlsSupport bool) (string, error) {
 	if exposed == "" {
 		return "", errors.New("relay: Config.ExposedAddress is required, for example relay.example.com:443")
 	}
-	scheme, _, found := strings.Cut(exposed, "://")
+	u, err := relayurl.Parse(exposed)
+	if err != nil {
+		return "", fmt.Errorf("relay: exposed address: %w", err) // without it: it may have a password
+	}
+	scheme, rest, found := strings.Cut(exposed, "://")
 	switch {
 	case !found && tlsSupport:
 		exposed = "rels://" + exposed
 	case !found:
 		exposed = "rel://" + exposed
-	case scheme == "rel" && tlsSupport:
+	case !u.TLS && tlsSupport:
 		return "", fmt.Errorf("relay: exposed address %q says rel://, plain TCP, but there is a certificate: use rels://", exposed)
-	case scheme != "rel" && scheme != "rels":
-		return "", fmt.Errorf("relay: exposed address %q has scheme %q, it must be rel:// or rels:// or none", exposed, scheme)
-	}
-	u, err := url.Parse(exposed)
-	if err != nil {
-		return "", fmt.Errorf("relay: exposed address: %w", err)
-	}
-	if u.Hostname() == "" {
-		return "", fmt.Errorf("relay: exposed address %q has no host", exposed)
-	}
-	if u.User != nil {
-		return "", errors.New("relay: exposed address has a user name, which no peer can use") // nor a log
-	}
-	if strings.Contains(u.Hostname(), ":") && !strings.HasPrefix(u.Host, "[") {
-		return "", fmt.Errorf("relay: exposed address %q has an IPv6 address without brackets", exposed)
-	}
-	if port := u.Port(); port != "" {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return "", fmt.Errorf("relay: exposed address %q has port %s, it must be from 1 to 65535", exposed, port)
-		}
+	default: // clients of other makers compare the scheme with theirs
+		exposed = strings.ToLower(scheme) + "://" + rest
 	}
 	if len(exposed) > messages.MaxAuthResponseSize-messages.HeaderSize {
 		return "", fmt.Errorf("relay: exposed address has %d bytes, at most %d fit", len(exposed), messages.MaxAuthResponseSize-messages.HeaderSize)

@@ -51,7 +51,7 @@ func TestUsage(t *testing.T) {
 		{name: "an empty argument", args: []string{"-e", "r:443", "-s", "x", "", "extra"}, want: `"" is neither a command nor an option`},
 		{name: "wrong variable", env: map[string]string{"NB_METRICS_PORT": "http"}, want: `NB_METRICS_PORT is "http": want a whole number`},
 		{name: "Route 53", args: []string{"-e", "r:443", "-s", "x", "--letsencrypt-aws-route53"}, want: "not supported"},
-		{name: "scheme that is none", args: []string{"-e", "https://r:443", "-s", "x"}, want: "relay: exposed address \"https://r:443\" has scheme"},
+		{name: "scheme that is none", args: []string{"-e", "https://r:443", "-s", "x"}, want: "scheme \"https\", want rel (plain) or rels (TLS)"},
 		{name: "secret file that is missing", args: []string{"-e", "r:443", "--auth-secret-file", "missing"}, want: "--auth-secret-file: read secret file missing"},
 		{name: "certificate that is missing", args: []string{"-e", "r:443", "-s", "x", "-c", "missing", "-k", "missing"}, want: "missing"},
 		{name: "pods without an own address", args: []string{"-e", "r:443", "-s", "x", "--cluster-headless", "pods"}, want: "--pod-ip (RELAY_POD_IP or POD_IP) is missing"},

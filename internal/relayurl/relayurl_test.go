@@ -1,11 +1,15 @@
-package client
+package relayurl
 
 import (
 	"strings"
 	"testing"
+
+	"github.com/crosspod/crosspod/internal/deptest"
 )
 
-func TestParseURL(t *testing.T) {
+func TestImports(t *testing.T) { deptest.StdOnly(t) }
+
+func TestParse(t *testing.T) {
 	tests := []struct {
 		in               string
 		addr, host, name string
@@ -26,22 +30,22 @@ func TestParseURL(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.in, func(t *testing.T) {
-			got, err := parseURL(tt.in)
+			got, err := Parse(tt.in)
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := target{url: got.url, addr: tt.addr, host: tt.host, name: tt.name, tls: tt.tls}
+			want := URL{Text: got.Text, Addr: tt.addr, Host: tt.host, Name: tt.name, TLS: tt.tls}
 			if got != want {
 				t.Errorf("got %+v, want %+v", got, want)
 			}
-			if scheme := map[bool]string{false: "rel://", true: "rels://"}[tt.tls]; got.url != scheme+tt.addr {
-				t.Errorf("url = %q", got.url)
+			if scheme := map[bool]string{false: "rel://", true: "rels://"}[tt.tls]; got.Text != scheme+tt.addr {
+				t.Errorf("text %q", got.Text)
 			}
 		})
 	}
 }
 
-func TestParseURLRefuses(t *testing.T) {
+func TestParseRefuses(t *testing.T) {
 	tests := []struct{ in, want string }{
 		{"", "no host"},
 		{"rel://", "no host"},
@@ -56,16 +60,24 @@ func TestParseURLRefuses(t *testing.T) {
 		{"rel://user:pass@relay", "no meaning"},
 		{"rel://relay?x=1", "no meaning"},
 		{"rel://relay#x", "no meaning"},
+		{"rel://relay?", "no meaning"},
 		{"rel://re lay", "invalid"},
+		{"rels:/relay", "no port"}, // a scheme with one slash is a host
+		{"rels://relay:", "no port"},
+		{"rels://[2001:db8::1]:", "no port"},
+		{"rels://re*lay", "want a name"},
+		{"rels://relay,other", "want a name"},
+		{`rels://"relay"`, "want a name"},
+		{"rels://rélais.example", "want a name"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.in, func(t *testing.T) {
-			got, err := parseURL(tt.in)
+			got, err := Parse(tt.in)
 			if err == nil {
-				t.Fatalf("parseURL = %+v, want an error", got)
+				t.Fatalf("Parse = %+v, want an error", got)
 			}
 			if !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("parseURL = %v, want it to say %q", err, tt.want)
+				t.Errorf("Parse = %v, want it to say %q", err, tt.want)
 			}
 		})
 	}
