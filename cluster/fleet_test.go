@@ -266,6 +266,10 @@ func (p *fleetPod) subscribe(name string) {
 	p.Forwarder.InterestChanged(id)
 }
 
+func (p *fleetPod) Interests(dst []messages.PeerID, _ int) ([]messages.PeerID, bool) {
+	return dst, false // they are all said one by one
+}
+
 func (p *fleetPod) unsubscribe(name string) {
 	id := messages.HashID(name)
 	p.mu.Lock()

@@ -121,9 +121,17 @@ func (f *Forwarder) Locate(ctx context.Context, peer messages.PeerID) (pod strin
 	return f.locator.Lookup(ctx, peer)
 }
 
-// InterestChanged says that what [Host.Interested] answers for id may have
-// changed, or that one more peer here has asked to be told about id. What is
-// known of it is then told by [Host.Settle]. It does not wait.
+// InterestsChanged says that [Host.Interests] has ids to hand out. What is known
+// of each is then told by [Host.Settle]. It does not wait.
+func (f *Forwarder) InterestsChanged() {
+	if !f.stopped.Load() {
+		f.node.interestsChanged()
+	}
+}
+
+// InterestChanged has the directory look at id ahead of [Host.Interests], for what
+// is as rare as the end of a connection: what [Host.Awaits] or [Host.Interested]
+// answers for it may have changed. It does not wait.
 func (f *Forwarder) InterestChanged(id messages.PeerID) {
 	if !f.stopped.Load() {
 		f.node.interestChanged(id)
@@ -286,6 +294,13 @@ func (f *Forwarder) sweep() {
 	for _, dst := range ended {
 		f.locator.answered(dst, 0, false)
 	}
+}
+
+func (f *Forwarder) interests(dst []messages.PeerID, limit int) (ids []messages.PeerID, more bool) {
+	if h := f.host.Load(); h != nil {
+		return (*h).Interests(dst, limit)
+	}
+	return dst, false
 }
 
 func (f *Forwarder) interested(id messages.PeerID) bool {

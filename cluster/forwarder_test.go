@@ -66,7 +66,10 @@ type fakeHost struct {
 	drops []string
 }
 
-func (h *fakeHost) Interested(messages.PeerID) bool    { return false }
+func (h *fakeHost) Interested(messages.PeerID) bool { return false }
+func (h *fakeHost) Interests(dst []messages.PeerID, _ int) ([]messages.PeerID, bool) {
+	return dst, false
+}
 func (h *fakeHost) Awaits(messages.PeerID) bool        { return false }
 func (h *fakeHost) Vacant(messages.PeerID)             {}
 func (h *fakeHost) Settle(messages.PeerID, bool, bool) {}
@@ -168,7 +171,7 @@ func TestErrorsOfForward(t *testing.T) {
 	if err := f.Forward(t.Context(), bob, hello); !errors.Is(err, ErrNoLink) {
 		t.Errorf("no link: %v", err)
 	}
-	if n := len(f.node.lookups); n != 1 {
+	if n := f.node.lookups.Len(); n != 1 {
 		t.Errorf("%d lookups of a peer whose pod is out of reach, want 1", n)
 	}
 	eve := messages.HashID("eve")
@@ -224,8 +227,8 @@ func TestAnswerThatIsNotNewerIsAskedAgain(t *testing.T) {
 	_ = f.Forward(t.Context(), bob, hello)
 	r.bounced(bob, 5, false, hello)
 	f.answered(bob, directory.Owner, 2, 5, 0)
-	if want := []question{{bob, 0}, {bob, 5}}; !slices.Equal(f.node.lookups, want) {
-		t.Errorf("lookups %v, want %v", f.node.lookups, want)
+	if got, want := take(&f.node.lookups), []question{{bob, 0}, {bob, 5}}; !slices.Equal(got, want) {
+		t.Errorf("lookups %v, want %v", got, want)
 	}
 }
 
@@ -314,8 +317,8 @@ func TestForgottenIsLookedUp(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if want := []question{{bob, 0}, {eve, 0}}; !slices.Equal(f.node.lookups, want) {
-		t.Errorf("lookups %v, want %v", f.node.lookups, want)
+	if got, want := take(&f.node.lookups), []question{{bob, 0}, {eve, 0}}; !slices.Equal(got, want) {
+		t.Errorf("lookups %v, want %v", got, want)
 	}
 }
 

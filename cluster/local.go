@@ -76,6 +76,12 @@ type LocalPeers interface {
 // Host is the relay that uses a [Forwarder], as the forwarder sees it; see
 // [Forwarder.Attach]. All methods are safe for concurrent use, and none waits.
 type Host interface {
+	// Interests appends to dst ids of which it may have changed whether Interested
+	// is true, at most limit of them, and reports whether there are more. It is
+	// called after [Forwarder.InterestsChanged], as soon as there is time. The
+	// order is the host's, which sees to it that no peer's ids hold up another's.
+	Interests(dst []messages.PeerID, limit int) (ids []messages.PeerID, more bool)
+
 	// Interested reports whether some peer here wants to be told about id.
 	Interested(id messages.PeerID) bool
 

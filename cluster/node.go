@@ -2,13 +2,18 @@ package cluster
 
 import (
 	"fmt"
+	"hash/maphash"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/crosspod/crosspod/cluster/internal/directory"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/fifo"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -25,11 +30,22 @@ const (
 
 	// sweepEvery is how often what has waited too long is looked for.
 	sweepEvery = time.Second
+
+	// statsEvery is how old the figures for gauges may be.
+	statsEvery = 100 * time.Millisecond
+
+	// interestsPerSecond is how many changes of interests the node takes from the
+	// host, interestBurst how many at once. Each is work for this pod and for the
+	// homes of the name; see docs/adr/0024-subscription-changes.md.
+	interestsPerSecond = 20_000
+	interestBurst      = 4 * turn
 )
 
-// node runs the directory of this pod: one goroutine owns it, and everybody
-// else leaves something for it to do and goes on. What is left is bounded by
-// what it is about: a set of peers, a set of interests, an inbox for each link.
+// node runs the directory of this pod: one goroutine owns it, and all others
+// leave something for it to do and go on. What is left is bounded by what it is
+// about: each peer once, each connection kept aside once, an inbox for each link.
+// What peers ask for stays with the host, which bounds it, until the node takes
+// it. All of it is first in, first out.
 type node struct {
 	// Set by newNode, never changed.
 	self    directory.Member
@@ -47,10 +63,11 @@ type node struct {
 	events    []event
 	inboxes   map[uint64]*inbox // by number of the session
 	ready     []*inbox          // with something to do
-	peers     map[messages.PeerID]struct{}
-	interests map[messages.PeerID]struct{}
-	heard     map[messages.PeerID]wire.PodID
-	lookups   []question
+	peers     idQueue
+	interests idQueue // looked at ahead of those that the host hands out
+	heard     fifo.Queue[hearsay]
+	lookups   fifo.Queue[question]
+	handsOut  bool // the host may have interests to hand out
 	stopping  bool
 
 	announcing chan struct{} // closed when all of peers is with the links; nil: nothing waits for that
@@ -61,15 +78,17 @@ type node struct {
 	placing   atomic.Bool  // syncing is not empty
 
 	// Owned by the goroutine.
-	pod        *directory.Pod
-	sessions   map[directory.Session]*inbox
-	sending    []*inbox                   // with entries in out
-	syncing    []*inbox                   // with syncDue
-	selfSync   bool                       // the same for this pod's own part
-	joined     map[messages.PeerID]uint64 // connections that the directory knows
-	subscribed map[messages.PeerID]struct{}
-	asked      map[wire.Name]directory.Time // lookups that are open, and when they began
-	sweep      directory.Time               // when is the next one
+	pod      *directory.Pod
+	sessions map[directory.Session]*inbox
+	sending  []*inbox                     // with entries in out
+	syncing  []*inbox                     // with syncDue
+	selfSync bool                         // the same for this pod's own part
+	asked    map[wire.Name]directory.Time // lookups that are open, and when they began
+	sweep    directory.Time               // when is the next one
+	statsAt  directory.Time               // when stats were stored
+	changed  []messages.PeerID            // what the host has handed out; kept for its room
+	rate     *rate.Limiter                // of what the host hands out
+	waits    bool                         // for rate
 }
 
 // effects is what the directory has done, for those who deal with messages and
@@ -79,6 +98,7 @@ type effects interface {
 	learned(dst messages.PeerID, owner wire.PodID, epoch uint64)
 	forgotten(dst messages.PeerID)
 	podLost(wire.PodID)
+	interests(dst []messages.PeerID, limit int) (ids []messages.PeerID, more bool)
 	interested(id messages.PeerID) bool
 	awaits(id messages.PeerID) bool
 	vacant(id messages.PeerID)
@@ -102,6 +122,12 @@ const (
 	roundTripped
 )
 
+// hearsay is a message that came from a peer of another pod.
+type hearsay struct {
+	id   messages.PeerID
+	from wire.PodID
+}
+
 // question is a lookup that somebody wants.
 type question struct {
 	dst       messages.PeerID
@@ -111,19 +137,15 @@ type question struct {
 func newNode(self directory.Member, local LocalPeers, m *Metrics, log *slog.Logger) *node {
 	n := &node{
 		self: self, local: local, metrics: m, log: log,
-		began:      time.Now(),
-		wake:       make(chan struct{}, 1),
-		stopped:    make(chan struct{}),
-		inboxes:    make(map[uint64]*inbox),
-		peers:      make(map[messages.PeerID]struct{}),
-		interests:  make(map[messages.PeerID]struct{}),
-		heard:      make(map[messages.PeerID]wire.PodID),
-		sessions:   make(map[directory.Session]*inbox),
-		joined:     make(map[messages.PeerID]uint64),
-		subscribed: make(map[messages.PeerID]struct{}),
-		asked:      make(map[wire.Name]directory.Time),
+		began:    time.Now(),
+		wake:     make(chan struct{}, 1),
+		stopped:  make(chan struct{}),
+		inboxes:  make(map[uint64]*inbox),
+		sessions: make(map[directory.Session]*inbox),
+		asked:    make(map[wire.Name]directory.Time),
+		rate:     rate.NewLimiter(interestsPerSecond, interestBurst),
 	}
-	n.unheard.ids = make(map[messages.PeerID]struct{})
+	n.unheard.seed = maphash.MakeSeed()
 	clock := wallClock()
 	n.clocks.began = n.began
 	n.clocks.offset.Store(clock)
@@ -221,7 +243,14 @@ func (n *node) toDo(in *inbox) {
 
 func (n *node) peerChanged(id messages.PeerID) {
 	n.mu.Lock()
-	n.peers[id] = struct{}{}
+	n.peers.push(id)
+	n.mu.Unlock()
+	n.signal()
+}
+
+func (n *node) interestsChanged() {
+	n.mu.Lock()
+	n.handsOut = true
 	n.mu.Unlock()
 	n.signal()
 }
@@ -243,21 +272,21 @@ func (n *node) announced() <-chan struct{} {
 
 func (n *node) interestChanged(id messages.PeerID) {
 	n.mu.Lock()
-	n.interests[id] = struct{}{}
+	n.interests.push(id)
 	n.mu.Unlock()
 	n.signal()
 }
 
 func (n *node) lookup(dst messages.PeerID, newerThan uint64) {
 	n.mu.Lock()
-	n.lookups = append(n.lookups, question{dst, newerThan})
+	n.lookups.Push(question{dst, newerThan})
 	n.mu.Unlock()
 	n.signal()
 }
 
 func (n *node) hear(id messages.PeerID, from wire.PodID) {
 	n.mu.Lock()
-	n.heard[id] = from
+	n.heard.Push(hearsay{id, from})
 	n.mu.Unlock()
 	n.signal()
 }
@@ -284,11 +313,14 @@ func (n *node) run() {
 		if stop {
 			return
 		}
+		if now := n.now(); !more || now >= n.statsAt+int64(statsEvery) {
+			stats := n.pod.Stats()
+			n.stats.Store(&stats)
+			n.statsAt = now
+		}
 		if more {
 			continue
 		}
-		stats := n.pod.Stats()
-		n.stats.Store(&stats)
 		timer.Reset(n.pause())
 		select {
 		case <-n.wake:
@@ -307,6 +339,9 @@ func (n *node) pause() time.Duration {
 	if len(n.syncing) > 0 {
 		d = min(d, syncPause)
 	}
+	if n.waits {
+		d = min(d, turn*time.Second/interestsPerSecond)
+	}
 	return max(d, 0)
 }
 
@@ -314,20 +349,19 @@ func (n *node) pause() time.Duration {
 // is more.
 func (n *node) step() (more, stop bool) {
 	n.mu.Lock()
-	events, lookups := n.events, n.lookups
-	n.events, n.lookups = nil, nil
+	events := n.events
+	n.events = nil
 	// Interests go before peers: an interest that was there when a peer
 	// left must be known when the leave is.
-	interests, peers := some(n.interests), some(n.peers)
-	var heard map[messages.PeerID]wire.PodID
-	if len(n.heard) > 0 {
-		heard, n.heard = n.heard, make(map[messages.PeerID]wire.PodID)
-	}
-	more = len(n.interests) > 0 || len(n.peers) > 0
+	interests, peers := n.interests.take(), n.peers.take()
+	heard, lookups := take(&n.heard), take(&n.lookups)
+	more = n.interests.Len()+n.peers.Len()+n.heard.Len()+n.lookups.Len() > 0
 	var announced chan struct{}
-	if len(n.peers) == 0 || n.stopping {
+	if n.peers.Len() == 0 || n.stopping {
 		announced, n.announcing = n.announcing, nil
 	}
+	handsOut := n.handsOut
+	n.handsOut = false
 	ready := n.ready
 	n.ready = nil
 	for _, in := range ready {
@@ -344,11 +378,14 @@ func (n *node) step() (more, stop bool) {
 	for _, id := range interests {
 		n.interest(id)
 	}
+	if handsOut || n.waits {
+		more = n.takeInterests() || more
+	}
 	for _, id := range peers {
 		n.peer(id)
 	}
-	for id, from := range heard {
-		n.pod.Heard(n.now(), id, from)
+	for _, h := range heard {
+		n.pod.Heard(n.now(), h.id, h.from)
 		n.apply()
 	}
 	for _, q := range lookups {
@@ -372,6 +409,9 @@ func (n *node) step() (more, stop bool) {
 	if now := n.now(); n.sweep <= now {
 		n.sweep = now + int64(sweepEvery)
 		n.effects.sweep()
+		if len(n.asked) == 0 {
+			n.asked = make(map[wire.Name]directory.Time) // a map does not shrink
+		}
 	}
 	if stop {
 		n.pod.Stop(n.now())
@@ -385,20 +425,56 @@ func (n *node) step() (more, stop bool) {
 	return more, stop
 }
 
-// some takes up to turn elements out of a set.
-func some(set map[messages.PeerID]struct{}) []messages.PeerID {
-	if len(set) == 0 {
-		return nil
+// take takes up to turn items out of a queue.
+func take[T any](q *fifo.Queue[T]) (items []T) {
+	for range min(turn, q.Len()) {
+		items = append(items, q.Pop())
 	}
-	taken := make([]messages.PeerID, 0, min(turn, len(set)))
-	for id := range set {
-		if len(taken) == turn {
-			break
-		}
-		taken = append(taken, id)
-		delete(set, id)
+	return items
+}
+
+// idQueue is a queue of ids, each of them once.
+type idQueue struct {
+	fifo.Queue[messages.PeerID]
+	in map[messages.PeerID]struct{}
+}
+
+func (q *idQueue) push(id messages.PeerID) {
+	if _, ok := q.in[id]; ok {
+		return
 	}
-	return taken
+	if q.in == nil {
+		q.in = make(map[messages.PeerID]struct{})
+	}
+	q.in[id] = struct{}{}
+	q.Push(id)
+}
+
+func (q *idQueue) take() []messages.PeerID {
+	ids := take(&q.Queue)
+	for _, id := range ids {
+		delete(q.in, id)
+	}
+	if len(q.in) == 0 {
+		q.in = nil // a map does not shrink
+	}
+	return ids
+}
+
+// takeInterests takes what the host hands out, as much as the rate allows, and
+// reports whether there is more to be taken at once.
+func (n *node) takeInterests() (more bool) {
+	allowed := min(turn, int(n.rate.Tokens()))
+	if n.waits = allowed < 1; n.waits {
+		return false
+	}
+	n.changed, more = n.effects.interests(n.changed[:0], allowed)
+	n.rate.AllowN(time.Now(), len(n.changed))
+	for _, id := range n.changed {
+		n.interest(id)
+	}
+	n.waits = more
+	return more
 }
 
 func (n *node) linkEvent(e event) {
@@ -420,7 +496,7 @@ func (n *node) linkEvent(e event) {
 // about, and repeats what is known for those who asked just now.
 func (n *node) interest(id messages.PeerID) {
 	name := wire.PeerName(id)
-	_, subscribed := n.subscribed[id]
+	subscribed := n.pod.Subscribed(name)
 	awaits := n.effects.awaits(id)
 	if !awaits && n.pod.Awaiting(name) {
 		n.peer(id) // it may have the id back, as what only the interest knows, or have lost it again
@@ -431,7 +507,6 @@ func (n *node) interest(id messages.PeerID) {
 	}
 	if !awaits && !n.effects.interested(id) {
 		if subscribed {
-			delete(n.subscribed, id)
 			n.unheard.remove(id)
 			n.pod.Unsubscribe(n.now(), name)
 			n.apply()
@@ -439,7 +514,6 @@ func (n *node) interest(id messages.PeerID) {
 		return
 	}
 	if !subscribed {
-		n.subscribed[id] = struct{}{}
 		n.pod.Subscribe(n.now(), name)
 		n.apply()
 	}
@@ -471,11 +545,9 @@ func (n *node) settleAbsent(id messages.PeerID) {
 // peer tells the directory what has become of a peer of this pod.
 func (n *node) peer(id messages.PeerID) {
 	conn, here := n.local.Connection(id)
-	known, joined := n.joined[id]
+	known, joined := n.pod.Connection(id)
 	switch {
 	case here && (!joined || known != conn):
-		n.joined[id] = conn
-		n.connected.Store(int64(len(n.joined)))
 		if n.local.Returned(id, conn) {
 			n.pod.Reclaim(n.now(), id, conn)
 		} else {
@@ -483,14 +555,13 @@ func (n *node) peer(id messages.PeerID) {
 		}
 		n.apply()
 	case !here && joined:
-		delete(n.joined, id)
-		n.connected.Store(int64(len(n.joined)))
 		n.pod.Leave(n.now(), id, known)
 		n.apply()
 	case !here:
 		n.pod.Visited(n.now(), id) // subscribers here have heard of it
 		n.apply()
 	}
+	n.connected.Store(int64(n.pod.Connections()))
 }
 
 // receive handles a part of what a link has read. It is more than a turn of
@@ -601,10 +672,7 @@ func (n *node) do(e *directory.Effect) {
 			n.close(in, fmt.Errorf("directory: %v", e.Reason))
 		}
 	case directory.Evict:
-		if n.joined[e.Member] == e.Conn {
-			delete(n.joined, e.Member)
-			n.connected.Store(int64(len(n.joined)))
-		}
+		n.connected.Store(int64(n.pod.Connections()))
 		n.metrics.evictions.Add(1)
 		n.log.Debug("peer superseded by a connection to another pod", "peer", e.Member, "pod", e.Pod)
 		n.evict(e.Member, e.Conn, e.Epoch)
@@ -615,7 +683,7 @@ func (n *node) do(e *directory.Effect) {
 		}
 	case directory.NotifyOffline:
 		if e.Name.Space() == wire.Peer {
-			if _, ok := n.subscribed[e.Member]; ok {
+			if n.pod.Subscribed(e.Name) {
 				n.unheard.add(e.Member)
 			}
 			n.effects.settle(e.Member, false, true)
@@ -654,7 +722,6 @@ func (n *node) evict(id messages.PeerID, conn, winner uint64) {
 		return
 	}
 	name := wire.PeerName(id)
-	n.subscribed[id] = struct{}{}
 	n.pod.Subscribe(n.now(), name)
 	n.pod.Await(n.now(), name, winner)
 }
@@ -743,54 +810,70 @@ func (c *clusterClock) advance(clock uint64) {
 // wallClock is what the clock of the machine shows, in microseconds since 1970.
 func wallClock() uint64 { return uint64(max(0, time.Now().UnixMicro())) }
 
-// unheard is the peers that somebody here wants to be told about and that are
+// unheard is the peers that a peer here wants to be told about and that are
 // nowhere, as far as is known: a message from one of them is news. Readers of
-// links ask it for each message.
+// links ask it for each message. It keeps hashes of the ids, with a seed that no
+// peer knows.
 type unheard struct {
 	n          atomic.Int64
 	generation atomic.Uint64 // grows when one is added
-	mu         sync.RWMutex
-	ids        map[messages.PeerID]struct{}
+	seed       maphash.Seed
+	shards     [64]unheardShard
+}
+
+type unheardShard struct {
+	mu   sync.RWMutex
+	ids  map[uint64]struct{}
+	most int // most ids since the map was made
+}
+
+func (u *unheard) shard(id messages.PeerID) (hash uint64, sh *unheardShard) {
+	hash = maphash.Bytes(u.seed, id[:])
+	return hash, &u.shards[hash>>58]
 }
 
 func (u *unheard) add(id messages.PeerID) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.ids[id] = struct{}{}
-	u.n.Store(int64(len(u.ids)))
+	hash, sh := u.shard(id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if _, ok := sh.ids[hash]; !ok {
+		if sh.ids == nil {
+			sh.ids = make(map[uint64]struct{})
+		}
+		sh.ids[hash] = struct{}{}
+		sh.most = max(sh.most, len(sh.ids))
+		u.n.Add(1)
+	}
 	u.generation.Add(1)
 }
 
-func (u *unheard) remove(id messages.PeerID) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	delete(u.ids, id)
-	u.n.Store(int64(len(u.ids)))
-}
+func (u *unheard) remove(id messages.PeerID) { u.take(id) }
 
 func (u *unheard) has(id messages.PeerID) bool {
-	u.mu.RLock()
-	defer u.mu.RUnlock()
-	_, ok := u.ids[id]
+	hash, sh := u.shard(id)
+	sh.mu.RLock()
+	defer sh.mu.RUnlock()
+	_, ok := sh.ids[hash]
 	return ok
 }
 
 // take removes id and reports whether it was there.
 func (u *unheard) take(id messages.PeerID) bool {
-	if u.n.Load() == 0 {
+	if u.n.Load() == 0 || !u.has(id) {
 		return false
 	}
-	u.mu.RLock()
-	_, ok := u.ids[id]
-	u.mu.RUnlock()
-	if !ok {
-		return false
+	hash, sh := u.shard(id)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	_, ok := sh.ids[hash]
+	if ok {
+		delete(sh.ids, hash)
+		u.n.Add(-1)
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	_, ok = u.ids[id]
-	delete(u.ids, id)
-	u.n.Store(int64(len(u.ids)))
+	if sh.most > 64 && len(sh.ids) < sh.most/8 {
+		sh.ids = maps.Clone(sh.ids) // a map does not shrink
+		sh.most = len(sh.ids)
+	}
 	return ok
 }
 

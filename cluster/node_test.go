@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"iter"
 	"log/slog"
 	"slices"
@@ -122,6 +123,7 @@ type fakeEffects struct {
 	said  []string
 	wants map[messages.PeerID]bool
 	keeps map[messages.PeerID]bool
+	asks  []messages.PeerID
 	block chan struct{}
 }
 
@@ -139,7 +141,14 @@ func (e *fakeEffects) forgotten(messages.PeerID)                   {}
 func (e *fakeEffects) podLost(id wire.PodID)                       { e.note("lost %d", id) }
 func (e *fakeEffects) awaits(id messages.PeerID) bool              { return e.keeps[id] }
 func (e *fakeEffects) vacant(messages.PeerID)                      { e.note("vacant") }
-func (e *fakeEffects) interested(id messages.PeerID) bool          { return e.wants[id] }
+func (e *fakeEffects) interests(dst []messages.PeerID, limit int) ([]messages.PeerID, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := min(limit, len(e.asks))
+	dst, e.asks = append(dst, e.asks[:n]...), e.asks[n:]
+	return dst, len(e.asks) > 0
+}
+func (e *fakeEffects) interested(id messages.PeerID) bool { return e.wants[id] }
 func (e *fakeEffects) settle(_ messages.PeerID, online, changed bool) {
 	e.note("online %v, changed %v", online, changed)
 	if e.block != nil {
@@ -184,6 +193,72 @@ func TestAnnouncedPeersAreWithTheLink(t *testing.T) {
 		<-n.announced()
 		if got := s.count(wire.Register); got != peers {
 			t.Errorf("%d of %d peers are with the link", got, peers)
+		}
+	})
+}
+
+// What peers ask to be told about is looked at in its order and at a rate, and
+// nothing else waits for it. What was kept for it is given back.
+func TestInterestsAreTakenAtARate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, local, e := newTestNode(t)
+		s := &fakeSession{n: 1, id: 2}
+		n.linkUp(s)
+		synctest.Wait()
+		const ids = 60_000
+		ask := func(wanted bool) {
+			e.mu.Lock()
+			for i := range ids {
+				id := messages.HashID(fmt.Sprint(i))
+				e.wants[id] = wanted
+				e.asks = append(e.asks, id)
+			}
+			e.mu.Unlock()
+			n.interestsChanged()
+		}
+		began := time.Now()
+		ask(true)
+		local.join(n, messages.HashID("bob"))
+		n.lookup(messages.HashID("eve"), 0)
+		synctest.Wait()
+		if s.count(wire.Register) != 1 || s.count(wire.WhoHas) != 1 || !time.Now().Equal(began) {
+			t.Errorf("told the home %v after %v: a join and a lookup wait", s.kinds(), time.Since(began))
+		}
+		for range 4 {
+			asked := s.count(wire.Subscribe)
+			if most := interestBurst + int(time.Since(began).Seconds()*interestsPerSecond); asked > most || asked < most-turn {
+				t.Errorf("%d subscriptions after %v, want about %d", asked, time.Since(began), most)
+			}
+			if got := n.stats.Load().Interests; got < asked-interestsPerSecond/10-turn {
+				t.Errorf("the gauge shows %d of %d interests while the node is busy", got, asked)
+			}
+			time.Sleep(500 * time.Millisecond)
+			synctest.Wait()
+		}
+		time.Sleep(ids * time.Second / interestsPerSecond)
+		synctest.Wait()
+		next := 0
+		for _, entry := range s.sent {
+			if entry.Kind == wire.Subscribe {
+				if want := messages.HashID(fmt.Sprint(next)); entry.Name.ID() != want {
+					t.Fatalf("subscription %d is not in its turn", next)
+				}
+				next++
+			}
+		}
+		if next != ids || n.unheard.n.Load() != ids {
+			t.Errorf("%d subscriptions, %d of them waited for", next, n.unheard.n.Load())
+		}
+		ask(false)
+		time.Sleep(ids * time.Second / interestsPerSecond)
+		synctest.Wait()
+		if got := n.stats.Load().Interests; got != 0 || n.unheard.n.Load() != 0 {
+			t.Errorf("%d interests are left, %d waited for", got, n.unheard.n.Load())
+		}
+		for i := range n.unheard.shards {
+			if most := n.unheard.shards[i].most; most > 64 {
+				t.Errorf("room for %d ids is kept for none", most)
+			}
 		}
 	})
 }
@@ -520,7 +595,7 @@ func TestClusterClock(t *testing.T) {
 }
 
 func TestUnheard(t *testing.T) {
-	u := &unheard{ids: make(map[messages.PeerID]struct{})}
+	u := &unheard{seed: maphash.MakeSeed()}
 	bob, eve := messages.HashID("bob"), messages.HashID("eve")
 	if u.take(bob) {
 		t.Error("took what is not there")

@@ -141,7 +141,7 @@ func TestNoticesGoAheadOfDataBeforeWakeToo(t *testing.T) {
 				from, to := newPair(t, conn)
 				to.store.Add(from)
 				s := to.notifier.NewSubscriber(to.store, sleepySink{(*sink)(to)})
-				to.subscriber.Store(s)
+				to.subscriber.Store(&subscriptions{Subscriber: s})
 				ids, err := messages.ParsePeerList(messages.AppendPeerList(nil, messages.TypeSubscribePeerState, []messages.PeerID{from.id}), messages.TypeSubscribePeerState)
 				if err != nil {
 					t.Fatal(err)

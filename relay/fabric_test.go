@@ -38,6 +38,12 @@ func (f *scriptedFabric) Locate(context.Context, messages.PeerID) (string, bool)
 
 func (f *scriptedFabric) Attach(h cluster.Host) { f.host = h }
 
+func (f *scriptedFabric) InterestsChanged() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.looked, _ = f.host.Interests(f.looked, 100)
+}
+
 func (f *scriptedFabric) InterestChanged(id messages.PeerID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -210,6 +216,59 @@ func TestPresenceFromElsewhere(t *testing.T) { // P1, P2
 		a.quiet()
 		f.lookedAt(t, x)
 		interested(t, f, x, false)
+	})
+}
+
+// busyFabric is one that has no time for interests until the test takes them.
+type busyFabric struct{ *scriptedFabric }
+
+func (busyFabric) InterestsChanged() {}
+
+// A peer that subscribes to ever new ids made the fabric's work for it pile up
+// without a bound. Now its lists are read no faster than the fabric takes them;
+// it is delayed by that and nobody else is.
+func TestPeerThatAsksTooMuchIsReadMoreSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const lists = 30
+		f := busyFabric{&scriptedFabric{}}
+		meter, c := counted(t)
+		r := newFabricated(t, f, meter)
+		greedy := connect(t, r, "greedy")
+		go func() {
+			for err := error(nil); err == nil; { // it reads, and answers no health check
+				_, err = greedy.tryNext()
+			}
+		}()
+		go func() {
+			for i := range lists {
+				var ids []messages.PeerID
+				for j := range messages.MaxPeersPerList {
+					ids = append(ids, messages.HashID(fmt.Sprint(i, j)))
+				}
+				greedy.subscribe(ids...)
+			}
+			greedy.write(messages.AppendTransport(nil, messages.HashID("b"), []byte("at last")))
+		}()
+		time.Sleep(time.Minute) // longer than a health check waits for its answer
+		a, b := connect(t, r, "a"), connect(t, r, "b")
+		a.subscribe(messages.HashID("x"))
+		a.send(b, "at once")
+		b.expect(from(a, "at once"))
+		taken := 0
+		for time.Sleep(time.Second); taken < lists*messages.MaxPeersPerList+1; time.Sleep(time.Second) {
+			ids, more := f.host.Interests(nil, 1<<20)
+			if taken == 0 && (ids[16] != messages.HashID("x") || more) {
+				t.Error("what another peer asks for waits behind all that this one does")
+			}
+			if len(ids) == 0 || len(ids) > 2000 {
+				t.Fatalf("%d ids waited after %d", len(ids), taken)
+			}
+			taken += len(ids)
+		}
+		b.expect(from(greedy, "at last"))
+		if got := c.value(t, "relay_peer_throttled_seconds_total"); got < 60 {
+			t.Errorf("throttled for %v s, want over a minute", got)
+		}
 	})
 }
 

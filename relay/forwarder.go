@@ -14,10 +14,10 @@ import (
 // CrossPodForwarder carries messages for peers of other pods.
 //
 // One that also has the methods of *cluster.Forwarder for batches
-// (ForwardBatched, Flush) and for presence (Attach, InterestChanged) is used
-// through them; with Announced, other pods are told of a peer before it is
-// answered. One that has not works all the same, but peers are not told of those
-// that come and go on other pods.
+// (ForwardBatched, Flush) and for presence (Attach, InterestsChanged,
+// InterestChanged) is used through them; with Announced, other pods are told of a
+// peer before it is answered. One that has not works all the same, but peers are
+// not told of those that come and go on other pods.
 type CrossPodForwarder interface {
 	// Forward takes msg, one whole Transport message with its source set, for
 	// dst, a peer this pod does not have. It does not keep msg after it
@@ -47,6 +47,8 @@ type batchForwarder interface {
 type presenceForwarder interface {
 	// Attach has the forwarder tell h from now on.
 	Attach(h cluster.Host)
+	// InterestsChanged says that h has Interests to hand out.
+	InterestsChanged()
 	// InterestChanged has it ask h whether somebody is interested in id, and
 	// repeat what it knows of id.
 	InterestChanged(id messages.PeerID)

@@ -578,7 +578,7 @@ func TestHostileMessages(t *testing.T) {
 }
 
 func TestHostileSubscriptions(t *testing.T) {
-	const flooders, lists, perPeer, total = 10, 40, 100, 500
+	const flooders, lists, perPeer, total = 10, 40, 100, 1200
 	s := newScene(t, relay.Limits{SubscriptionsPerPeer: perPeer, Subscriptions: total})
 	var peers []*rawPeer
 	for i := range flooders {
@@ -596,7 +596,7 @@ func TestHostileSubscriptions(t *testing.T) {
 			p.write(maskedFrame(messages.AppendPeerList(nil, messages.TypeSubscribePeerState, ids)))
 		}
 	}
-	s.counts(flooders*(lists*messages.MaxPeersPerList+1)-total, "relay_subscriptions_refused_total")
+	s.counts(flooders*(lists*messages.MaxPeersPerList+1-perPeer), "relay_subscriptions_refused_total")
 	// The same one again and again, unsubscribed in between or not, answers
 	// never being read.
 	again := maskedFrame(messages.AppendPeerList(nil, messages.TypeSubscribePeerState, []messages.PeerID{s.pair.a.id}))

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/metrics"
 	"github.com/crosspod/crosspod/relay/listener"
@@ -51,15 +53,15 @@ type Peer struct {
 
 	out outQueue
 
-	gone       atomic.Uint32                    // bits: why it is no longer the owner of its id, 0 while it is
-	subscriber atomic.Pointer[store.Subscriber] // made by readLoop at the first Subscribe
-	answered   atomic.Int64                     // when it last answered a health check, now()
-	active     atomic.Int64                     // when it last sent a Transport message, now(); 0: never
-	cause      atomic.Pointer[error]            // why it was cut, the first reason wins
-	news       atomic.Pointer[store.Event]      // what subscribers are told when it has been answered; nil: it has been
-	working    atomic.Bool                      // Work has been called
-	returned   atomic.Bool                      // it was superseded, and has its id back
-	place      wheelPlace                       // guarded by the wheel
+	gone       atomic.Uint32                 // bits: why it is no longer the owner of its id, 0 while it is
+	subscriber atomic.Pointer[subscriptions] // made by readLoop at the first Subscribe
+	answered   atomic.Int64                  // when it last answered a health check, now()
+	active     atomic.Int64                  // when it last sent a Transport message, now(); 0: never
+	cause      atomic.Pointer[error]         // why it was cut, the first reason wins
+	news       atomic.Pointer[store.Event]   // what subscribers are told when it has been answered; nil: it has been
+	working    atomic.Bool                   // Work has been called
+	returned   atomic.Bool                   // it was superseded, and has its id back
+	place      wheelPlace                    // guarded by the wheel
 
 	// Owned by the writer, of which there is at most one.
 	writes uint
@@ -253,7 +255,7 @@ func (p *Peer) hear(src messages.PeerID) {
 // nothing but its own socket.
 func (p *Peer) readLoop() error {
 	defer p.flush()
-	var batch load // for the limiter: control messages cost as well
+	var batch load // for throttle: control messages cost as well
 	for {
 		msg, more, err := p.conn.NextMessage()
 		if err != nil {
@@ -265,9 +267,7 @@ func (p *Peer) readLoop() error {
 		}
 		if !more {
 			p.flush()
-			if p.limiter != nil {
-				p.throttle(batch)
-			}
+			p.throttle(batch)
 			batch = load{}
 		}
 	}
@@ -343,18 +343,54 @@ func (p *Peer) flush() {
 	}
 }
 
-// throttle waits until a peer over its rate may be read again.
+// throttle waits until a peer over one of its rates may be read again, or one of
+// whose subscriptions too much waits for the other pods.
 func (p *Peer) throttle(batch load) {
-	delay := p.limiter.reserve(batch)
-	if delay <= 0 {
-		return
+	var delay time.Duration
+	if p.limiter != nil {
+		delay = p.limiter.reserve(batch)
 	}
-	p.env.metrics.Throttled(delay)
-	for delay > 0 && !p.out.ended() {
-		step := min(delay, throttleStep)
-		time.Sleep(step)
-		delay -= step
+	var room <-chan struct{}
+	if s := p.subscriber.Load(); s != nil && s.listed > 0 {
+		delay = max(delay, reserve(s.rate, s.listed))
+		room = s.Room()
+		s.listed = 0
+	}
+	for (delay > 0 || room != nil) && !p.out.ended() {
+		began := time.Now()
+		if delay > 0 {
+			step := min(delay, throttleStep)
+			time.Sleep(step)
+			delay -= step
+		} else {
+			select {
+			case <-room:
+				room = nil
+			case <-time.After(throttleStep):
+			}
+		}
+		p.env.metrics.Throttled(time.Since(began))
 		p.answered.Store(now()) // its answers wait behind what it may not send yet
+	}
+}
+
+// subscriptions is what a peer wants to be told about.
+type subscriptions struct {
+	*store.Subscriber
+
+	// Owned by readLoop.
+	rate   *rate.Limiter // of ids in lists
+	listed int           // of them, since the last throttle
+}
+
+// newSubscriptions returns those of p. Its lists may name at once twice what it
+// may be subscribed to, to unsubscribe from all and subscribe to others, and a
+// twentieth of that a second.
+func (p *Peer) newSubscriptions() *subscriptions {
+	burst := 2 * max(p.env.limits.SubscriptionsPerPeer, store.DefaultSubscriptionsPerPeer)
+	return &subscriptions{
+		Subscriber: p.notifier.NewSubscriber(p.store, (*sink)(p)),
+		rate:       newRate(float64(burst)/20, burst),
 	}
 }
 
@@ -366,9 +402,10 @@ func (p *Peer) subscribe(msg []byte) {
 	}
 	s := p.subscriber.Load()
 	if s == nil {
-		s = p.notifier.NewSubscriber(p.store, (*sink)(p))
+		s = p.newSubscriptions()
 		p.subscriber.Store(s)
 	}
+	s.listed += len(ids) / messages.PeerIDSize
 	if refused := s.Subscribe(ids); refused > 0 {
 		p.env.metrics.SubscriptionsRefused(refused)
 		p.logger().Debug("subscriptions refused", "refused", refused)
@@ -382,6 +419,7 @@ func (p *Peer) unsubscribe(msg []byte) {
 		return
 	}
 	if s := p.subscriber.Load(); s != nil {
+		s.listed += len(ids) / messages.PeerIDSize
 		s.Unsubscribe(ids)
 	}
 }

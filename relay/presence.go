@@ -20,7 +20,7 @@ func (r *Relay) SetCrossPodForwarder(f CrossPodForwarder) {
 		return
 	}
 	pods.presence.Attach(&host{r, pods})
-	r.notifier.SetRemote(pods.presence.InterestChanged)
+	r.notifier.SetRemote(pods.presence.InterestsChanged)
 }
 
 // lookAt has the fabric look whether somebody here is interested in id.
@@ -37,6 +37,15 @@ type host struct {
 }
 
 var _ cluster.Host = (*host)(nil)
+
+// Interests hands out ids of which it has changed whether a peer wants to be told
+// about them.
+func (h *host) Interests(dst []messages.PeerID, limit int) (ids []messages.PeerID, more bool) {
+	if h.relay.pods.Load() != h.pods {
+		return dst, false // they are for another fabric
+	}
+	return h.relay.notifier.Changes(dst, limit)
+}
 
 // Interested reports whether a peer wants to be told about id.
 func (h *host) Interested(id messages.PeerID) bool { return h.relay.notifier.Interested(id) }

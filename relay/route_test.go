@@ -84,7 +84,7 @@ func TestCrossPodAllocatesNothing(t *testing.T) {
 	}
 	st, f := store.New(), &acceptor{}
 	notifier := store.NewPeerNotifier()
-	notifier.SetRemote(func(messages.PeerID) {})
+	notifier.SetRemote(func() {})
 	from := NewPeer(nil, messages.HashID("from"), &plainConn{}, st, notifier, f)
 	to := NewPeer(nil, messages.HashID("to"), &plainConn{}, st, notifier, f)
 	to.out.writing = true

@@ -34,10 +34,13 @@
 // of the truth. A join is announced at once all the same; that an id is gone, or
 // is somewhere else, is what [PeerNotifier.Settle] says, and a message from
 // elsewhere may be the first news of its sender ([Subscriber.Heard]). The rules
-// above stay. See docs/adr/0018-presence-across-pods.md.
+// above stay. What the remote is to know of subscriptions waits until it takes it,
+// in turns ([PeerNotifier.Changes]). See docs/adr/0018-presence-across-pods.md and
+// docs/adr/0024-subscription-changes.md.
 //
 // Locks, in the order in which they may be held together: that of changing a
 // subscriber's list, then either a shard of the index or the subscriber's
-// state, and under the latter a shard of the store. None is held during a
-// call of an observer or of [Sink].Wake.
+// state, and under the latter a shard of the store. The lock of changes that
+// wait is held with no other. None is held during a call of an observer, of
+// [Sink].Wake or of the remote.
 package store

@@ -25,12 +25,20 @@ type PeerNotifier struct {
 	seed maphash.Seed
 
 	perSubscriber, total atomic.Int64 // limits
-	n                    atomic.Int64 // subscriptions
+	n                    atomic.Int64 // subscriptions, and topics without any
 
-	remote atomic.Pointer[func(messages.PeerID)] // see SetRemote; nil: there is only the store
+	remote  atomic.Pointer[func()] // see SetRemote; nil: there is only the store. Changed under changes.mu
+	changes changes
 
-	shards [numShards]topicShard
+	shards [numTopicShards]topicShard
 }
+
+// There are enough shards for each to be copied in a tenth of a millisecond when
+// it shrinks.
+const (
+	topicShardBits = 8
+	numTopicShards = 1 << topicShardBits
+)
 
 // topicShard has a part of the topics. Its lock is held to look up or change
 // the index, never while a subscriber is told.
@@ -41,12 +49,16 @@ type topicShard struct {
 	_      [104]byte
 }
 
-// topic is an id that somebody asked to be told about.
+// topic is an id that somebody asked to be told about. With a remote it stays when
+// the last interest has gone, until the remote has been told. All of it is
+// changed under the shard's lock.
 type topic struct {
 	id        messages.PeerID
-	settled   atomic.Uint32 // what was last settled; changed under the shard's lock
+	settled   atomic.Uint32 // what was last settled
 	next      *topic        // with the same hash
 	interests []*interest
+	known     bool // the remote has been told that somebody is interested
+	dropped   bool // it has left the index
 }
 
 // NewPeerNotifier returns a notifier without subscribers. Its Observe is to be
@@ -74,7 +86,8 @@ func (n *PeerNotifier) SetLimits(perSubscriber, total int) {
 	n.total.Store(int64(total))
 }
 
-// Len returns the number of subscriptions.
+// Len returns the number of subscriptions, those that have gone included while
+// the remote has not been told.
 func (n *PeerNotifier) Len() int { return int(n.n.Load()) }
 
 // Observe tells those who are interested in e.ID. It costs others nothing,
@@ -95,7 +108,8 @@ func (n *PeerNotifier) Interested(id messages.PeerID) bool {
 	hash, sh := n.shard(&id)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	return sh.find(hash, &id) != nil
+	t := sh.find(hash, &id)
+	return t != nil && len(t.interests) > 0
 }
 
 // interested appends the subscriptions of id to dst.
@@ -111,12 +125,14 @@ func (n *PeerNotifier) interested(dst []*interest, id messages.PeerID) []*intere
 
 func (n *PeerNotifier) shard(id *messages.PeerID) (hash uint64, sh *topicShard) {
 	hash = maphash.Bytes(n.seed, id[:])
-	return hash, &n.shards[hash>>(64-shardBits)]
+	return hash, &n.shards[hash>>(64-topicShardBits)]
 }
 
-// reserve counts one more subscription if the total allows it.
-func (n *PeerNotifier) reserve() bool {
-	if n.n.Add(1) > n.total.Load() {
+// reserve counts one more subscription of one who has so many, if the total
+// allows it. Nobody may have more than is left for all others, so that those who
+// want everything leave something when it gets scarce.
+func (n *PeerNotifier) reserve(has int) bool {
+	if left := n.total.Load() - n.n.Add(1); left < 0 || int64(has) > left {
 		n.n.Add(-1)
 		return false
 	}

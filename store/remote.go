@@ -2,53 +2,6 @@ package store
 
 import "github.com/crosspod/crosspod/messages"
 
-// SetRemote says that the store is only a part of the truth: an id that it does
-// not have may be connected elsewhere, and somebody knows. From now on
-//
-//   - an id is online when the store says so or [PeerNotifier.Settle] did;
-//   - a peer that joins the store is announced at once, as without a remote;
-//   - a peer that leaves the store is not announced: that is for Settle, since
-//     the id may be somewhere else by now;
-//   - whoever subscribes to an id of which neither knows is answered by the
-//     next word of Settle. As any answer it does not use up the one online
-//     notice that follows.
-//
-// look is called with an id when the first subscription to it was made and when
-// the last one has gone, also when that was undone meanwhile:
-// [PeerNotifier.Interested] has the answer. It is called for the ids that are
-// subscribed to already too. After each call Settle is to repeat what is known
-// of the id, since the subscription may be another one than the last time; so it
-// is after each change of the store. look is called without a lock, from the
-// goroutine that subscribes, and must not wait.
-//
-// A nil look ends it: the store is everything again, and who is online only
-// elsewhere goes offline.
-func (n *PeerNotifier) SetRemote(look func(id messages.PeerID)) {
-	if look != nil {
-		n.remote.Store(&look)
-	} else {
-		n.remote.Store(nil)
-		look = func(id messages.PeerID) { n.Settle(id, false, false) }
-	}
-	for i := range n.shards {
-		for _, id := range n.shards[i].ids() {
-			look(id)
-		}
-	}
-}
-
-// ids returns the ids of the shard that somebody is interested in.
-func (sh *topicShard) ids() (ids []messages.PeerID) {
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	for _, t := range sh.topics {
-		for ; t != nil; t = t.next {
-			ids = append(ids, t.id)
-		}
-	}
-	return ids
-}
-
 // Settle says whether id is connected, here or anywhere else; see SetRemote.
 // Repeating what was said costs no notice. changed, with online, makes it an
 // event all the same: id has connected or has moved.
@@ -144,16 +97,4 @@ func (s *Subscriber) Heard(id messages.PeerID) (news bool) {
 		s.sink.Wake()
 	}
 	return news
-}
-
-// looks calls the remote with ids whose first subscription came or whose last
-// one went. No lock is held.
-func (n *PeerNotifier) looks(ids []messages.PeerID) {
-	look := n.remote.Load()
-	if look == nil {
-		return
-	}
-	for _, id := range ids {
-		(*look)(id)
-	}
 }

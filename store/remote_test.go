@@ -16,8 +16,21 @@ import (
 // test.
 func newPart() pod {
 	p := newPod()
-	p.notifier.SetRemote(func(messages.PeerID) {})
+	setRemote(p.notifier, func(messages.PeerID) {})
 	return p
+}
+
+// setRemote gives n a remote that takes each change at once.
+func setRemote(n *store.PeerNotifier, look func(messages.PeerID)) {
+	n.SetRemote(func() {
+		for more := true; more; {
+			var ids []messages.PeerID
+			ids, more = n.Changes(nil, 100)
+			for _, id := range ids {
+				look(id)
+			}
+		}
+	})
 }
 
 // TestRemotePeerState runs conversations as TestPeerState does, with a fabric:
@@ -353,7 +366,7 @@ func TestRemoteAllAtOnce(t *testing.T) {
 		dirty := make(chan messages.PeerID, 1<<12)
 		look := func(id messages.PeerID) { dirty <- id }
 		st.Observe(func(e store.Event) { look(e.ID) })
-		n.SetRemote(look)
+		setRemote(n, look)
 
 		settle := func(id messages.PeerID, changed bool) {
 			mu.Lock()
@@ -447,7 +460,7 @@ func TestRemoteIsAskedToLook(t *testing.T) {
 			t.Errorf("Interested(%v) = %v", id, got)
 		}
 	}
-	p.notifier.SetRemote(func(id messages.PeerID) { asked = append(asked, id) })
+	setRemote(p.notifier, func(id messages.PeerID) { asked = append(asked, id) })
 	looked("those who asked before", a)
 	s := p.notifier.NewSubscriber(p.Store, &sink{})
 	interested(b, false)

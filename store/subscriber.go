@@ -1,6 +1,7 @@
 package store
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -44,6 +45,9 @@ type Subscriber struct {
 	// Set with changing held too, so either suffices to read.
 	closed    bool
 	interests map[*topic]*interest
+	most      int // most interests since the map was made; guarded by changing
+
+	pending pending // what the remote is to be told, guarded by notifier.changes
 }
 
 // interest is one subscription: one subscriber, one id. What was subscribed is
@@ -99,7 +103,7 @@ func (n *PeerNotifier) NewSubscriber(st *Store, sink Sink) *Subscriber {
 // [PeerNotifier.SetLimits]); those are as if they had not been asked for.
 // After Close it does nothing. ids is not kept.
 func (s *Subscriber) Subscribe(ids messages.PeerList) (refused int) {
-	var few [4]messages.PeerID
+	var few [4]*topic
 	firsts := few[:0]
 	s.changing.Lock()
 	wake := false
@@ -113,20 +117,20 @@ func (s *Subscriber) Subscribe(ids messages.PeerList) (refused int) {
 			wake = true
 		}
 		if first {
-			firsts = append(firsts, id)
+			firsts = append(firsts, in.topic)
 		}
 	}
 	s.changing.Unlock()
 	if wake {
 		s.sink.Wake()
 	}
-	s.notifier.looks(firsts)
+	s.notifier.changed(s, firsts)
 	return refused
 }
 
-// interest returns the subscription of id, a new one if need be, and whether it
-// is the only one of id. It is in the index before anybody looks whether id is
-// connected. It is nil after Close; ok is false when a limit is reached.
+// interest returns the subscription of id, a new one if need be, and whether the
+// remote is to be told of it. It is in the index before anybody looks whether id
+// is connected. It is nil after Close; ok is false when a limit is reached.
 func (s *Subscriber) interest(id *messages.PeerID) (in *interest, first, ok bool) {
 	if s.closed {
 		return nil, false, true
@@ -139,15 +143,17 @@ func (s *Subscriber) interest(id *messages.PeerID) (in *interest, first, ok bool
 		sh.mu.Unlock()
 		return in, false, true
 	}
-	if int64(len(s.interests)) >= n.perSubscriber.Load() || !n.reserve() {
+	ending := t != nil && len(t.interests) == 0 // and counted until the remote knows
+	if len(s.interests) >= int(n.perSubscriber.Load()) || !ending && !n.reserve(len(s.interests)) {
 		sh.mu.Unlock()
 		return nil, false, false
 	}
-	if first = t == nil; first {
+	if t == nil {
 		t = sh.insert(hash, id)
 	}
 	in = &interest{sub: s, topic: t}
 	t.add(in)
+	first = !t.known // also when others wait to tell it: their turn may come later
 	sh.mu.Unlock()
 
 	s.mu.Lock()
@@ -155,6 +161,7 @@ func (s *Subscriber) interest(id *messages.PeerID) (in *interest, first, ok bool
 		s.interests = make(map[*topic]*interest)
 	}
 	s.interests[t] = in
+	s.most = max(s.most, len(s.interests))
 	s.mu.Unlock()
 	return in, first, true
 }
@@ -301,39 +308,55 @@ func (s *Subscriber) forget(in *interest) {
 // Unsubscribe drops the subscriptions of ids and the notices of them that
 // wait. Ids that are not subscribed are ignored. ids is not kept.
 func (s *Subscriber) Unsubscribe(ids messages.PeerList) {
-	var few [4]messages.PeerID
-	s.notifier.looks(s.unsubscribe(few[:0], ids))
-}
-
-// unsubscribe appends the ids that nobody is interested in any more to lasts.
-func (s *Subscriber) unsubscribe(lasts []messages.PeerID, ids messages.PeerList) []messages.PeerID {
+	var few [4]*topic
+	lasts := few[:0]
 	s.changing.Lock()
-	defer s.changing.Unlock()
 	for id := range ids.All() {
 		hash, sh := s.notifier.shard(&id)
 		sh.mu.Lock()
-		t := sh.find(hash, &id)
-		in := s.interests[t] // nil for a nil topic
-		if in != nil && s.unindex(sh, hash, in) {
-			lasts = append(lasts, id)
-		}
+		in := s.interests[sh.find(hash, &id)] // nil for a nil topic
+		last := in != nil && s.unindex(sh, hash, in)
 		sh.mu.Unlock()
 		if in != nil {
 			s.end(in)
 		}
+		if last {
+			lasts = append(lasts, in.topic)
+		}
 	}
-	return lasts
+	s.shrink()
+	s.changing.Unlock()
+	s.notifier.changed(s, lasts)
 }
 
 // unindex takes in out of the index and reports whether it was the last one of
-// its id. The lock of sh is held.
+// an id that the remote knows of. The lock of sh is held.
 func (s *Subscriber) unindex(sh *topicShard, hash uint64, in *interest) (last bool) {
-	s.notifier.n.Add(-1)
-	in.topic.remove(in)
-	if last = len(in.topic.interests) == 0; last {
-		sh.remove(hash, in.topic)
+	n, t := s.notifier, in.topic
+	t.remove(in)
+	switch {
+	case len(t.interests) > 0:
+		n.n.Add(-1)
+		return false
+	case n.remote.Load() == nil:
+		n.drop(sh, hash, t)
+		return false
+	case !t.known:
+		t.settled.Store(0) // it waits to be handed out, and will be dropped then
 	}
-	return last
+	return t.known
+}
+
+// shrink gives back what the list had at its longest. s.changing is held, so
+// nobody else changes the map while it is copied.
+func (s *Subscriber) shrink() {
+	if s.most <= 64 || len(s.interests) >= s.most/8 {
+		return
+	}
+	interests := maps.Clone(s.interests)
+	s.mu.Lock()
+	s.interests, s.most = interests, len(interests)
+	s.mu.Unlock()
 }
 
 // end takes in, which has left the index, from the list. It drops what waits and
@@ -342,7 +365,7 @@ func (s *Subscriber) end(in *interest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if delete(s.interests, in.topic); len(s.interests) == 0 {
-		s.interests = nil
+		s.interests, s.most = nil, 0
 	}
 	s.forget(in)
 	in.wantsOnline, in.told = false, nothing
@@ -390,33 +413,26 @@ func (s *Subscriber) Pending() bool { return s.waiting.Load() > 0 }
 
 // Close drops all subscriptions and all notices. It may be called more than
 // once.
-func (s *Subscriber) Close() { s.notifier.looks(s.close()) }
-
-// close returns the ids that nobody is interested in any more.
-func (s *Subscriber) close() (lasts []messages.PeerID) {
+func (s *Subscriber) Close() {
+	var lasts []*topic
 	s.changing.Lock()
-	defer s.changing.Unlock()
-
 	s.mu.Lock()
-	s.closed = true
+	all := s.interests
+	s.closed, s.interests = true, nil
 	s.online, s.offline = queue{}, queue{}
 	s.waiting.Store(0)
 	s.awaited.Store(0)
-	all := s.interests
-	s.interests = nil
 	s.mu.Unlock()
-
-	remote := s.notifier.remote.Load() != nil
 	for t, in := range all {
 		hash, sh := s.notifier.shard(&t.id)
 		sh.mu.Lock()
-		last := s.unindex(sh, hash, in)
-		sh.mu.Unlock()
-		if last && remote {
-			lasts = append(lasts, t.id)
+		if s.unindex(sh, hash, in) {
+			lasts = append(lasts, t)
 		}
+		sh.mu.Unlock()
 	}
-	return lasts
+	s.changing.Unlock()
+	s.notifier.changed(s, lasts)
 }
 
 // queue is a list of subscriptions with a notice that waits, oldest first.

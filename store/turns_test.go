@@ -11,7 +11,7 @@ import (
 // its subscription of id.
 func newRemoteSubscriber(id messages.PeerID) (*Subscriber, *interest) {
 	n := NewPeerNotifier()
-	n.SetRemote(func(messages.PeerID) {})
+	n.SetRemote(func() {})
 	s := n.NewSubscriber(New(), nowhere{})
 	s.Subscribe(id[:])
 	in, _, _ := s.interest(&id)

@@ -35,6 +35,21 @@ func (p *Pod) Current(n wire.Name) []Place {
 	return all
 }
 
+// Subscribed says whether [Pod.Subscribe] was said of n, and not ended.
+func (p *Pod) Subscribed(n wire.Name) bool { return p.interests.get(n) != nil }
+
+// Connection returns the connection of id that [Pod.Join] was said of, and that
+// has not ended.
+func (p *Pod) Connection(id messages.PeerID) (conn uint64, ok bool) {
+	if c := p.local.get(id); c != nil {
+		return c.conn, true
+	}
+	return 0, false
+}
+
+// Connections is the number of those.
+func (p *Pod) Connections() int { return p.local.len() }
+
 // Claims yields the claims this pod knows as a home, its own included where it
 // is one. For tests and for looking into a running pod; it walks everything.
 func (p *Pod) Claims() iter.Seq[Place] {

@@ -1,0 +1,202 @@
+package store_test
+
+import (
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/crosspod/crosspod/messages"
+	"github.com/crosspod/crosspod/store"
+)
+
+// numbers returns the ids from one number to before another.
+func numbers(from, to int) (ids []messages.PeerID) {
+	for i := from; i < to; i++ {
+		ids = append(ids, numbered(i))
+	}
+	return ids
+}
+
+// One who subscribes to ever new ids made the remote work through all of them
+// before it came to those of others. Now everyone has turns.
+func TestChangesTakeTurns(t *testing.T) {
+	p := newPod()
+	woken := 0
+	p.notifier.SetRemote(func() { woken++ })
+	greedy, modest := p.notifier.NewSubscriber(p.Store, &sink{}), p.notifier.NewSubscriber(p.Store, &sink{})
+	greedy.Subscribe(list(numbers(0, 5000)...))
+	modest.Subscribe(list(numbers(5000, 5003)...))
+	modest.Subscribe(list(numbered(4999))) // somebody else waits for this one too
+	if woken != 3 {
+		t.Errorf("the remote was woken %d times", woken)
+	}
+	if greedy.Room() == nil || modest.Room() != nil {
+		t.Error("the one who asks too much is not the one who waits")
+	}
+	ids, more := p.notifier.Changes(nil, 20)
+	want := slices.Concat(numbers(0, 16), numbers(5000, 5003), numbers(4999, 5000))
+	if !slices.Equal(ids, want) || !more {
+		t.Errorf("first turns: %v, more %v", ids, more)
+	}
+	room := greedy.Room()
+	for range 249 {
+		select {
+		case <-room:
+			t.Fatal("there is room already")
+		default:
+		}
+		if ids, more = p.notifier.Changes(ids[:0], 16); len(ids) != 16 {
+			t.Fatalf("%d in a turn", len(ids))
+		}
+		if greedy.Room() != nil {
+			continue
+		}
+		break
+	}
+	for range 33 {
+		ids, _ = p.notifier.Changes(ids[:0], 16)
+	}
+	<-room
+	for more = true; more; {
+		var next []messages.PeerID
+		next, more = p.notifier.Changes(nil, 1000)
+		ids = append(ids, next...)
+	}
+	if last := ids[len(ids)-1]; last != numbered(4998) {
+		t.Errorf("the last one is %v: what another has told already is told again", last)
+	}
+}
+
+// What undoes itself before the remote has come to it costs the remote nothing,
+// and what it knows stays good meanwhile.
+func TestChangesThatCancelOut(t *testing.T) {
+	p, id := newPod(), messages.HashID("alice")
+	p.notifier.SetRemote(func() {})
+	changes := func(what string, want ...messages.PeerID) {
+		t.Helper()
+		if got, _ := p.notifier.Changes(nil, 100); !slices.Equal(got, want) {
+			t.Errorf("%s: the remote is handed %v, want %v", what, got, want)
+		}
+	}
+	a, b := p.notifier.NewSubscriber(p.Store, &sink{}), p.notifier.NewSubscriber(p.Store, &sink{})
+	a.Subscribe(list(id))
+	a.Unsubscribe(list(id))
+	changes("came and went")
+	a.Subscribe(list(id))
+	b.Subscribe(list(id))
+	a.Close()
+	changes("two came, one went", id)
+	p.notifier.Settle(id, true, false)
+	b.TakeOnline(nil, 10)
+	b.Unsubscribe(list(id))
+	if p.notifier.Interested(id) {
+		t.Error("somebody is interested still")
+	}
+	b.Subscribe(list(id))
+	if got := b.TakeOnline(nil, 10); !slices.Equal(got, []messages.PeerID{id}) {
+		t.Errorf("answered %v to who is back at once", got)
+	}
+	changes("went and came")
+	b.Unsubscribe(list(id))
+	changes("went", id)
+	if n, topics := p.notifier.Len(), store.Topics(p.notifier); n != 0 || topics != 0 {
+		t.Errorf("%d subscriptions and %d ids left", n, topics)
+	}
+}
+
+// What waits to be told counts against the limits like what is there.
+func TestChangesAreLimited(t *testing.T) {
+	p := newPod()
+	p.notifier.SetLimits(1000, 3000)
+	p.notifier.SetRemote(func() {})
+	s := p.notifier.NewSubscriber(p.Store, &sink{})
+	for i := range 10 {
+		ids := list(numbers(i*1000, i*1000+1000)...)
+		s.Subscribe(ids)
+		s.Unsubscribe(ids)
+	}
+	if n, topics := p.notifier.Len(), store.Topics(p.notifier); n != topics || n > 3000 {
+		t.Errorf("%d are counted and %d kept at a limit of 3000", n, topics)
+	}
+	p.notifier.Changes(nil, 10_000)
+	if n, topics := p.notifier.Len(), store.Topics(p.notifier); n != 0 || topics != 0 {
+		t.Errorf("%d are counted and %d kept when all has been told", n, topics)
+	}
+}
+
+// Whatever is subscribed in whatever order, with the remote at times far behind
+// or replaced: once it has been handed everything it knows exactly what the
+// subscribers are interested in.
+func TestChangesAreComplete(t *testing.T) {
+	const ids, subscribers = 40, 5
+	for seed := range uint64(50) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		p := newPod()
+		remote := map[messages.PeerID]bool{}
+		take := func(limit int) (more bool) {
+			var changed []messages.PeerID
+			changed, more = p.notifier.Changes(nil, limit)
+			for _, id := range changed {
+				if remote[id] = p.notifier.Interested(id); !remote[id] {
+					delete(remote, id)
+				}
+			}
+			return more
+		}
+		wants := make([]map[messages.PeerID]bool, subscribers)
+		subs := make([]*store.Subscriber, subscribers)
+		for range 2000 {
+			i := r.IntN(subscribers)
+			if subs[i] == nil {
+				subs[i], wants[i] = p.notifier.NewSubscriber(p.Store, &sink{}), map[messages.PeerID]bool{}
+			}
+			from := r.IntN(ids)
+			some := numbers(from, min(from+r.IntN(8), ids))
+			switch r.IntN(12) {
+			case 0:
+				subs[i].Close()
+				subs[i], wants[i] = nil, nil
+			case 1, 2, 3, 4:
+				subs[i].Unsubscribe(list(some...))
+				for _, id := range some {
+					delete(wants[i], id)
+				}
+			case 5:
+				take(r.IntN(40))
+			case 6:
+				if r.IntN(50) == 0 {
+					p.notifier.SetRemote(nil)
+					clear(remote)
+					p.notifier.SetRemote(func() {})
+				}
+			default:
+				subs[i].Subscribe(list(some...))
+				for _, id := range some {
+					wants[i][id] = true
+				}
+			}
+		}
+		p.notifier.SetRemote(func() {})
+		clear(remote)
+		for take(7) {
+		}
+		want := map[messages.PeerID]bool{}
+		for _, w := range wants {
+			maps.Copy(want, w)
+		}
+		if !maps.Equal(remote, want) {
+			t.Fatalf("seed %d: the remote knows %d, want %d", seed, len(remote), len(want))
+		}
+		for _, s := range subs {
+			if s != nil {
+				s.Close()
+			}
+		}
+		for take(100) {
+		}
+		if n, topics := p.notifier.Len(), store.Topics(p.notifier); n != 0 || topics != 0 || len(remote) != 0 {
+			t.Fatalf("seed %d: %d subscriptions, %d ids, %d in the remote after all closed", seed, n, topics, len(remote))
+		}
+	}
+}
