@@ -2,11 +2,13 @@ package logging
 
 import (
 	"bytes"
+	"encoding"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 )
 
 // LevelTrace is below [slog.LevelDebug].
@@ -83,6 +85,9 @@ func Open(c Config) (*Log, error) {
 			return nil, fmt.Errorf("open log file: %w", err)
 		}
 	}
+	if c.Format == "json" {
+		opts.ReplaceAttr = inJSON(opts.ReplaceAttr)
+	}
 	l.queue = newQueue(to)
 	l.Logger = slog.New(newLeveled(l.queue, func(w io.Writer) slog.Handler { return newHandler(w, c.Format, &opts) }))
 	l.queue.log = l.Logger
@@ -152,4 +157,21 @@ func dropTime(groups []string, a slog.Attr) slog.Attr {
 		return slog.Attr{}
 	}
 	return nameTrace(groups, a)
+}
+
+// inJSON makes values read as in the text format: to JSON an address is an object
+// and a time span a number without a unit. Numbers and lists of texts stay.
+func inJSON(replace func([]string, slog.Attr) slog.Attr) func([]string, slog.Attr) slog.Attr {
+	return func(groups []string, a slog.Attr) slog.Attr {
+		a = replace(groups, a)
+		switch v := a.Value.Any().(type) {
+		case time.Duration:
+			a.Value = slog.StringValue(v.String())
+		case nil, bool, string, int64, uint64, float64, time.Time, []slog.Attr, slog.Level, []string, error, encoding.TextMarshaler:
+			// As they should be, the last two by what slog makes of them.
+		default:
+			a.Value = slog.StringValue(fmt.Sprintf("%+v", v))
+		}
+		return a
+	}
 }

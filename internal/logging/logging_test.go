@@ -3,12 +3,18 @@ package logging
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/crosspod/crosspod/internal/deptest"
 )
@@ -107,6 +113,64 @@ func TestJSON(t *testing.T) {
 	}
 	if line.Level != "TRACE" || line.Msg != "deep" || line.N != 1 {
 		t.Errorf("line = %+v", line)
+	}
+}
+
+// odd is a value whose JSON would be an object, and its text is not.
+type odd struct{ A, B int }
+
+func (odd) String() string { return "odd" }
+
+// A value is the same text in both formats, numbers and lists of texts apart.
+func TestJSONIsAsText(t *testing.T) {
+	tcp := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 443}
+	tests := []struct {
+		name  string
+		value any
+		want  any
+	}{
+		{"TCP address", net.Addr(tcp), "192.0.2.7:443"},
+		{"IP address", tcp.IP, "192.0.2.7"},
+		{"address and port", netip.MustParseAddrPort("[fd00::1]:443"), "[fd00::1]:443"},
+		{"network", &net.IPNet{IP: net.IPv4(10, 0, 0, 0).To4(), Mask: net.CIDRMask(8, 32)}, "10.0.0.0/8"},
+		{"URL", &url.URL{Scheme: "rels", Host: "relay.example.com"}, "rels://relay.example.com"},
+		{"addresses", []net.Addr{tcp}, "[192.0.2.7:443]"},
+		{"stringer", odd{}, "odd"},
+		{"error", fmt.Errorf("read: %w", os.ErrNotExist), "read: file does not exist"},
+		{"error that is an object", &net.OpError{Op: "read", Net: "tcp", Addr: tcp, Err: os.ErrClosed}, "read tcp 192.0.2.7:443: file already closed"},
+		{"time span", 1500 * time.Millisecond, "1.5s"},
+		{"time", time.Date(2026, 11, 29, 0, 0, 0, 0, time.UTC), "2026-11-29T00:00:00Z"},
+		{"level", slog.LevelWarn, "WARN"},
+		{"text", "text", "text"},
+		{"number", 7, 7.0},
+		{"switch", true, true},
+		{"nothing", nil, nil},
+		{"list of texts", []string{"a", "b"}, []any{"a", "b"}},
+		{"group", slog.GroupValue(slog.Any("remote", net.Addr(tcp))), map[string]any{"remote": "192.0.2.7:443"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var out bytes.Buffer
+			l, err := Open(Config{Format: "json", Console: &out})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.Info("a line", "value", tt.value)
+			l.With("value", tt.value).Info("a line")
+			closeLog(t, l)
+			for text := range strings.Lines(out.String()) {
+				var line struct {
+					Time, Level string
+					Value       any
+				}
+				if err := json.Unmarshal([]byte(text), &line); err != nil {
+					t.Fatalf("line %q: %v", text, err)
+				}
+				if !reflect.DeepEqual(line.Value, tt.want) || line.Level != "INFO" || line.Time == "" {
+					t.Errorf("line %q, want %v", text, tt.want)
+				}
+			}
+		})
 	}
 }
 
