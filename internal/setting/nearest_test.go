@@ -1,0 +1,16 @@
+package setting
+
+import "testing"
+
+func TestNearest(t *testing.T) {
+	words := []string{"start", "cluster", "dev", "nc", "token", "bench", "listen-address", "exposed-address"}
+	for text, want := range map[string]string{
+		"strat": "start", "sart": "start", "starts": "start", "tokne": "token", "nx": "nc", "dav": "dev",
+		"listen-addr": "listen-address", "expose-address": "exposed-address", "LISTEN": "",
+		"serve": "", "x": "", "": "", "extra": "", "once": "",
+	} {
+		if got := Nearest(text, words); got != want {
+			t.Errorf("Nearest(%q) = %q, want %q", text, got, want)
+		}
+	}
+}
