@@ -126,6 +126,10 @@ func (t *Transport) admit(c *conn) error {
 		case t.left.Contains(c.shaken.Peer):
 			t.mu.Unlock()
 			return errLeft
+		case c.shaken.OtherInstance && t.unnamed.Contains(c.shaken.Peer) && !t.namedLocked(c.shaken.Peer, addr):
+			t.mu.Unlock()
+			t.metrics.helloRejected(string(handshake.OtherInstance))
+			return errUnnamed
 		}
 		switch mesh.Newcomer(known) {
 		case mesh.Probe:
@@ -168,7 +172,7 @@ func (t *Transport) admit(c *conn) error {
 		t.mu.Unlock()
 		t.report()
 		if differs && !differed {
-			t.log.Warn("pod announces another instance address: peers will be sent astray", "address", hello.Address)
+			t.log.Info("pod has another instance address, linked since one of the two is a former one", "address", hello.Address)
 		}
 		return nil
 	}

@@ -76,10 +76,16 @@ type Config struct {
 	// unsigned, and only to pods that have none either.
 	Secrets []string
 
-	// InstanceURL and TokenSecrets are compared with those of other pods, by
-	// digests: a difference is a warning, since peers would be sent astray. What
-	// is empty is not compared.
-	InstanceURL  string
+	// InstanceURL is the address that peers are told. Pods link if they have the
+	// same one, or if one of them has the other's among its FormerInstances, at
+	// most 8: else the other is of another relay. Empty: not compared.
+	InstanceURL     string
+	FormerInstances []string
+
+	// TokenSecrets are what peers' tokens are accepted with. Pods link if they
+	// have one in common; other differences are a warning, since peers may be
+	// turned away. None, or more than 32, or no Secrets: not compared, or only as
+	// a whole. What pods tell each other are keyed digests.
 	TokenSecrets []string
 
 	// Version is the version of this build, told to other pods. Empty: that
@@ -256,7 +262,7 @@ func (c *Cluster) Stop() {
 func (c *Cluster) SetSecrets(secrets ...string) error { return c.Transport.keys.Swap(secrets...) }
 
 // SetTokenSecrets says that peers' tokens are accepted with other secrets now; see
-// [Config.TokenSecrets]. The other pods are told.
+// [Config.TokenSecrets]. The other pods are told; links that exist stay.
 func (c *Cluster) SetTokenSecrets(secrets ...string) { c.Transport.setTokenSecrets(secrets) }
 
 // figures are the gauges of this moment.

@@ -24,6 +24,7 @@ const maxClockOffsetMS = 2000
 func (s Status) Diagnose() []Finding {
 	d := &diagnosis{Status: s}
 	d.discovery()
+	d.camps()
 	d.secrets()
 	d.addresses()
 	d.links()
@@ -80,39 +81,67 @@ func (d *diagnosis) discovery() {
 }
 
 // The reasons for which one pod refuses another, as far as they are about
-// secrets.
+// secrets and settings.
 const (
-	reasonOtherSecret  = "hmac_mismatch"
-	reasonOtherHasNone = "unsigned_but_required"
-	reasonOwnHasNone   = "signed_but_unsupported"
+	reasonOtherSecret   = "hmac_mismatch"
+	reasonOtherHasNone  = "unsigned_but_required"
+	reasonOwnHasNone    = "signed_but_unsupported"
+	reasonOtherInstance = "instance_mismatch"
+	reasonOtherTokens   = "tokens_mismatch"
 )
 
-// secrets: which side has the wrong one? A pod that nobody shares a secret with
-// is the odd one itself.
+// camps: which pods have nothing in common of what all must share? A pod that
+// has it with no other is the odd one itself.
+func (d *diagnosis) camps() {
+	for _, c := range []struct{ reason, what, give, advice string }{
+		{reasonOtherSecret, "cluster secret", "the cluster secret",
+			"; to change it, give every pod [new, old], then [new], one pod after another (--cluster-auth-secret-file)"},
+		{reasonOtherInstance, "instance address, which is what peers are told", "the --exposed-address",
+			", byte for byte; a pod of another relay must be taken out of the name or the list; to change the address of a relay, tell the new pods of the former one (--cluster-exposed-address-previous)"},
+		{reasonOtherTokens, "secret of peer tokens", "the --auth-secret or --auth-secret-file",
+			"; to change it, give every pod the new one beside the old one first; a pod of another relay must be taken out of the name or the list"},
+	} {
+		var here, there []string
+		for _, p := range d.Pods {
+			switch {
+			case p.Reason == c.reason:
+				there = append(there, p.Address)
+			case p.State == PodUp:
+				here = append(here, p.Address)
+			}
+		}
+		self, others := d.Self.Address, strings.Join(there, ", ")
+		switch {
+		case len(there) == 1 && len(here) == 0:
+			d.problem(there[0], fmt.Sprintf("this pod (%s) and %s are two camps: they have no %s in common", self, others, c.what),
+				"give both the same "+strings.TrimPrefix(c.give, "the ")+c.advice)
+		case len(there) > 1 && len(here) == 0:
+			d.problem("", fmt.Sprintf("this pod (%s) has no %s in common with any other (%s): this pod's is probably the wrong one", self, c.what, others),
+				"give this pod "+c.give+" of the others"+c.advice)
+		case len(there) == len(here)+1:
+			d.problem("", fmt.Sprintf("the pods are two camps of equal size that have no %s in common: this pod (%s) with %s, and %s", c.what, self, strings.Join(here, ", "), others),
+				"give all of them the same "+strings.TrimPrefix(c.give, "the ")+c.advice)
+		case len(there) > len(here)+1:
+			d.problem("", fmt.Sprintf("the pods are two camps that have no %s in common: this pod (%s) with %s, and %s, which are more: the first ones are probably wrong", c.what, self, strings.Join(here, ", "), others),
+				"give the first ones "+c.give+" of the others"+c.advice)
+		default:
+			for _, address := range there {
+				d.problem(address, fmt.Sprintf("%s has no %s in common with this pod (%s), which others have", address, c.what, self),
+					"give "+address+" "+c.give+" of the others"+c.advice)
+			}
+		}
+	}
+}
+
+// secrets: which side has none?
 func (d *diagnosis) secrets() {
-	var other, theirs, own []string
+	var theirs, own []string
 	for _, p := range d.Pods {
 		switch p.Reason {
-		case reasonOtherSecret:
-			other = append(other, p.Address)
 		case reasonOtherHasNone:
 			theirs = append(theirs, p.Address)
 		case reasonOwnHasNone:
 			own = append(own, p.Address)
-		}
-	}
-	const rotate = "; to change it, give every pod [new, old], then [new], one pod after another (--cluster-auth-secret-file)"
-	switch {
-	case len(other) > 1 && len(other) == len(d.Pods):
-		d.problem("", fmt.Sprintf("no other pod has a cluster secret of this one (%s): this pod's is probably the wrong one", d.Self.Address),
-			"give this pod the secret of the others"+rotate)
-	case len(other) > 0 && len(other) == len(d.Pods):
-		d.problem(other[0], fmt.Sprintf("this pod (%s) and %s have no cluster secret in common", d.Self.Address, other[0]),
-			"give both the same secret"+rotate)
-	default:
-		for _, address := range other {
-			d.problem(address, fmt.Sprintf("%s has no cluster secret in common with this pod (%s), which others have", address, d.Self.Address),
-				"give "+address+" the secret of the others"+rotate)
 		}
 	}
 	for _, address := range theirs {
@@ -160,9 +189,10 @@ func (d *diagnosis) addresses() {
 	}
 }
 
-// saidAlready reports whether a reason is one that secrets, addresses or clocks says.
+// saidAlready reports whether a reason is one that camps, secrets, addresses or
+// clocks says.
 func saidAlready(reason string) bool {
-	return slices.Contains([]string{reasonOtherSecret, reasonOtherHasNone, reasonOwnHasNone, reasonAddress, reasonTaken, reasonAhead, reasonOwnAhead}, reason)
+	return slices.Contains([]string{reasonOtherSecret, reasonOtherInstance, reasonOtherTokens, reasonOtherHasNone, reasonOwnHasNone, reasonAddress, reasonTaken, reasonAhead, reasonOwnAhead}, reason)
 }
 
 // links: which pods are not linked, and why?
@@ -253,36 +283,33 @@ func (d *diagnosis) complaints() {
 	}
 }
 
-// configuration: do all pods send peers to the same place, and take the same
-// tokens?
+// configuration: do linked pods send peers to the same place, and take the same
+// tokens? One that differs from all others is the odd one itself, as in camps.
 func (d *diagnosis) configuration() {
-	d.setting("tells its peers another address of the relay than this pod", "--exposed-address",
-		"give every pod the same --exposed-address, byte for byte: peers compare it to know that they share a relay",
-		func(p PodStatus) bool { return p.InstanceDiffers })
-	d.setting("accepts tokens of other secrets than this pod", "--auth-secret or --auth-secret-file",
-		"give every pod the same --auth-secret or --auth-secret-file; while they are being changed, this passes; a blank or line end at the end of a variable is part of the secret, and a pod says so when it starts",
-		func(p PodStatus) bool { return p.TokensDiffer })
-}
-
-// setting: which pods have another one? A pod that differs from all others is
-// the odd one itself, as with secrets.
-func (d *diagnosis) setting(what, option, advice string, differs func(PodStatus) bool) {
-	var other []string
-	linked := 0
+	var linked, instance, tokens []string
 	for _, p := range d.Pods {
-		if p.State == PodUp {
-			linked++
+		if p.State != PodUp {
+			continue
 		}
-		if differs(p) {
-			other = append(other, p.Address)
+		linked = append(linked, p.Address)
+		if p.InstanceDiffers {
+			instance = append(instance, p.Address)
+		}
+		if p.TokensDiffer {
+			tokens = append(tokens, p.Address)
 		}
 	}
-	if len(other) > 1 && len(other) >= linked {
-		d.problem("", fmt.Sprintf("each pod that this one (%s) is linked to %s: %s of this pod is probably the wrong one", d.Self.Address, what, option), advice)
+	if len(instance) > 0 {
+		d.note("", "peers are told another address of the relay than by this pod, a former one or its successor, by "+strings.Join(instance, ", "),
+			"finish the rollout to the new --exposed-address, then take --cluster-exposed-address-previous out")
+	}
+	const advice = "give every pod the same --auth-secret or --auth-secret-file; while they are being changed, this passes; a blank or line end at the end of a variable is part of the secret, and a pod says so when it starts"
+	if len(tokens) > 1 && len(tokens) == len(linked) {
+		d.problem("", fmt.Sprintf("each pod that this one (%s) is linked to accepts tokens of other secrets than this pod: --auth-secret or --auth-secret-file of this pod is probably the wrong one", d.Self.Address), advice)
 		return
 	}
-	for _, address := range other {
-		d.problem(address, address+" "+what, advice)
+	for _, address := range tokens {
+		d.problem(address, address+" accepts tokens of other secrets than this pod", advice)
 	}
 }
 

@@ -59,15 +59,15 @@ func TestDiagnose(t *testing.T) {
 
 		{"one pod has another secret", func(s *Status) {
 			apart(&s.Pods[1], PodRefused, "hmac_mismatch", "no cluster secret in common")
-		}, []string{"10.0.0.3:7090 has no cluster secret in common with this pod (10.0.0.1:7090)|give 10.0.0.3:7090 the secret"}},
+		}, []string{"10.0.0.3:7090 has no cluster secret in common with this pod (10.0.0.1:7090)|give 10.0.0.3:7090 the cluster secret of the others"}},
 		{"this pod has another secret", func(s *Status) {
 			apart(&s.Pods[0], PodRefused, "hmac_mismatch", "")
 			apart(&s.Pods[1], PodRefused, "hmac_mismatch", "")
-		}, []string{"no other pod has a cluster secret of this one (10.0.0.1:7090)|give this pod"}},
+		}, []string{"this pod (10.0.0.1:7090) has no cluster secret in common with any other (10.0.0.2:7090, 10.0.0.3:7090)|give this pod"}},
 		{"two pods, two secrets", func(s *Status) {
 			s.Pods = s.Pods[:1]
 			apart(&s.Pods[0], PodRefused, "hmac_mismatch", "")
-		}, []string{"this pod (10.0.0.1:7090) and 10.0.0.2:7090 have no cluster secret in common|give both"}},
+		}, []string{"this pod (10.0.0.1:7090) and 10.0.0.2:7090 are two camps: they have no cluster secret in common|give both"}},
 		{"another pod has no secret", func(s *Status) {
 			apart(&s.Pods[0], PodRefused, "unsigned_but_required", "")
 		}, []string{"10.0.0.2:7090 has no cluster secret, this pod|--cluster-auth-secret-file"}},
@@ -144,22 +144,33 @@ func TestDiagnose(t *testing.T) {
 			s.Pods[0].Complaints = []Complaint{{"10.0.0.3:7090", "timeout"}}
 		}, []string{"no link to 10.0.0.3:7090"}},
 
-		{"another instance address", func(s *Status) {
-			s.Pods[0].InstanceDiffers = true
-		}, []string{"10.0.0.2:7090 tells its peers another address|--exposed-address"}},
+		{"two camps of equal size", func(s *Status) {
+			s.Pods = append(s.Pods, s.Pods[1])
+			s.Pods[2].Address = "10.0.0.4:7090"
+			apart(&s.Pods[1], PodRefused, "hmac_mismatch", "")
+			apart(&s.Pods[2], PodRefused, "hmac_mismatch", "")
+		}, []string{"two camps of equal size that have no cluster secret in common: this pod (10.0.0.1:7090) with 10.0.0.2:7090, and 10.0.0.3:7090, 10.0.0.4:7090|give all of them the same"}},
+		{"the smaller camp", func(s *Status) {
+			for _, address := range []string{"10.0.0.4:7090", "10.0.0.5:7090"} {
+				s.Pods = append(s.Pods, s.Pods[1])
+				s.Pods[len(s.Pods)-1].Address = address
+			}
+			for i := range s.Pods[1:] {
+				apart(&s.Pods[1+i], PodRefused, "tokens_mismatch", "")
+			}
+		}, []string{"two camps that have no secret of peer tokens in common: this pod (10.0.0.1:7090) with 10.0.0.2:7090, and 10.0.0.3:7090, 10.0.0.4:7090, 10.0.0.5:7090, which are more"}},
+		{"a pod of another relay", func(s *Status) {
+			apart(&s.Pods[1], PodRefused, "instance_mismatch", "")
+		}, []string{"10.0.0.3:7090 has no instance address|--exposed-address|--cluster-exposed-address-previous"}},
+		{"a former instance address", func(s *Status) {
+			s.Pods[0].InstanceDiffers, s.Pods[1].InstanceDiffers = true, true
+		}, []string{"note|peers are told another address of the relay than by this pod, a former one or its successor, by 10.0.0.2:7090, 10.0.0.3:7090|finish the rollout"}},
 		{"other tokens", func(s *Status) {
 			s.Pods[0].TokensDiffer = true
 		}, []string{"10.0.0.2:7090 accepts tokens of other secrets|--auth-secret"}},
-		{"an instance address of its own", func(s *Status) {
-			s.Pods[0].InstanceDiffers, s.Pods[1].InstanceDiffers = true, true
-		}, []string{"linked to tells its peers another address|--exposed-address of this pod is probably the wrong one|byte for byte"}},
 		{"tokens of its own", func(s *Status) {
 			s.Pods[0].TokensDiffer, s.Pods[1].TokensDiffer = true, true
 		}, []string{"accepts tokens of other secrets than this pod: --auth-secret or --auth-secret-file of this pod is probably the wrong one"}},
-		{"two with one other setting", func(s *Status) {
-			s.Pods = s.Pods[:1]
-			s.Pods[0].InstanceDiffers = true
-		}, []string{"10.0.0.2:7090 tells its peers another address"}},
 		{"a clock that is fast", func(s *Status) {
 			s.Pods[0].ClockOffsetMS = 3600_000
 		}, []string{"10.0.0.2:7090 was 3600.0 s ahead of this pod's|NTP"}},

@@ -102,6 +102,9 @@ type dialer interface {
 	// standing says how this pod stands with the one at addr.
 	standing(addr netip.AddrPort) standing
 
+	// named tells which addresses the last answer has.
+	named([]netip.AddrPort)
+
 	// complain tells the other pods which addresses cannot be linked.
 	complain([]wire.Complaint)
 }
@@ -394,7 +397,7 @@ func (d *Discovery) resolve(ctx context.Context, patience time.Duration) {
 		err = d.failure // there is no word of what failed before
 	}
 	d.failure, d.partly = err, err != nil && d.answered.After(before)
-	partly, addresses := d.partly, len(d.answer)
+	partly, addresses, answer := d.partly, len(d.answer), d.answer
 	if err != nil {
 		d.failed = time.Now()
 	}
@@ -405,6 +408,9 @@ func (d *Discovery) resolve(ctx context.Context, patience time.Duration) {
 		d.absent = true
 	}
 	d.mu.Unlock()
+	if err == nil {
+		d.pods.named(answer)
+	}
 	switch {
 	case partly && wasFine:
 		d.log.Warn("pods resolved in part: what has come is used", "name", d.resolver, "addresses", addresses, "err", err)

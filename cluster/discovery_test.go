@@ -337,6 +337,7 @@ func (f *fakeDialer) dial(context.Context, netip.AddrPort) error {
 	return f.err
 }
 func (f *fakeDialer) standing(addr netip.AddrPort) standing { return standing{linked: f.links[addr]} }
+func (f *fakeDialer) named([]netip.AddrPort)                {}
 func (f *fakeDialer) complain([]wire.Complaint)             {}
 
 // fakeResolver answers what its function does.

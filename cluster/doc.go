@@ -70,5 +70,5 @@
 //	relay_cluster_pods, relay_cluster_settled    pods in the view; 1 when all pods see the same
 //	relay_cluster_digest_mismatches_total        claims counted differently at both ends: a bug
 //	relay_cluster_instance_mismatch, relay_cluster_tokens_mismatch
-//	                                             linked pods with another instance address or other peer tokens
+//	                                             linked pods with a former instance address or other peer tokens
 package cluster

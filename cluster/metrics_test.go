@@ -71,7 +71,7 @@ func TestMetricNames(t *testing.T) {
 		labels("relay_cluster_forwards_total", "result", "ok", "peer_not_found", "stream_gone", "send_error"),
 		labels("relay_cluster_hello_rejects_total", "reason", "hmac_mismatch", "unsigned_but_required", "signed_but_unsupported",
 			"stale_timestamp", "malformed", "timeout", "first_frame_not_hello",
-			"self", "reflected", "version", "tls", "closed", "duplicate_address", "clock_ahead", "limit", "other"),
+			"self", "reflected", "version", "tls", "closed", "instance_mismatch", "tokens_mismatch", "duplicate_address", "clock_ahead", "limit", "other"),
 		[]string{
 			"relay_cluster_pings_sent_total 0", "relay_cluster_pings_lost_total 0", "relay_cluster_streams 0",
 

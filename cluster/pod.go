@@ -35,7 +35,8 @@ type pod struct {
 	version   byte
 	offset    time.Duration // of its cluster clock when it said HELLO
 	differs   differences
-	err       error // why the last session ended
+	unnamed   time.Time // since when it has another instance address and nothing leads to it
+	err       error     // why the last session ended
 	reason    string
 	complains []Complaint
 	read      []wire.Tally // messages read in the last sessions that ended

@@ -24,6 +24,7 @@ var (
 	errSucceeded = errors.New("another process answers at the address of the pod")
 	errDuplicate = &linkError{reason: "duplicate", text: "the other pod has a link to this one already"}
 	errNoUse     = &linkError{reason: reasonNoUse, text: "the other pod has not said what becomes of the link"}
+	errUnnamed   = &linkError{reason: string(handshake.OtherInstance), text: "the other pod has a former instance address, and no name or list leads to it any more"}
 	errLeft      = &linkError{reason: reasonStopping, text: "the other pod is stopping"}
 )
 
@@ -82,7 +83,7 @@ func linkErrorReason(err error) string {
 func refused(reason string) bool {
 	switch handshake.Reason(reason) {
 	case handshake.HMACMismatch, handshake.UnsignedButRequired, handshake.SignedButUnsupported,
-		handshake.Version, handshake.Reflected, reasonAddress, reasonTaken, reasonAhead, reasonOwnAhead:
+		handshake.Version, handshake.Reflected, handshake.OtherInstance, handshake.OtherTokens, reasonAddress, reasonTaken, reasonAhead, reasonOwnAhead:
 		return true
 	}
 	return false

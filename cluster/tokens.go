@@ -1,34 +1,17 @@
 package cluster
 
 import (
-	"crypto/sha256"
-	"slices"
-
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
 // Pods that accept other tokens of peers turn each other's peers away. They
-// compare a digest of the secrets in each handshake, and say so on a link when
-// the secrets change.
-
-// tokenDigest is what pods with the same secrets of peer tokens have in common.
-func tokenDigest(secrets []string) []byte {
-	if len(secrets) == 0 {
-		return nil
-	}
-	h := sha256.New()
-	for _, secret := range slices.Sorted(slices.Values(secrets)) {
-		sum := sha256.Sum256([]byte(secret))
-		h.Write(sum[:])
-	}
-	return h.Sum(nil)
-}
+// compare their secrets in each handshake, and do not link if they have none in
+// common. On a link that there is they say when the secrets change.
 
 // setTokenSecrets tells the other pods of other secrets.
 func (t *Transport) setTokenSecrets(secrets []string) {
-	digest := tokenDigest(secrets)
-	t.tokens.Store(&digest)
+	t.tokens.Store(handshake.NewTokenSecrets(secrets))
 	t.mu.Lock()
 	for _, c := range t.usedLocked() {
 		if frame := t.tokensChangedLocked(c); len(frame) > 0 {
@@ -66,7 +49,7 @@ func (t *Transport) compareTokensLocked(c *conn) {
 	p, differ := c.of, handshake.Differ(c.tokens.mine, c.tokens.theirs)
 	if differ && !p.differs.tokens {
 		t.reports = append(t.reports, report{act: func() {
-			t.log.Warn("pod accepts other peer tokens: peers will be turned away there or here", "address", p.address)
+			t.log.Warn("pod accepts other peer tokens: peers may be turned away there or here", "address", p.address)
 		}})
 	}
 	p.differs.tokens = differ

@@ -98,6 +98,8 @@ type Transport struct {
 	addresses map[netip.AddrPort]*pod                    // by announced address: the last one seen there
 	aliases   *simplelru.LRU[netip.AddrPort, wire.PodID] // who answered at an address that was dialed
 	left      *simplelru.LRU[wire.PodID, struct{}]       // incarnations that have said they stop
+	listed    []netip.AddrPort                           // the last answer of discovery
+	unnamed   *simplelru.LRU[wire.PodID, struct{}]       // pods whose links ended for errUnnamed
 	lastConn  mesh.Conn
 	lastUsed  uint64 // number of the last session here, see session
 	lastGiven uint64 // highest number this pod has said in USE, below maxGiven
@@ -106,8 +108,8 @@ type Transport struct {
 	warned    *simplelru.LRU[warning, struct{}]   // what was said of pods and need not be again
 	reports   []report
 
-	tokens  atomic.Pointer[[]byte] // see tokenDigest
-	turn    chan struct{}          // whose element is in it works on reports
+	tokens  atomic.Pointer[handshake.TokenSecrets]
+	turn    chan struct{} // whose element is in it works on reports
 	outlets atomic.Pointer[map[wire.PodID]*pod]
 }
 
@@ -158,6 +160,7 @@ func newTransport(c *Config, m *Metrics, log *slog.Logger) (*Transport, error) {
 		addresses: map[netip.AddrPort]*pod{},
 		aliases:   newLRU[netip.AddrPort, wire.PodID](maxAliases),
 		left:      newLRU[wire.PodID, struct{}](maxLeft),
+		unnamed:   newLRU[wire.PodID, struct{}](maxLeft),
 		refusals:  newLRU[netip.Addr, refusal](maxRefusals),
 		warned:    newLRU[warning, struct{}](maxRefusals),
 		links:     func(bool) {},
@@ -167,8 +170,7 @@ func newTransport(c *Config, m *Metrics, log *slog.Logger) (*Transport, error) {
 	t.began = time.Now()
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.outlets.Store(&map[wire.PodID]*pod{})
-	tokens := tokenDigest(c.TokenSecrets)
-	t.tokens.Store(&tokens)
+	t.tokens.Store(handshake.NewTokenSecrets(c.TokenSecrets))
 	return t, nil
 }
 
@@ -228,7 +230,8 @@ func (t *Transport) listen() error {
 		Clock:       t.clock,
 		Have:        t.have,
 		Instance:    t.cfg.InstanceURL,
-		Tokens:      func() []byte { return *t.tokens.Load() },
+		Former:      t.cfg.FormerInstances,
+		Tokens:      t.tokens.Load,
 		MinVersion:  t.minVersion,
 		MaxVersion:  t.maxVersion,
 	})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -714,16 +715,14 @@ func TestRotation(t *testing.T) {
 	})
 }
 
-// TestDifferencesAreWarnedOfOnce: pods with other settings link, and say so.
+// TestDifferencesAreWarnedOfOnce: pods with other settings that go together link,
+// and say so.
 func TestDifferencesAreWarnedOfOnce(t *testing.T) {
 	inBubble(t, pace, func(t *testing.T, r *rig) {
 		r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
-		settings := func(instance string, tokens ...string) func(*Config) {
-			return func(c *Config) { c.InstanceURL, c.TokenSecrets = instance, tokens }
-		}
 		a := r.pod("10.0.0.1", settings("rels://one:443", "s1", "s2")).start()
 		b := r.pod("10.0.0.2", settings("rels://one:443", "s2", "s1")).start()
-		c := r.pod("10.0.0.3", settings("rels://two:443", "s3")).start()
+		c := r.pod("10.0.0.3", settings("rels://two:443", "s2", "s3"), formerly("rels://one:443")).start()
 		r.within(time.Second, "links", func() bool { return meshed(a, b, c) })
 		for range 3 {
 			time.Sleep(settledAfter + time.Second)
@@ -753,6 +752,118 @@ func TestDifferencesAreWarnedOfOnce(t *testing.T) {
 				t.Errorf("%+v", p)
 			}
 		}
+	})
+}
+
+// settings gives a pod what it tells peers and takes from them.
+func settings(instance string, tokens ...string) func(*Config) {
+	return func(c *Config) { c.InstanceURL, c.TokenSecrets = instance, tokens }
+}
+
+// formerly gives a pod former instance addresses.
+func formerly(instances ...string) func(*Config) {
+	return func(c *Config) { c.FormerInstances = instances }
+}
+
+// TestPodsOfAnotherRelayDoNotLink: whatever leads two relays to each other's pods,
+// for whatever they have in common, they do not link, and both say why; when
+// nothing leads there any more, nothing is left of it.
+func TestPodsOfAnotherRelayDoNotLink(t *testing.T) {
+	unsigned := func(c *Config) { c.Secrets = nil }
+	tests := map[string]struct {
+		one, other func(*Config)
+		both       func(*Config)
+		reason     string
+	}{
+		"another instance address":                    {one: settings("rels://a:443"), other: settings("rels://b:443"), reason: "instance_mismatch"},
+		"another instance address, tokens the same":   {one: settings("rels://a:443", "t"), other: settings("rels://b:443", "t"), reason: "instance_mismatch"},
+		"another instance address, no cluster secret": {one: settings("rels://a:443", "t"), other: settings("rels://b:443", "t"), both: unsigned, reason: "instance_mismatch"},
+		"no token secret in common":                   {one: settings("rels://a:443", "t"), other: settings("rels://a:443", "u", "v"), reason: "tokens_mismatch"},
+		"no token secret in common, no address told":  {one: settings("", "t"), other: settings("", "u"), reason: "tokens_mismatch"},
+		"one cluster secret of several in common": {one: settings("rels://a:443"), other: func(c *Config) {
+			c.InstanceURL, c.Secrets = "rels://b:443", append(c.Secrets, "another secret, as long as the others")
+		}, reason: "instance_mismatch"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, pace, func(t *testing.T, r *rig) {
+				if tt.both == nil {
+					tt.both = func(*Config) {}
+				}
+				r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
+				a, b := r.pod("10.0.0.1", tt.both, tt.one).start(), r.pod("10.0.0.2", tt.both, tt.one).start()
+				other := r.pod("10.0.0.3", tt.both, tt.other).start()
+				r.within(time.Second, "the links within a relay", func() bool { return meshed(a, b) })
+				r.throughout(time.Minute, "only those", func() bool { return meshed(a, b) && other.linked() })
+				for _, p := range []*rigPod{a, b, other} {
+					want := map[string]string{"10.0.0.3:7090": tt.reason}
+					if p == other {
+						want = map[string]string{"10.0.0.1:7090": tt.reason, "10.0.0.2:7090": tt.reason}
+					}
+					if got := reasons(p); !maps.Equal(got, want) {
+						t.Errorf("%s: %v, want %v", p.host, got, want)
+					}
+					if p.rejects(tt.reason) == 0 {
+						t.Errorf("%s does not count it", p.host)
+					}
+					if n := p.log.count("reason=" + tt.reason); n < 1 || n > 4 {
+						t.Errorf("%s logs it %d times", p.host, n)
+					}
+				}
+				// The name is right again, for both.
+				r.resolves("10.0.0.1", "10.0.0.2")
+				other.stop()
+				r.within(2*time.Minute, "no trace of the other relay", func() bool { return len(reasons(a)) == 0 && len(reasons(b)) == 0 })
+			})
+		})
+	}
+}
+
+// TestInstanceAddressChanges: the address of a relay is changed by a rollout, and
+// by another one that takes the former address out, with a full mesh at each step.
+func TestInstanceAddressChanges(t *testing.T) {
+	inBubble(t, pace, func(t *testing.T, r *rig) {
+		r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
+		pods := make([]*rigPod, 3)
+		for step, change := range [][]func(*Config){
+			{settings("rels://old:443", "t")},
+			{settings("rels://new:443", "t"), formerly("rels://old:443")},
+			{settings("rels://new:443", "t")},
+		} {
+			for i := range pods {
+				if pods[i] != nil {
+					pods[i].stop()
+				}
+				pods[i] = r.pod(fmt.Sprintf("10.0.0.%d", i+1), change...).start()
+				if step > 0 || i == len(pods)-1 {
+					r.within(2*time.Second, "a full mesh", func() bool { return meshed(pods...) })
+					time.Sleep(settledAfter)
+				}
+			}
+		}
+	})
+}
+
+// TestUnnamedPodOfAnotherRelayGoes: a link to a pod with another instance address
+// lasts no longer than the name leads to it, and long enough for a pod that stops.
+func TestUnnamedPodOfAnotherRelayGoes(t *testing.T) {
+	inBubble(t, pace, func(t *testing.T, r *rig) {
+		r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
+		former := formerly("rels://a:443", "rels://b:443")
+		a := r.pod("10.0.0.1", settings("rels://a:443"), former).start()
+		b := r.pod("10.0.0.2", settings("rels://a:443"), former).start()
+		other := r.pod("10.0.0.3", settings("rels://b:443"), former).start()
+		r.within(time.Second, "links", func() bool { return meshed(a, b, other) })
+		r.resolves("10.0.0.1", "10.0.0.2")
+		r.throughout(unnamedFor, "the links", func() bool { return meshed(a, b, other) })
+		r.within(time.Minute, "no link", func() bool { return meshed(a, b) && other.linked() })
+		ups := a.count("up")
+		r.throughout(5*time.Minute, "no link again", func() bool { return meshed(a, b) && other.linked() && a.count("up") == ups })
+		r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
+		r.within(time.Minute, "links", func() bool { return meshed(a, b, other) })
+		// One with the same address may be unnamed for as long as it likes.
+		r.resolves("10.0.0.1", "10.0.0.3")
+		r.throughout(5*time.Minute, "the link to a pod of this relay", func() bool { return a.linked(b, other) })
 	})
 }
 
@@ -796,7 +907,7 @@ func TestTokenSecretsChange(t *testing.T) {
 		a.transport.setTokenSecrets([]string{"new"})
 		r.net.Reset(a.host, b.host)
 		for range 300 {
-			a.transport.setTokenSecrets([]string{"another"})
+			a.transport.setTokenSecrets([]string{"another", "old"})
 			a.transport.setTokenSecrets([]string{"old", "new"})
 			time.Sleep(pace / 3)
 		}

@@ -53,11 +53,15 @@ type ClusterBootstrapConfig struct {
 	FurtherSecrets []string
 
 	// InstanceURL is [Server.InstanceURL], and TokenSecrets are what peers'
-	// tokens are signed with. Both are compared with those of the other pods,
-	// as digests, since peers are sent astray when they differ. They have no
-	// other effect, and what is empty is not compared.
+	// tokens are signed with. Both are compared with those of the other pods, as
+	// digests: pods link if they have the same InstanceURL, or one has the
+	// other's among its FormerInstances, and if they have a token secret in
+	// common. They have no other effect, and what is empty is not compared.
 	InstanceURL  string
 	TokenSecrets []string
+	// FormerInstances are former InstanceURLs, while pods may still have them: at
+	// most 8, as "rels://relay.example.com:443".
+	FormerInstances []string
 
 	// Interval is how often the pods are looked up anew; 0 means
 	// [cluster.DefaultDiscoveryInterval], 10 s.
@@ -117,21 +121,22 @@ func StartCluster(ctx context.Context, st *store.Store, cfg ClusterBootstrapConf
 	}
 	secrets = append(secrets, cfg.FurtherSecrets...)
 	c, err := cluster.Start(ctx, cluster.Config{
-		Headless:      cfg.Headless,
-		Static:        cfg.StaticPeers,
-		Resolver:      cfg.Resolver,
-		Port:          cfg.Port,
-		PodIPs:        podIPs,
-		ListenAddress: cfg.ListenAddress,
-		Secrets:       secrets,
-		InstanceURL:   cfg.InstanceURL,
-		TokenSecrets:  cfg.TokenSecrets,
-		Interval:      cfg.Interval,
-		Local:         localPeers{NewLocalPeerDispatcher(st)},
-		Meter:         cfg.Meter,
-		Logger:        cfg.Logger,
-		Listen:        cfg.Listen,
-		Dial:          cfg.Dial,
+		Headless:        cfg.Headless,
+		Static:          cfg.StaticPeers,
+		Resolver:        cfg.Resolver,
+		Port:            cfg.Port,
+		PodIPs:          podIPs,
+		ListenAddress:   cfg.ListenAddress,
+		Secrets:         secrets,
+		InstanceURL:     cfg.InstanceURL,
+		TokenSecrets:    cfg.TokenSecrets,
+		FormerInstances: cfg.FormerInstances,
+		Interval:        cfg.Interval,
+		Local:           localPeers{NewLocalPeerDispatcher(st)},
+		Meter:           cfg.Meter,
+		Logger:          cfg.Logger,
+		Listen:          cfg.Listen,
+		Dial:            cfg.Dial,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("relay: %w", err)

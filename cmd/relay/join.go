@@ -35,17 +35,27 @@ func (p *pod) clusterConfig(meter metric.Meter, tokenSecrets []string) (*relay.C
 	for _, ip := range c.PodIPs {
 		ips = append(ips, ip.String())
 	}
+	// A former address is what peers were told: with a scheme.
+	scheme, _, _ := strings.Cut(p.relay.InstanceURL(), "://")
+	var former []string
+	for _, address := range c.FormerExposed {
+		if !strings.Contains(address, "://") {
+			address = scheme + "://" + address
+		}
+		former = append(former, address)
+	}
 	cfg := &relay.ClusterBootstrapConfig{
-		Headless:      c.Headless,
-		StaticPeers:   c.Addresses(),
-		Port:          c.ClusterPort(),
-		PodIP:         strings.Join(ips, ","),
-		ListenAddress: c.ListenAddress,
-		InstanceURL:   p.relay.InstanceURL(),
-		TokenSecrets:  tokenSecrets,
-		Interval:      c.Interval,
-		Meter:         meter,
-		Logger:        p.log.Logger,
+		Headless:        c.Headless,
+		StaticPeers:     c.Addresses(),
+		Port:            c.ClusterPort(),
+		PodIP:           strings.Join(ips, ","),
+		ListenAddress:   c.ListenAddress,
+		InstanceURL:     p.relay.InstanceURL(),
+		TokenSecrets:    tokenSecrets,
+		FormerInstances: former,
+		Interval:        c.Interval,
+		Meter:           meter,
+		Logger:          p.log.Logger,
 	}
 	if len(secrets) > 0 {
 		cfg.AuthSecret, cfg.FurtherSecrets = secrets[0], secrets[1:]

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -34,6 +35,7 @@ type Cluster struct {
 	Secret         string
 	PreviousSecret string
 	SecretFile     string
+	FormerExposed  []string // addresses of the relay that other pods may still tell their peers
 	Interval       time.Duration
 	DNS            netip.AddrPort // name server to ask; zero: the system's
 
@@ -125,11 +127,32 @@ func (s *Set) cluster(c *Cluster) {
 	s.String(&c.Secret, "cluster-auth-secret", "", "what pods prove themselves to each other with, at least 32 characters; without one they link unproved").called("SECRET").Secret()
 	s.String(&c.PreviousSecret, "cluster-auth-secret-previous", "", "a secret that is good too, while not every pod has the new one").called("SECRET").Secret()
 	s.String(&c.SecretFile, "cluster-auth-secret-file", "", "file with such secrets, one a line, the preferred first; read again when it changes").called("FILE")
+	s.List("cluster-exposed-address-previous", "", "former --exposed-address of this relay: pods that still have it are linked to, while it is being changed", func(v string) error {
+		c.FormerExposed = append(c.FormerExposed, v)
+		return checkExposed(v)
+	})
 	s.Duration(&c.Interval, "cluster-interval", 10*time.Second, "how often the name is looked up and missing links are tried")
 	s.Func("cluster-dns", "", "name server to ask for the pods in place of the system's, an address with or without port", func(v string) (err error) {
 		c.DNS, err = parseNameServer(v)
 		return err
 	}).called("ADDRESS")
+}
+
+// maxFormerExposed is how many former addresses a pod can tell another of.
+const maxFormerExposed = 8
+
+// checkExposed says whether an --exposed-address can have been one, also of an
+// earlier build that took more than this one.
+func checkExposed(v string) error {
+	text := v
+	if !strings.Contains(v, "://") {
+		text = "rel://" + v
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Hostname() == "" || u.Scheme != "rel" && u.Scheme != "rels" {
+		return errors.New("want a former --exposed-address, such as relay.example.com:443 or rels://relay.example.com:443")
+	}
+	return nil
 }
 
 // splitPeer splits host, host:port or [v6]:port; port is empty when there is
@@ -210,6 +233,9 @@ func (c *Cluster) validate(bad func(format string, args ...any)) {
 	}
 	if c.Wanted() && len(c.PodIPs) == 0 {
 		bad("--pod-ip (RELAY_POD_IP or POD_IP) is missing: want this pod's own address, where the other pods reach it; in Kubernetes it is status.podIPs")
+	}
+	if n := len(c.FormerExposed); n > maxFormerExposed {
+		bad("--cluster-exposed-address-previous has %d addresses: want at most %d", n, maxFormerExposed)
 	}
 	if c.Interval < minClusterInterval {
 		bad("--cluster-interval is %v: want at least %v", c.Interval, minClusterInterval)

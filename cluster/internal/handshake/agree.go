@@ -28,6 +28,10 @@ func agree(mine, theirs *wire.Hello, role Role) (terms, *Error) {
 	if t.version >= 2 { // a pod of version 1 leaves the bits alone
 		t.capabilities = mine.Capabilities & theirs.Capabilities
 	}
+	if Differ(mine.Instance, theirs.Instance) &&
+		!slices.Contains(mine.Former(), theirs.Instance) && !slices.Contains(theirs.Former(), mine.Instance) {
+		return terms{}, refuse(OtherInstance, "the other side is of another relay: it tells its peers another address")
+	}
 	switch {
 	case len(mine.Keys) == 0 && len(theirs.Keys) == 0:
 		return t, nil
@@ -46,4 +50,14 @@ func agree(mine, theirs *wire.Hello, role Role) (terms, *Error) {
 	}
 	t.signed, t.key = true, dialer[i]
 	return t, nil
+}
+
+// agreeOnTokens says whether the sides take tokens of peers of a common secret, as
+// far as both have told theirs.
+func agreeOnTokens(mine, theirs *wire.Proof) *Error {
+	if len(mine.Each) == 0 || len(theirs.Each) == 0 ||
+		slices.ContainsFunc(mine.Each, func(f wire.Fingerprint) bool { return slices.Contains(theirs.Each, f) }) {
+		return nil
+	}
+	return refuse(OtherTokens, "no secret of peer tokens in common")
 }

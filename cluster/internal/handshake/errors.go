@@ -30,12 +30,15 @@ const (
 	Version              Reason = "version"   // no version in common
 	TLS                  Reason = "tls"       // no TLS, or not for this protocol
 	Closed               Reason = "closed"    // one of the sides went away
+
+	OtherInstance Reason = "instance_mismatch" // the sides tell their peers different addresses
+	OtherTokens   Reason = "tokens_mismatch"   // no secret of peer tokens in common
 )
 
 // Reasons returns all reasons.
 func Reasons() []Reason {
 	return []Reason{HMACMismatch, UnsignedButRequired, SignedButUnsupported, StaleTimestamp, Malformed, Timeout,
-		FirstFrameNotHello, Self, Reflected, Version, TLS, Closed}
+		FirstFrameNotHello, Self, Reflected, Version, TLS, Closed, OtherInstance, OtherTokens}
 }
 
 // Error is what every failed handshake ends with.

@@ -50,12 +50,15 @@ type Config struct {
 	// Have returns the number of the session in use with a pod, or 0; nil says 0.
 	// It is called while PROOF is written.
 	Have func(wire.PodID) uint64
-	// Instance is the address that peers are told; empty: not compared.
+	// Instance is the address that peers are told; empty: not compared. Pods with
+	// another one are refused, but for those that have one of Former, at most
+	// [wire.MaxFormer], and those that have this one among theirs.
 	Instance string
-	// Tokens returns what pods with the same secrets of peer tokens have in
-	// common, a hash of them for example. It is sent under a key of the
-	// cluster. Nil, or nothing returned, or no secret: not compared.
-	Tokens func() []byte
+	Former   []string
+	// Tokens returns the secrets of peer tokens; pods that have none in common
+	// refuse each other. Nil, none returned, or no secret of the cluster: not
+	// compared.
+	Tokens func() *TokenSecrets
 
 	// MinVersion and MaxVersion are for tests of mixed versions. 0 is what
 	// package wire speaks.
@@ -85,6 +88,9 @@ func New(c Config) (*Pod, error) {
 	p := &Pod{config: c, id: wire.NewPodID(c.Address, c.Incarnation)}
 	if c.MaxVersion >= 2 {
 		p.capabilities = wire.AllCapabilities
+	}
+	if n := len(c.Former); n > wire.MaxFormer {
+		return nil, fmt.Errorf("%d former instance addresses: want at most %d", n, wire.MaxFormer)
 	}
 	if _, err := wire.AppendHello(nil, p.hello(nil)); err != nil {
 		return nil, fmt.Errorf("describe this pod to others: %w", err)
@@ -118,8 +124,8 @@ type Conn struct {
 	Hello *wire.Hello // the other side's
 	Have  uint64      // session that the other side has in use with this pod, 0: none
 
-	// OtherInstance: the sides tell their peers different addresses. Links work
-	// with it, but clients will be sent astray.
+	// OtherInstance: the sides tell their peers different addresses, one of them
+	// being a former one to the other side.
 	OtherInstance bool
 
 	// What the proofs said of the secrets of peer tokens. Where they [Differ]
@@ -131,7 +137,10 @@ type Conn struct {
 }
 
 // Tokens is what a proof on c would say now of the secrets of peer tokens.
-func (c *Conn) Tokens() wire.Fingerprint { return c.pod.tokens(c.key) }
+func (c *Conn) Tokens() wire.Fingerprint {
+	all, _ := c.pod.tokens(c.key)
+	return all
+}
 
 // Dial does the dialer's side on conn. It returns an [*Error] and closes conn
 // when that fails, in the time of the config at most or when ctx ends. Nothing
@@ -181,19 +190,22 @@ func (p *Pod) hello(keys []key) *wire.Hello {
 	if p.config.Instance != "" {
 		h.Instance = wire.InstanceFingerprint(p.config.Instance)
 	}
+	var former []wire.Fingerprint
+	for _, address := range p.config.Former {
+		former = append(former, wire.InstanceFingerprint(address))
+	}
+	h.SetFormer(former)
 	for _, k := range keys {
 		h.Keys = append(h.Keys, k.id)
 	}
 	return h
 }
 
-// tokens returns the fingerprint of the secrets of peer tokens, zero for none.
-func (p *Pod) tokens(k *key) (f wire.Fingerprint) {
+// tokens returns the fingerprints of the secrets of peer tokens, together and of
+// each; zero for none.
+func (p *Pod) tokens(k *key) (all wire.Fingerprint, each []wire.Fingerprint) {
 	if k == nil || p.config.Tokens == nil {
-		return f
+		return all, nil
 	}
-	if value := p.config.Tokens(); len(value) > 0 {
-		f = tokens(k, value)
-	}
-	return f
+	return p.config.Tokens().under(k)
 }

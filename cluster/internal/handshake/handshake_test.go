@@ -269,43 +269,70 @@ func TestSelf(t *testing.T) {
 	})
 }
 
+// TestDifferences: both sides come to the same, whoever dials, and pods of an
+// earlier build are judged by what they say.
 func TestDifferences(t *testing.T) {
-	says := func(instance, tokens string) func(*Config) {
+	says := func(instance, former string, tokens ...string) func(*Config) {
 		return func(c *Config) {
 			c.Instance = instance
-			c.Tokens = func() []byte { return []byte(tokens) }
+			c.Former = strings.Fields(former)
+			c.Tokens = func() *TokenSecrets { return NewTokenSecrets(tokens) }
 		}
 	}
+	many := strings.Split(strings.Repeat("secret ", wire.MaxTokenSecrets+1), " ")
 	tests := []struct {
 		name             string
-		dialer, acceptor func(*Config)
+		one, other       func(*Config)
+		older            bool // the other one does not tell its token secrets one by one
 		secrets          []string
+		reason           Reason // "": they link, and see these differences
 		instance, tokens bool
 	}{
-		{"the same", says("rel://a", "t"), says("rel://a", "t"), secret, false, false},
-		{"another instance address", says("rel://a", "t"), says("rels://a", "t"), secret, true, false},
-		{"other token secrets", says("rel://a", "t"), says("rel://a", "u"), secret, false, true},
-		{"one says nothing", says("rel://a", "t"), says("", ""), secret, false, false},
-		{"nothing is said of tokens without a key", says("rel://a", "t"), says("rel://a", "u"), nil, false, false},
+		{"the same", says("rel://a", "", "t"), says("rel://a", "", "t"), false, secret, "", false, false},
+		{"in another order", says("", "", "t", "u"), says("", "", "u", "t"), false, secret, "", false, false},
+		{"another instance address", says("rel://a", "", "t"), says("rels://a", "", "t"), false, secret, OtherInstance, false, false},
+		{"another instance address, no cluster secret", says("rel://a", ""), says("rel://b", ""), false, nil, OtherInstance, false, false},
+		{"a former instance address", says("rel://new", "rel://x rel://old"), says("rel://old", ""), false, secret, "", true, false},
+		{"a former instance address, no cluster secret", says("rel://new", "rel://old"), says("rel://old", ""), false, nil, "", true, false},
+		{"another former instance address", says("rel://new", "rel://older"), says("rel://old", "rel://older"), false, secret, OtherInstance, false, false},
+		{"one token secret in common", says("", "", "t", "u"), says("", "", "s", "t"), false, secret, "", false, true},
+		{"no token secret in common", says("", "", "t", "u"), says("", "", "s"), false, secret, OtherTokens, false, false},
+		{"more token secrets than can be told", says("", "", many...), says("", "", "s"), false, secret, "", false, true},
+		{"one says nothing", says("rel://a", "", "t"), says("", ""), false, secret, "", false, false},
+		{"nothing is said of tokens without a key", says("rel://a", "", "t"), says("rel://a", "", "u"), false, nil, "", false, false},
+		{"an older pod of another relay", says("rel://a", ""), says("rel://b", ""), true, secret, OtherInstance, false, false},
+		{"an older pod with the former address", says("rel://new", "rel://old", "t"), says("rel://old", "", "t"), true, secret, "", true, false},
+		{"an older pod with other token secrets", says("rel://a", "", "t"), says("rel://a", "", "u"), true, secret, "", false, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				d, a, err1, err2 := meet(t, pod(t, "left", tt.secrets, tt.dialer), pod(t, "right", tt.secrets, tt.acceptor))
-				if err := errors.Join(err1, err2); err != nil {
-					t.Fatal(err)
+				one, other := pod(t, "left", tt.secrets, tt.one), pod(t, "right", tt.secrets, tt.other)
+				if tt.older {
+					other.capabilities &^= wire.CapEach
 				}
-				for _, c := range []*Conn{d, a} {
-					differ := Differ(c.MyTokens, c.TheirTokens)
-					if c.OtherInstance != tt.instance || differ != tt.tokens {
-						t.Errorf("other instance %t, other tokens %t", c.OtherInstance, differ)
-					}
-					if c.Tokens() != c.MyTokens {
-						t.Error("a proof would say something else now")
+				for _, dial := range [][2]*Pod{{one, other}, {other, one}} {
+					d, a, err1, err2 := meet(t, dial[0], dial[1])
+					want(t, "dialer", err1, tt.reason)
+					want(t, "acceptor", err2, tt.reason)
+					for _, c := range []*Conn{d, a} {
+						if c == nil {
+							continue
+						}
+						differ := Differ(c.MyTokens, c.TheirTokens)
+						if c.OtherInstance != tt.instance || differ != tt.tokens {
+							t.Errorf("other instance %t, other tokens %t", c.OtherInstance, differ)
+						}
+						if c.Tokens() != c.MyTokens {
+							t.Error("a proof would say something else now")
+						}
 					}
 				}
 			})
 		})
+	}
+	if _, err := New(Config{Address: "a:1", Former: make([]string, wire.MaxFormer+1)}); err == nil {
+		t.Error("more former addresses than can be told are taken")
 	}
 }
 

@@ -34,16 +34,6 @@ func transcript(dialer, acceptor, exported []byte) []byte {
 func mac(key, transcript []byte, p wire.Proof) []byte {
 	h := hmac.New(sha256.New, key)
 	h.Write(transcript)
-	p.MAC = nil
-	h.Write(wire.AppendProof(nil, p)[wire.HeaderSize:])
+	h.Write(p.Proved(nil))
 	return h.Sum(nil)
-}
-
-// tokens is the fingerprint of the secrets of peer tokens. It is keyed: an
-// acceptor that proves nothing must not learn what it could try words against.
-func tokens(k *key, value []byte) (f wire.Fingerprint) {
-	h := hmac.New(sha256.New, k.tokens)
-	h.Write(value)
-	copy(f[:], h.Sum(nil))
-	return f
 }

@@ -105,6 +105,9 @@ func (s *shake) prove() (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if refused := agreeOnTokens(&mine, &theirs); refused != nil {
+		return nil, refused
+	}
 	// Only now: a pod does not dial again what it takes for itself, so that has
 	// to be proved as well.
 	if s.theirs.PodID() == s.pod.id {
@@ -148,7 +151,11 @@ func (s *shake) exchange(k *key, script []byte) (mine, theirs wire.Proof, err er
 
 // show writes this side's PROOF.
 func (s *shake) show(k *key, script []byte) (wire.Proof, error) {
-	p := wire.Proof{Tokens: s.pod.tokens(k)}
+	var p wire.Proof
+	p.Tokens, p.Each = s.pod.tokens(k)
+	if !s.terms.capabilities.Has(wire.CapEach) {
+		p.Each = nil
+	}
 	if s.pod.config.Have != nil {
 		p.Have = s.pod.config.Have(s.theirs.PodID())
 	}

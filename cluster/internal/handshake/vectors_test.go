@@ -86,7 +86,7 @@ func TestVectorOfProofs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := wire.Proof{Have: have, Tokens: tokens(&k, []byte(v["token-secrets"]))}
+		p := wire.Proof{Have: have, Tokens: fingerprint(k.tokens, []byte(v["token-secrets"]))}
 		p.MAC = mac(k.of(role), script, p)
 		if got, want := wire.AppendProof(nil, p), unhex(t, v["proof-"+role.String()]); !bytes.Equal(got, want) {
 			t.Errorf("PROOF of the %v %x, want %x", role, got, want)

@@ -14,7 +14,8 @@
 //	0x01 HELLO      magic 4 (xpod), versions 1+1, capabilities 4, nonce 32,
 //	                incarnation 8, clock 8, instance 8, count 1, keys n×8,
 //	                address 1…255, build 0…64, rest                 …1024
-//	0x02 PROOF      have 8, tokens 8, MAC 32 or 0                   16 or 48
+//	0x02 PROOF      have 8, tokens 8, MAC 32, each secret n×8       48…304
+//	                have 8, tokens 8                                16
 //	0x03 USE        session 8                                       8
 //	0x04 GOODBYE    reason 1, text to the end                       1…256
 //	0x10 PING       id 4, clock 8, peers 4                          16

@@ -22,13 +22,13 @@ const HeaderSize = 4
 // Limits of payloads in bytes, for the type in their name, checked by
 // [ParseHeader] before anybody makes room for one.
 const (
-	MaxHello     = 1 << 10                        // our own need at most 460
-	MaxProof     = proofSize + macSize            // 48
-	MaxGoodbye   = 1 + maxText                    // 256
-	MaxComplaint = maxComplaints * (2 + 255 + 64) // 10,272
-	MaxEntries   = 16 << 10                       // entries of one kind
-	MaxData      = DataPrefix + messages.MaxSize  // FWD and BOUNCE: 8,865
-	MaxUnknown   = 64 << 10                       // of types that this version does not have
+	MaxHello     = 1 << 10                                               // our own need at most 526
+	MaxProof     = proofSize + macSize + MaxTokenSecrets*FingerprintSize // 304
+	MaxGoodbye   = 1 + maxText                                           // 256
+	MaxComplaint = maxComplaints * (2 + 255 + 64)                        // 10,272
+	MaxEntries   = 16 << 10                                              // entries of one kind
+	MaxData      = DataPrefix + messages.MaxSize                         // FWD and BOUNCE: 8,865
+	MaxUnknown   = 64 << 10                                              // of types that this version does not have
 )
 
 // Type is the kind of a frame, its first byte.

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 )
 
 // Sizes of fields in bytes.
@@ -11,6 +12,9 @@ const (
 	NonceSize       = 32
 	FingerprintSize = 8 // of keys and of what pods compare
 	MaxKeys         = 8 // keys in a HELLO, a count
+
+	MaxFormer       = 8  // former instance addresses in a HELLO
+	MaxTokenSecrets = 32 // secrets of peer tokens in a PROOF
 
 	macSize   = sha256.Size
 	proofSize = 8 + FingerprintSize // without the MAC
@@ -31,8 +35,9 @@ const (
 	CapTally     Capabilities = 1 << 0 // reads TALLY
 	CapComplaint Capabilities = 1 << 1 // reads COMPLAINT
 	CapTokens    Capabilities = 1 << 2 // reads TOKENS
+	CapEach      Capabilities = 1 << 3 // reads a PROOF with the fingerprint of each secret of peer tokens
 
-	AllCapabilities = CapTally | CapComplaint | CapTokens
+	AllCapabilities = CapTally | CapComplaint | CapTokens | CapEach
 )
 
 // Has reports whether all bits of other are set in c.
@@ -53,7 +58,38 @@ type Hello struct {
 	Keys         []Fingerprint // of the secrets that the sender holds, the one it prefers first; at most [MaxKeys]
 	Address      string        // announce address: printable ASCII without blanks, 1 to 255 bytes
 	Build        string        // version of the program, for people: printable ASCII, at most 64 bytes
-	Rest         []byte        // what a later version has put behind; nil from this one
+	Rest         []byte        // further fields, see [Hello.Former], and what a later version has put behind
+}
+
+// formerField is the tag of former instance addresses among the further fields of
+// a HELLO. Each of those has its tag, the number of bytes that follow, and those.
+const formerField = 1
+
+// SetFormer adds former instance addresses, at most [MaxFormer].
+func (h *Hello) SetFormer(all []Fingerprint) {
+	if len(all) == 0 {
+		return
+	}
+	h.Rest = append(h.Rest, formerField, byte(len(all)*FingerprintSize))
+	for _, f := range all {
+		h.Rest = append(h.Rest, f[:]...)
+	}
+}
+
+// Former returns the former instance addresses, pods with which the sender links
+// as with those that have its own.
+func (h *Hello) Former() (all []Fingerprint) {
+	for rest := h.Rest; len(rest) >= 2 && len(rest)-2 >= int(rest[1]); rest = rest[2+int(rest[1]):] {
+		value := rest[2:][:rest[1]]
+		if rest[0] != formerField || len(value)%FingerprintSize != 0 || len(value) > MaxFormer*FingerprintSize {
+			continue
+		}
+		for f := range slices.Chunk(value, FingerprintSize) {
+			all = append(all, Fingerprint(f))
+		}
+		break
+	}
+	return all
 }
 
 // PodID returns the identity of the sender.
@@ -158,6 +194,24 @@ type Proof struct {
 	Have   uint64      // session that the sender has in use with the other pod, 0: none
 	Tokens Fingerprint // of the secrets of peer tokens, under a key of the cluster; zero: not told
 	MAC    []byte      // 32 bytes, or none between pods without a secret
+
+	// Each is of the single secrets of peer tokens, where there is a MAC and only
+	// with [CapEach]; at most [MaxTokenSecrets].
+	Each []Fingerprint
+}
+
+// Proved appends to dst what the MAC of a PROOF is about, beside the transcript:
+// all of p but the MAC itself.
+func (p *Proof) Proved(dst []byte) []byte {
+	dst = binary.BigEndian.AppendUint64(dst, p.Have)
+	return p.appendEach(append(dst, p.Tokens[:]...))
+}
+
+func (p *Proof) appendEach(dst []byte) []byte {
+	for _, f := range p.Each {
+		dst = append(dst, f[:]...)
+	}
+	return dst
 }
 
 // AppendProof appends a PROOF frame to dst and returns the result. A MAC of
@@ -166,22 +220,25 @@ func AppendProof(dst []byte, p Proof) []byte {
 	if len(p.MAC) != 0 && len(p.MAC) != macSize {
 		panic(fmt.Sprintf("wire: MAC of %d bytes", len(p.MAC)))
 	}
-	dst = AppendHeader(dst, TypeProof, proofSize+len(p.MAC))
+	dst = AppendHeader(dst, TypeProof, proofSize+len(p.MAC)+len(p.Each)*FingerprintSize)
 	dst = binary.BigEndian.AppendUint64(dst, p.Have)
 	dst = append(dst, p.Tokens[:]...)
-	return append(dst, p.MAC...)
+	return p.appendEach(append(dst, p.MAC...))
 }
 
 // ParseProof returns what the payload of a PROOF frame says. The MAC is a part
 // of the payload, nil when there is none.
 func ParseProof(payload []byte) (Proof, error) {
 	var p Proof
-	switch len(payload) {
-	case proofSize:
-	case proofSize + macSize:
-		p.MAC = payload[proofSize:]
-	default:
+	switch n := len(payload); {
+	case n == proofSize:
+	case n < proofSize+macSize || n > MaxProof || n%FingerprintSize != 0:
 		return p, malformed(TypeProof, "size")
+	default:
+		p.MAC = payload[proofSize:][:macSize:macSize]
+		for f := range slices.Chunk(payload[proofSize+macSize:], FingerprintSize) {
+			p.Each = append(p.Each, Fingerprint(f))
+		}
 	}
 	p.Have = binary.BigEndian.Uint64(payload)
 	copy(p.Tokens[:], payload[8:])

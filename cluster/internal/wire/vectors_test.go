@@ -143,6 +143,13 @@ func (v vector) hello(t testing.TB) *wire.Hello {
 	for _, k := range v.fields["key"] {
 		h.Keys = append(h.Keys, wire.Fingerprint(unhex(t, k)))
 	}
+	var former []wire.Fingerprint
+	for _, f := range v.fields["former"] {
+		former = append(former, wire.Fingerprint(unhex(t, f)))
+	}
+	if got := h.Former(); !slices.Equal(got, former) {
+		t.Errorf("%s has the former instances %x, want %x", v.name, got, former)
+	}
 	if got := h.PodID().String(); got != v.field(t, "pod") {
 		t.Errorf("%s is of pod %s, want %s", v.name, got, v.field(t, "pod"))
 	}
@@ -196,7 +203,11 @@ func (v vector) make(t testing.TB) []byte {
 		}
 		return b
 	case wire.TypeProof:
-		return wire.AppendProof(nil, wire.Proof{Have: v.number(t, "have"), Tokens: wire.Fingerprint(v.bytes(t, "tokens")), MAC: v.bytes(t, "mac")})
+		p := wire.Proof{Have: v.number(t, "have"), Tokens: wire.Fingerprint(v.bytes(t, "tokens")), MAC: v.bytes(t, "mac")}
+		for _, f := range v.fields["each"] {
+			p.Each = append(p.Each, wire.Fingerprint(unhex(t, f)))
+		}
+		return wire.AppendProof(nil, p)
 	case wire.TypeUse:
 		return wire.AppendUse(nil, v.number(t, "session"))
 	case wire.TypeGoodbye:
@@ -374,7 +385,7 @@ func whole(t testing.TB, v vector, typ wire.Type, n int) bool {
 	case wire.TypeGoodbye:
 		return n >= 1
 	case wire.TypeProof:
-		return n == 16
+		return n == 16 || n >= 48 && n%8 == 0
 	case wire.TypeHello:
 		return n >= len(v.frame(t))-wire.HeaderSize-len(v.bytes(t, "rest"))
 	case wire.TypeForward, wire.TypeBounce:

@@ -29,7 +29,7 @@ func frame(t testing.TB, b []byte) (wire.Type, []byte) {
 // refused from the header alone.
 func TestLimits(t *testing.T) {
 	limits := map[wire.Type]int{
-		wire.TypeHello: 1024, wire.TypeProof: 48, wire.TypeUse: 8, wire.TypeGoodbye: 256,
+		wire.TypeHello: 1024, wire.TypeProof: 304, wire.TypeUse: 8, wire.TypeGoodbye: 256,
 		wire.TypePing: 16, wire.TypePong: 20, wire.TypeTally: 16, wire.TypeComplaint: 10272,
 		wire.TypeTokens: 8, wire.TypeForward: 8865, wire.TypeBounce: 8865,
 	}
