@@ -31,6 +31,7 @@ const (
 	dropNoLink                        // no link to the owner's pod for too long
 	dropLinkFull                      // the queue for the owner's pod was full, or the flow's part of it
 	dropLinkLost                      // written to a link that ended before the other side had read it
+	dropMemory                        // it waited for a pod when all queues of the process were full, and was in the fullest
 	dropParkingFull                   // too much waited while its owner was looked up
 	dropBounced                       // came back a second time
 	dropMalformed                     // not a Transport message
@@ -45,6 +46,7 @@ var dropReasonNames = [dropReasons]string{
 	dropNoLink:      "no_link",
 	dropLinkFull:    "link_full",
 	dropLinkLost:    "link_lost",
+	dropMemory:      "memory_limit",
 	dropParkingFull: "parking_full",
 	dropBounced:     "bounced",
 	dropMalformed:   "malformed",

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -64,6 +65,10 @@ const (
 // transport implements it.
 type outlets interface {
 	outlet(wire.PodID) outlet
+
+	// setBudget makes b bound the memory of all queues, also those to come;
+	// nil: nothing does.
+	setBudget(b *budget.Budget)
 }
 
 // fabric is what the transport reports to. All methods but entries return at

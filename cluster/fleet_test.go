@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/internal/memnet"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -360,6 +361,7 @@ func (p *fleetPod) Observe(changed func(messages.PeerID)) func() {
 
 func (p *fleetPod) Returned(messages.PeerID, uint64) bool { return false }
 func (p *fleetPod) Awaits(messages.PeerID) bool           { return false }
+func (p *fleetPod) Budget() *budget.Budget                { return nil }
 func (p *fleetPod) Vacant(messages.PeerID)                {}
 
 func (p *fleetPod) Evict(id messages.PeerID, conn uint64) bool {

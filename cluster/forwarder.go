@@ -47,9 +47,13 @@ func newForwarder(n *node, out outlets, m *Metrics, log *slog.Logger) *Forwarder
 	return f
 }
 
-// Attach has h told of what becomes of messages and of who is online. It is the
-// relay that uses f; another one takes its place.
-func (f *Forwarder) Attach(h Host) { f.host.Store(&h) }
+// Attach makes f tell h what becomes of messages and who is online, and makes the
+// budget of h bound the queues to other pods too. h is the relay that uses f;
+// another one takes its place.
+func (f *Forwarder) Attach(h Host) {
+	f.host.Store(&h)
+	f.outlets.setBudget(h.Budget())
+}
 
 // Announced returns a channel that is closed when the other pods that keep the
 // whereabouts of this pod's peers are being told of each change until now.

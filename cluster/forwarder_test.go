@@ -11,6 +11,7 @@ import (
 
 	"github.com/crosspod/crosspod/cluster/internal/directory"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -53,6 +54,8 @@ func (o *fakeOutlet) wake() {
 
 type fakeOutlets map[wire.PodID]*fakeOutlet
 
+func (f fakeOutlets) setBudget(*budget.Budget) {}
+
 func (f fakeOutlets) outlet(id wire.PodID) outlet {
 	if o := f[id]; o != nil {
 		return o
@@ -71,6 +74,7 @@ func (h *fakeHost) Interests(dst []messages.PeerID, _ int) ([]messages.PeerID, b
 	return dst, false
 }
 func (h *fakeHost) Awaits(messages.PeerID) bool        { return false }
+func (h *fakeHost) Budget() *budget.Budget             { return nil }
 func (h *fakeHost) Vacant(messages.PeerID)             {}
 func (h *fakeHost) Settle(messages.PeerID, bool, bool) {}
 func (h *fakeHost) Dropped(reason string, n int) {

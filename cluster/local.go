@@ -3,6 +3,7 @@ package cluster
 import (
 	"iter"
 
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -105,7 +106,11 @@ type Host interface {
 	Settle(id messages.PeerID, online, changed bool)
 
 	// Dropped says that messages which Forward had taken were let go, and why:
-	// no_peer, unknown, no_link, link_full, link_lost, parking_full, bounced,
-	// malformed or fabric_stopped.
+	// no_peer, unknown, no_link, link_full, link_lost, memory_limit,
+	// parking_full, bounced, malformed or fabric_stopped.
 	Dropped(reason string, messages int)
+
+	// Budget bounds the memory of the relay's queues. Those to other pods are
+	// to be within it too. nil: there is none.
+	Budget() *budget.Budget
 }

@@ -83,7 +83,7 @@ func TestMetricNames(t *testing.T) {
 			"relay_cluster_instance_mismatch 0", "relay_cluster_tokens_mismatch 0",
 		},
 		labels("relay_cluster_arrivals_total", "result", "ok", "bounced", "dropped", "malformed"),
-		labels("relay_cluster_dropped_total", "reason", "no_peer", "unknown", "no_link", "link_full", "link_lost",
+		labels("relay_cluster_dropped_total", "reason", "no_peer", "unknown", "no_link", "link_full", "link_lost", "memory_limit",
 			"parking_full", "bounced", "malformed", "fabric_stopped"),
 		labels("relay_cluster_lookups_total", "outcome", "owner", "nobody", "unknown"),
 		labels("relay_cluster_directory_entries", "kind", "local", "claim", "subscription", "interest"),

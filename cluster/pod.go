@@ -8,6 +8,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -49,6 +50,7 @@ type differences struct{ instance, tokens bool }
 // maxComplaints bounds what one pod complains of, as its frame does.
 const maxComplaints = 32
 
+// newPod is called with t.mu held.
 func newPod(t *Transport, c *handshake.Conn, addr netip.AddrPort) *pod {
 	p := &pod{
 		transport: t,
@@ -60,7 +62,11 @@ func newPod(t *Transport, c *handshake.Conn, addr netip.AddrPort) *pod {
 		conns:     map[mesh.Conn]*conn{},
 		since:     time.Now(),
 	}
-	p.queue = link.NewQueue(link.QueueConfig{Dropped: func(n int) { t.fabric.dropped(dropLinkFull, n) }})
+	p.queue = link.NewQueue(link.QueueConfig{
+		Budget:  t.budget,
+		Dropped: func(n int) { t.fabric.dropped(dropLinkFull, n) },
+		Yielded: func(n int) { t.fabric.dropped(dropMemory, n) },
+	})
 	return p
 }
 
@@ -87,6 +93,16 @@ func resultOf(r link.Result) pushResult {
 		return refusedNoLink
 	}
 	return refusedFull
+}
+
+// setBudget implements outlets.
+func (t *Transport) setBudget(b *budget.Budget) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.budget = b
+	for _, p := range t.pods {
+		p.queue.SetBudget(b)
+	}
 }
 
 // outlet implements outlets.

@@ -262,6 +262,7 @@ func (t *Transport) goneLocked(p *pod) {
 // forgetLocked has nobody find p any more. Its connections end by themselves.
 func (t *Transport) forgetLocked(p *pod) {
 	p.forgotten = true
+	p.queue.SetBudget(nil)
 	if p.grace != nil {
 		p.grace.Stop()
 		p.grace = nil

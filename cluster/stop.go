@@ -111,6 +111,7 @@ func (t *Transport) abandon() {
 	for _, p := range pods {
 		lost += p.giveUpLocked()
 		p.forgotten = true
+		p.queue.SetBudget(nil)
 	}
 	clear(t.pods)
 	clear(t.addresses)

@@ -22,6 +22,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/internal/version"
 )
 
@@ -94,6 +95,7 @@ type Transport struct {
 
 	mu        sync.Mutex // guards what follows, and the fields of pods and conns that say so
 	stopped   bool
+	budget    *budget.Budget // of the queues of pods; nil: none
 	pods      map[wire.PodID]*pod
 	addresses map[netip.AddrPort]*pod                    // by announced address: the last one seen there
 	aliases   *simplelru.LRU[netip.AddrPort, wire.PodID] // who answered at an address that was dialed

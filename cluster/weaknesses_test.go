@@ -14,6 +14,7 @@ import (
 
 	"github.com/crosspod/crosspod/cluster/internal/directory"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -268,6 +269,7 @@ type busyOutlet struct {
 }
 
 func (o *busyOutlet) outlet(wire.PodID) outlet { return o }
+func (o *busyOutlet) setBudget(*budget.Budget) {}
 
 func (o *busyOutlet) push(messages.PeerID, uint64, bool, []byte) pushResult {
 	o.pushed++

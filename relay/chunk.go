@@ -1,15 +1,9 @@
 package relay
 
-import "sync"
+import (
+	"sync"
 
-// Sizes of the buffers that queues are made of. 64 KiB is what a reader takes
-// from a socket at once; 16 KiB chunks were measured at 2.3 times the cost for
-// messages of 8,000 bytes, 128 KiB gained nothing below that. The small one
-// holds a WireGuard packet at the usual MTU, so that a peer with one message
-// waiting does not hold 64 KiB. See ADR-0007.
-const (
-	smallChunkBytes = 2 << 10
-	bigChunkBytes   = 64 << 10
+	"github.com/crosspod/crosspod/internal/budget"
 )
 
 // minFrameBytes is the smallest frame a queue sees: a Transport message
@@ -42,8 +36,8 @@ func (l load) within(limit load) bool {
 }
 
 var (
-	smallChunks = sync.Pool{New: func() any { return newChunk(smallChunkBytes) }}
-	bigChunks   = sync.Pool{New: func() any { return newChunk(bigChunkBytes) }}
+	smallChunks = sync.Pool{New: func() any { return newChunk(budget.Small) }}
+	bigChunks   = sync.Pool{New: func() any { return newChunk(budget.Chunk) }}
 )
 
 func newChunk(size int) *chunk {
@@ -51,7 +45,7 @@ func newChunk(size int) *chunk {
 }
 
 func getChunk(size int) *chunk {
-	if size == smallChunkBytes {
+	if size == budget.Small {
 		return smallChunks.Get().(*chunk)
 	}
 	return bigChunks.Get().(*chunk)
@@ -68,7 +62,7 @@ func (c *chunk) release() {
 	}
 }
 
-func (c *chunk) big() bool { return cap(c.buf) == bigChunkBytes }
+func (c *chunk) big() bool { return cap(c.buf) == budget.Chunk }
 
 // fits reports whether a frame of size bytes can be appended.
 func (c *chunk) fits(size int) bool {

@@ -752,3 +752,45 @@ func TestUnsignedClusterWarnsOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestOneBudgetForPeersAndPods: what waits for other pods is within the limit of
+// all queues, the fullest of either kind gives way, and peers that take their
+// messages lose none.
+func TestOneBudgetForPeersAndPods(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const limit, others = 2 << 20, 4
+		c := newPods(t, 1+others, func(c *relay.Config) { c.Limits.TotalQueueBytes = limit })
+		first := c.all[0]
+		a, x := c.connect(0, "a"), hear(c.connect(0, "x"), nil)
+		var away []messages.PeerID
+		for i := range 4 * others {
+			away = append(away, hear(c.connect(1+i%others, fmt.Sprint("away", i)), nil).id)
+		}
+		for _, dst := range away {
+			_, _ = a.Write(messages.AppendTransport(nil, dst, nil)) // who has it is known from now on
+		}
+		time.Sleep(3 * time.Second) // until a PONG has said that these were read
+		c.net.Cut(first.addr, memnet.Any)
+		const many = 2000 // 16 MB
+		for i := range many {
+			_, _ = a.Write(messages.AppendTransport(nil, away[i%len(away)], make([]byte, 8000)))
+			if i%20 == 0 {
+				_, _ = a.Write(messages.AppendTransport(nil, x.id, make([]byte, 1000)))
+			}
+		}
+		synctest.Wait()
+		if queued := first.value(t, "relay_cluster_queued_bytes"); queued > limit || queued < limit/2 {
+			t.Errorf("%v bytes wait for other pods, the limit of all queues is %v", queued, limit)
+		}
+		if n := first.dropped(t, "memory_limit"); n == 0 {
+			t.Error("nothing was dropped for the limit of all queues")
+		}
+		if n := first.value(t, "relay_messages_delivered_total"); n != many/20 {
+			t.Errorf("%v messages were delivered on the pod itself, want %v", n, many/20)
+		}
+		time.Sleep(20 * time.Second)
+		c.net.Heal(memnet.Any, memnet.Any)
+		time.Sleep(10 * time.Second)
+		c.balance()
+	})
+}

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/internal/oslimit"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -52,7 +53,8 @@ type Limits struct {
 	// is one message of the largest size, 8,820 bytes.
 	QueueMessages int
 	QueueBytes    int
-	// TotalQueueBytes bounds the memory of all queues together. When it is
+	// TotalQueueBytes bounds the memory of all queues together, those to other
+	// pods among them. When it is
 	// spent, the fullest queues drop their oldest data; where peers whose sockets
 	// hardly take anything hold more than half of it, those are closed. Default: one
 	// budget that all relays of the process share, a quarter of what the process
@@ -150,7 +152,7 @@ func (l Limits) withDefaults() Limits {
 
 // processBudget is the budget of all relays of the process that were given no
 // limit of their own.
-var processBudget = sync.OnceValue(func() *budget { return newBudget(max(processMemory().Bytes/4, minTotalQueueBytes)) })
+var processBudget = sync.OnceValue(func() *budget.Budget { return budget.New(max(processMemory().Bytes/4, minTotalQueueBytes)) })
 
 // processMemory and processFiles are what the process may use.
 var (

@@ -3,7 +3,9 @@ package relay
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/metrics"
 	"github.com/crosspod/crosspod/relay/listener"
 )
@@ -19,7 +21,7 @@ import (
 type outQueue struct {
 	// Set once, never changed.
 	limit   load
-	budget  *budget
+	budget  *budget.Budget
 	metrics *metrics.Metrics
 	conn    listener.Conn // for its framing, and to have a write fail
 
@@ -27,7 +29,7 @@ type outQueue struct {
 
 	mu         sync.Mutex    // guards what follows
 	head, tail *chunk        // oldest and newest; what is being written is in neither
-	big        share         // big chunks in that list, and whether one is being written
+	big        budget.Share  // big chunks in that list, and whether one is being written
 	held       load          // messages in the list and being written
 	flight     load          // of that, being written
 	done       uint64        // data messages written or dropped
@@ -68,7 +70,7 @@ func (q *outQueue) push(msg []byte) pushResult {
 		}
 		// The fullest queue may be another one, whose lock must not be taken
 		// while this one's is held.
-		if reason != metrics.MemoryLimit || !q.budget.relieve() {
+		if reason != metrics.MemoryLimit || !q.budget.Relieve() {
 			q.metrics.Dropped(reason, 1)
 			return refused
 		}
@@ -107,11 +109,11 @@ func (q *outQueue) pushLocked(msg []byte) (reason metrics.DropReason, ok bool) {
 // is spent. A small last chunk is replaced by a big one with what it held, so
 // that a batch is written in one call.
 func (q *outQueue) growLocked(size int) *chunk {
-	class := bigChunkBytes
-	if q.tail == nil && size <= smallChunkBytes {
-		class = smallChunkBytes
+	class := budget.Chunk
+	if q.tail == nil && size <= budget.Small {
+		class = budget.Small
 	}
-	if !q.budget.take(class) {
+	if !q.budget.Take(class) {
 		return nil
 	}
 	c := getChunk(class)
@@ -129,15 +131,15 @@ func (q *outQueue) growLocked(size int) *chunk {
 		q.head, q.tail = c, c
 	}
 	if c.big() {
-		q.big.chunks++
-		q.budget.note(q, q.big)
+		q.big.Chunks++
+		q.budget.Note(q, q.big)
 	}
 	return c
 }
 
 // freeLocked gives a chunk of the list, or one that was written, back.
 func (q *outQueue) freeLocked(c *chunk) {
-	q.budget.give(cap(c.buf))
+	q.budget.Give(cap(c.buf))
 	c.release()
 }
 
@@ -150,8 +152,8 @@ func (q *outQueue) unlinkLocked() *chunk {
 		q.tail = nil
 	}
 	if c.big() {
-		q.big.chunks--
-		q.budget.note(q, q.big)
+		q.big.Chunks--
+		q.budget.Note(q, q.big)
 	}
 	return c
 }
@@ -172,21 +174,22 @@ func (q *outQueue) settleLocked(l load) {
 	q.done += uint64(l.messages)
 }
 
-// dropOldestChunk gives memory back for the sake of the other queues and
-// reports whether there was a chunk to give.
-func (q *outQueue) dropOldestChunk() bool {
+// Yield gives the memory of the oldest chunk back for the sake of other queues.
+func (q *outQueue) Yield() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.head == nil {
-		return false
+		return
 	}
 	c := q.unlinkLocked()
 	l := c.load()
 	q.freeLocked(c)
 	q.settleLocked(l)
 	q.metrics.Dropped(metrics.MemoryLimit, l.messages)
-	return true
 }
+
+// Fail makes the write in progress fail; its writer does the rest.
+func (q *outQueue) Fail() { _ = q.conn.SetWriteDeadline(time.Now()) }
 
 // mark is a kind of control message that is due.
 type mark uint8
@@ -284,8 +287,8 @@ func (q *outQueue) takeLocked() *chunk {
 	c := q.unlinkLocked()
 	q.flight = c.load()
 	if c.big() {
-		q.big.since = now()
-		q.budget.note(q, q.big)
+		q.big.Since = budget.Now()
+		q.budget.Note(q, q.big)
 	}
 	return c
 }
@@ -310,8 +313,8 @@ func (q *outQueue) wrote(c *chunk, n int) (delivered load) {
 	q.settleLocked(q.flight)
 	q.flight = load{}
 	if c.big() {
-		q.big.since = 0
-		q.budget.note(q, q.big)
+		q.big.Since = 0
+		q.budget.Note(q, q.big)
 	}
 	q.freeLocked(c)
 	q.mu.Unlock()

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/crosspod/crosspod/internal/budget"
 )
 
-func newTestQueue(limit load, b *budget) *outQueue {
+func newTestQueue(limit load, b *budget.Budget) *outQueue {
 	return &outQueue{limit: limit, budget: b, metrics: noMetrics(), conn: &plainConn{}}
 }
 
@@ -71,7 +73,7 @@ func TestQueueAgainstTwin(t *testing.T) {
 		limit := limits[seed%uint64(len(limits))]
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 1))
-			b := newBudget(1 << 30)
+			b := budget.New(1 << 30)
 			q, model := newTestQueue(limit, b), &twin{limit: limit}
 			var writing *chunk
 			next, writer := uint32(0), false
@@ -121,8 +123,8 @@ func TestQueueAgainstTwin(t *testing.T) {
 				q.wrote(writing, 0)
 			}
 			q.close()
-			if used := b.used.Load(); used != 0 || len(b.queues) != 0 || q.load() != (load{}) {
-				t.Errorf("after close: %d bytes of the budget, %d queues noted, holds %+v", used, len(b.queues), q.load())
+			if used := b.Used(); used != 0 || b.Relieve() || q.load() != (load{}) {
+				t.Errorf("after close: %d bytes of the budget, or a queue is noted, holds %+v", used, q.load())
 			}
 			if q.done != q.pushed.Load() {
 				t.Errorf("%d messages settled of %d pushed", q.done, q.pushed.Load())
@@ -132,7 +134,7 @@ func TestQueueAgainstTwin(t *testing.T) {
 }
 
 func TestFullestQueueGivesWayFirst(t *testing.T) {
-	b := newBudget(12 * bigChunkBytes) // 10 and a half for big chunks
+	b := budget.New(12 * budget.Chunk) // 10 and a half for big chunks
 	fill := func(q *outQueue, chunks int) {
 		for i := range chunks * 7 { // 7 messages of 8,820 bytes to a chunk
 			if q.push(numbered(uint32(i), 8820)) == refused {
@@ -145,11 +147,11 @@ func TestFullestQueueGivesWayFirst(t *testing.T) {
 	fill(full, 6)
 	fill(half, 3)
 	fill(other, 3)
-	if full.big.chunks != 4 || half.big.chunks != 3 || other.big.chunks != 3 {
-		t.Errorf("chunks left are %d, %d, %d, want 4, 3, 3: only the fullest gives way", full.big.chunks, half.big.chunks, other.big.chunks)
+	if full.big.Chunks != 4 || half.big.Chunks != 3 || other.big.Chunks != 3 {
+		t.Errorf("chunks left are %d, %d, %d, want 4, 3, 3: only the fullest gives way", full.big.Chunks, half.big.Chunks, other.big.Chunks)
 	}
-	if used := b.used.Load(); used > b.limit {
-		t.Errorf("%d bytes used of %d", used, b.limit)
+	if used := b.Used(); used > b.Limit() {
+		t.Errorf("%d bytes used of %d", used, b.Limit())
 	}
 	first := numbers(full.head.frames())[0]
 	if first != 14 {
@@ -158,11 +160,11 @@ func TestFullestQueueGivesWayFirst(t *testing.T) {
 }
 
 func TestBudgetSpentByOthersDropsTheNewMessage(t *testing.T) {
-	b := newBudget(2 * bigChunkBytes)
-	if !b.take(bigChunkBytes) || b.take(bigChunkBytes) {
+	b := budget.New(2 * budget.Chunk)
+	if !b.Take(budget.Chunk) || b.Take(budget.Chunk) {
 		t.Fatal("the budget is not for one big chunk and small ones")
 	}
-	for b.take(smallChunkBytes) {
+	for b.Take(budget.Small) {
 	}
 	q := newTestQueue(load{1024, 512 << 10}, b)
 	if got := q.push(numbered(1, 100)); got != refused {
@@ -174,7 +176,7 @@ func TestBudgetSpentByOthersDropsTheNewMessage(t *testing.T) {
 }
 
 func TestPartOfAChunkWritten(t *testing.T) {
-	q := newTestQueue(load{1024, 512 << 10}, newBudget(1<<20))
+	q := newTestQueue(load{1024, 512 << 10}, budget.New(1<<20))
 	for i := range uint32(5) {
 		q.push(numbered(i, 100))
 	}
@@ -185,7 +187,7 @@ func TestPartOfAChunkWritten(t *testing.T) {
 }
 
 func TestOrderOfTheWritersWork(t *testing.T) {
-	q := newTestQueue(load{1024, 512 << 10}, newBudget(1<<20))
+	q := newTestQueue(load{1024, 512 << 10}, budget.New(1<<20))
 	if !q.mark(markHealth) {
 		t.Fatal("the first mark does not claim the writer")
 	}
@@ -213,11 +215,11 @@ func TestOrderOfTheWritersWork(t *testing.T) {
 }
 
 func TestCloseTellsWhenTheWriterHasEnded(t *testing.T) {
-	q := newTestQueue(load{1024, 512 << 10}, newBudget(1<<20))
+	q := newTestQueue(load{1024, 512 << 10}, budget.New(1<<20))
 	if q.close() != nil {
 		t.Error("close waits for a writer that does not exist")
 	}
-	q = newTestQueue(load{1024, 512 << 10}, newBudget(1<<20))
+	q = newTestQueue(load{1024, 512 << 10}, budget.New(1<<20))
 	q.push(numbered(1, 100))
 	ended := q.close()
 	if again := q.close(); again != ended {
@@ -237,7 +239,7 @@ func TestPushCopiesWithoutAllocating(t *testing.T) {
 	if RaceEnabled {
 		t.Skip("the race detector makes pools forget at random")
 	}
-	q := newTestQueue(load{1024, 512 << 10}, newBudget(1<<30))
+	q := newTestQueue(load{1024, 512 << 10}, budget.New(1<<30))
 	msg := numbered(1, 1200)
 	allocs := testing.AllocsPerRun(1000, func() {
 		for range 20 {
@@ -259,7 +261,7 @@ func TestPushCopiesWithoutAllocating(t *testing.T) {
 func BenchmarkPush(b *testing.B) {
 	for _, size := range []int{64, 1400, 8000} {
 		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
-			q := newTestQueue(load{1024, 512 << 10}, newBudget(1<<30))
+			q := newTestQueue(load{1024, 512 << 10}, budget.New(1<<30))
 			msg := numbered(1, size)
 			b.SetBytes(int64(size))
 			b.ReportAllocs()

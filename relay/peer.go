@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/metrics"
 	"github.com/crosspod/crosspod/relay/listener"
@@ -77,7 +78,7 @@ type Peer struct {
 // environment is what the peers of one relay share.
 type environment struct {
 	limits  Limits
-	budget  *budget
+	budget  *budget.Budget
 	metrics *metrics.Metrics
 	wheel   *wheel
 	log     *slog.Logger

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"github.com/crosspod/crosspod/cluster"
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/metrics"
 )
@@ -67,6 +68,9 @@ func (h *host) Settle(id messages.PeerID, online, changed bool) {
 	}
 	h.relay.notifier.Settle(id, online, changed)
 }
+
+// Budget is that of all queues to peers.
+func (h *host) Budget() *budget.Budget { return h.relay.env.budget }
 
 // Dropped counts messages that the fabric had taken and let go.
 func (h *host) Dropped(reason string, n int) {

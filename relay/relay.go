@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/metrics"
 	"github.com/crosspod/crosspod/relay/listener"
@@ -86,7 +87,7 @@ func NewRelay(cfg Config) (*Relay, error) {
 	}
 	env := &environment{limits: limits, budget: processBudget(), metrics: m, wheel: newWheel(limits), log: cfg.Logger}
 	if limits.TotalQueueBytes > 0 {
-		env.budget = newBudget(limits.TotalQueueBytes)
+		env.budget = budget.New(limits.TotalQueueBytes)
 	}
 	r := &Relay{
 		url:      address,
@@ -106,7 +107,7 @@ func NewRelay(cfg Config) (*Relay, error) {
 	m.ObserveActivity(r.activity)
 	m.ObserveQueue(r.queued)
 	memory := processMemory()
-	env.log.Info("memory for queues", "bytes", env.budget.limit, "memory", memory.Bytes, "from", memory.From)
+	env.log.Info("memory for queues", "bytes", env.budget.Limit(), "memory", memory.Bytes, "from", memory.From)
 	return r, nil
 }
 

@@ -142,7 +142,7 @@ func NewRelay() (*Relay, *Set) {
 	s.Rate(&r.HandshakeFailuresPerSecond, "max-handshake-failures", 10, "failed handshakes per second and source (IPv4 address, IPv6 /64) before it is refused, 0 for no limit")
 	s.Size(&r.MaxQueueBytes, "max-queue-bytes", 512<<10, "", "bytes queued for one peer; above it its oldest data is dropped")
 	s.Int(&r.MaxQueueMessages, "max-queue-messages", 1024, 1, math.MaxInt, "messages queued for one peer; above it its oldest data is dropped")
-	s.Size(&r.MaxTotalQueueBytes, "max-total-queue-bytes", 0, "a quarter of the memory limit", "bytes queued for all peers; above it the fullest queues drop first")
+	s.Size(&r.MaxTotalQueueBytes, "max-total-queue-bytes", 0, "a quarter of the memory limit", "bytes queued for all peers and pods; above it the fullest queues drop first")
 	s.Int(&r.MaxSubscriptions, "max-subscriptions", 10_000, 1, math.MaxInt, "peers one peer may ask to be told about")
 	s.Int(&r.MaxTotalSubscriptions, "max-total-subscriptions", 4_000_000, 1, math.MaxInt, "the same for all peers together")
 	s.Rate(&r.MaxMessagesPerSecond, "max-peer-messages", 0, "messages per second from one peer, which is read more slowly above it, 0 for no limit")

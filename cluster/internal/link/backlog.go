@@ -78,7 +78,7 @@ func itemClass(n int) int {
 	return slices.IndexFunc(itemSizes[:], func(size int) bool { return n <= size })
 }
 
-// memory is what it takes of a [Budget].
+// memory is what it takes of a budget.
 func (it *item) memory() int { return cap(it.buf) + itemOverhead }
 
 // release gives it back to its pool.

@@ -2,9 +2,11 @@ package link
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -41,13 +43,6 @@ const (
 	RefusedSize                 // not taken: not of the size of a Transport message
 )
 
-// Budget bounds the memory of all queues of a process. Its methods are called
-// with a queue's lock held: they must neither wait nor call back.
-type Budget interface {
-	Take(bytes int) bool // reserves, or reports that there is not enough left
-	Give(bytes int)      // returns what was taken
-}
-
 // QueueConfig says how a queue is. The zero value is good.
 type QueueConfig struct {
 	// Bytes is how much it holds, in bytes of frames; each message counts for
@@ -55,12 +50,16 @@ type QueueConfig struct {
 	Bytes int
 
 	// Budget bounds all queues together; nil: nothing does. 64 KiB are taken
-	// from it at a time.
-	Budget Budget
+	// from it at a time. See also [Queue.SetBudget].
+	Budget *budget.Budget
 
 	// Dropped is told how many messages were let go to make room for newer
 	// ones, after it has happened, without any lock held; nil: nobody is.
 	Dropped func(messages int)
+
+	// Yielded is the same for messages that were let go since the memory of
+	// all queues was spent and this one had most of it.
+	Yielded func(messages int)
 }
 
 // Queue is the messages that wait for one pod. It outlives the links to it: what
@@ -74,9 +73,10 @@ type QueueConfig struct {
 // concurrent use and none waits.
 type Queue struct {
 	// Set by NewQueue, never changed.
-	limit   int
-	budget  Budget
-	dropped func(int)
+	limit            int
+	dropped, yielded func(int)
+
+	chunksHeld atomic.Int32 // reserved, in chunks; changed under mu
 
 	mu        sync.Mutex // guards what follows; held for no I/O and no callback
 	prompt    list       // before everything in backlog
@@ -87,9 +87,10 @@ type Queue struct {
 	messages  int        // in both
 	cost      int        // of those
 	memory    int        // of both
-	reserved  int        // of the budget
-	link      *Link      // that is to be woken and may take; nil: none
-	owed      bool       // it has been, or somebody has been told to do so
+	budget    *budget.Budget
+	reserved  int   // of it
+	link      *Link // that is to be woken and may take; nil: none
+	owed      bool  // it has been, or somebody has been told to do so
 	suspended bool
 }
 
@@ -98,7 +99,44 @@ func NewQueue(c QueueConfig) *Queue {
 	if c.Bytes <= 0 {
 		c.Bytes = DefaultQueueBytes
 	}
-	return &Queue{limit: c.Bytes, budget: c.Budget, dropped: c.Dropped, most: promptChunksInit}
+	q := &Queue{limit: c.Bytes, dropped: c.Dropped, yielded: c.Yielded, most: promptChunksInit}
+	q.SetBudget(c.Budget)
+	return q
+}
+
+// SetBudget makes b bound q in place of what did, with what q holds. nil, for a
+// queue that is not used any more: nothing does.
+func (q *Queue) SetBudget(b *budget.Budget) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.budget != nil {
+		q.budget.Leave(q, q.reserved)
+	}
+	if q.budget = b; b != nil {
+		b.Join(q, q.reserved)
+	}
+}
+
+// Chunks returns how much memory q holds, in chunks.
+func (q *Queue) Chunks() int { return int(q.chunksHeld.Load()) }
+
+// Fail does nothing: a link that gets nothing rid of ends by itself.
+func (q *Queue) Fail() {}
+
+// Yield drops as much as a chunk holds: the oldest of the longest flows, or without
+// a backlog the oldest.
+func (q *Queue) Yield() {
+	q.mu.Lock()
+	dropped, least := 0, q.memory-chunkBytes
+	for q.memory > max(least, 0) {
+		dropped += q.dropLongestLocked()
+	}
+	if q.backlog != nil {
+		q.leaveLocked()
+	}
+	q.giveLocked(0)
+	q.mu.Unlock()
+	tell(q.yielded, dropped)
 }
 
 // Push copies msg, one whole Transport message, and queues it as FWD. epoch is
@@ -117,11 +155,19 @@ func (q *Queue) push(t wire.Type, d *wire.Data) Result {
 	if len(d.Message) < messages.TransportHeaderSize || len(d.Message) > messages.MaxSize {
 		return RefusedSize
 	}
-	q.mu.Lock()
-	result, dropped := q.pushLocked(t, d)
-	q.mu.Unlock()
-	q.tell(dropped)
-	return result
+	for range 3 {
+		q.mu.Lock()
+		result, dropped := q.pushLocked(t, d)
+		from := q.budget
+		q.mu.Unlock()
+		tell(q.dropped, dropped)
+		// The fullest queue may be another one, whose lock must not be taken
+		// while this one's is held.
+		if result != RefusedFull || !from.Relieve() {
+			return result
+		}
+	}
+	return RefusedFull
 }
 
 func (q *Queue) pushLocked(t wire.Type, d *wire.Data) (_ Result, dropped int) {
@@ -175,19 +221,18 @@ func (q *Queue) promptLocked(size int) *chunk {
 }
 
 // itemLocked returns an item for a frame of size bytes in f, and how many messages
-// made room for it. With nil there is no memory, and nothing waits.
+// made room for it; nil when there is no memory.
 func (q *Queue) itemLocked(f *flow, size int) (_ *item, dropped int) {
 	for q.backlog.cost(f)+costOf(size) > q.limit/shares && f.head != nil {
 		q.dropLocked(f)
 		dropped++
 	}
+	for q.cost+costOf(size) > q.limit && q.messages > 0 {
+		dropped += q.dropLongestLocked()
+	}
 	class := itemClass(size)
-	for q.cost+costOf(size) > q.limit || !q.reserveLocked(itemSizes[class]+itemOverhead) {
-		n := q.dropLongestLocked()
-		if n == 0 {
-			return nil, dropped
-		}
-		dropped += n
+	if !q.reserveLocked(itemSizes[class] + itemOverhead) {
+		return nil, dropped
 	}
 	return items[class].Get().(*item), dropped
 }
@@ -200,6 +245,7 @@ func (q *Queue) reserveLocked(n int) bool {
 			return false
 		}
 		q.reserved += chunkBytes
+		q.chunksHeld.Add(1)
 	}
 	q.memory += n
 	return true
@@ -209,8 +255,19 @@ func (q *Queue) reserveLocked(n int) bool {
 // anything waits.
 func (q *Queue) unreserveLocked(n int) {
 	q.memory -= n
-	for spare := q.reserved - q.memory; spare >= 2*chunkBytes || q.memory == 0 && spare > 0; spare -= chunkBytes {
+	if q.memory > 0 {
+		q.giveLocked(chunkBytes)
+	} else {
+		q.giveLocked(0)
+	}
+}
+
+// giveLocked gives what is reserved back to the budget, in whole chunks, but for
+// what is used and keep bytes.
+func (q *Queue) giveLocked(keep int) {
+	for q.reserved-chunkBytes >= q.memory+keep {
 		q.reserved -= chunkBytes
+		q.chunksHeld.Add(-1)
 		if q.budget != nil {
 			q.budget.Give(chunkBytes)
 		}
@@ -284,9 +341,9 @@ func (q *Queue) leaveLocked() {
 	}
 }
 
-func (q *Queue) tell(dropped int) {
-	if dropped > 0 && q.dropped != nil {
-		q.dropped(dropped)
+func tell(f func(int), dropped int) {
+	if dropped > 0 && f != nil {
+		f(dropped)
 	}
 }
 

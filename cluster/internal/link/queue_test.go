@@ -8,6 +8,7 @@ import (
 
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/internal/memnet"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -126,42 +127,57 @@ func TestSuspend(t *testing.T) {
 	})
 }
 
-// allowance is a budget of some chunks.
-type allowance int
-
-func (a *allowance) Take(n int) bool {
-	if *a < allowance(n) {
-		return false
-	}
-	*a -= allowance(n)
-	return true
-}
-
-func (a *allowance) Give(n int) { *a += allowance(n) }
-
-// TestBudget: what is spent by others is not available, a queue then makes do
-// with its own, and all is given back.
+// TestBudget: where the memory of all queues is spent the one that holds most
+// drops its oldest, a queue that is used no more holds nothing, and all is given
+// back.
 func TestBudget(t *testing.T) {
-	const chunk = 64 << 10
-	budget := allowance(3*chunk + 5)
-	q, dropped := counted(link.QueueConfig{Budget: &budget})
-	other := link.NewQueue(link.QueueConfig{Budget: &budget})
-	pushed := 0
-	for i := range 1000 {
-		if got := q.Push(peer(i), 1, false, sized(1000)); got != link.Queued {
-			t.Fatalf("message %d: %v", i, got)
+	const limit = 2 << 20
+	b := budget.New(limit)
+	yielded := make([]int, 8)
+	dropped := 0
+	queues := make([]*link.Queue, len(yielded))
+	for i := range queues {
+		queues[i] = link.NewQueue(link.QueueConfig{Dropped: func(n int) { dropped += n }, Yielded: func(n int) { yielded[i] += n }})
+		if i < 4 {
+			queues[i].Push(peer(1), 1, false, sized(1000)) // before there is a budget
 		}
-		pushed++
+		queues[i].SetBudget(b)
 	}
-	if n, _ := q.Len(); n+*dropped != pushed || *dropped == 0 || n > 3*chunk/1000 {
-		t.Errorf("%d messages queued, %d dropped, of %d", n, *dropped, pushed)
+	full := func(q *link.Queue, many int) {
+		for i := range many {
+			if got := q.Push(peer(i), 1, false, sized(1000)); got != link.Queued {
+				t.Fatalf("message %d: %v", i, got)
+			}
+			if b.Used() > limit {
+				t.Fatalf("%d bytes of %d are used", b.Used(), limit)
+			}
+		}
 	}
-	if got := other.Push(peer(1), 1, false, sized(1000)); got != link.RefusedFull {
-		t.Errorf("a queue that has nothing, with the budget spent: %v", got)
+	for i := range 3000 {
+		full(queues[i%2], 1) // the first two want 3 MB
 	}
-	q.Empty()
-	if budget != 3*chunk+5 {
-		t.Errorf("%d bytes of the budget are left", budget)
+	for _, q := range queues[2:] {
+		full(q, 100) // and the others have little
+	}
+	kept := 0
+	for i, q := range queues {
+		n, _ := q.Len()
+		kept += n
+		if (yielded[i] > 0) != (i < 2) || i >= 2 && n < 100 {
+			t.Errorf("queue %d has %d messages and gave up %d", i, n, yielded[i])
+		}
+	}
+	if sum := kept + yielded[0] + yielded[1]; sum != 3000+600+4 || dropped != 0 {
+		t.Errorf("%d kept and %d given up of 3604, %d dropped", kept, sum-kept, dropped)
+	}
+	for i, q := range queues {
+		if i%2 == 0 {
+			q.Empty()
+		}
+		q.SetBudget(nil)
+	}
+	if b.Used() != 0 || b.Relieve() {
+		t.Errorf("%d bytes of the budget are still used, or a queue is in it", b.Used())
 	}
 }
 
@@ -173,8 +189,8 @@ func TestQueueTwin(t *testing.T) {
 	for seed := range uint64(30) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		const limit = 600 << 10
-		budget := allowance(1 << 30)
-		q, dropped := counted(link.QueueConfig{Bytes: limit, Budget: &budget})
+		all := budget.New(1 << 30)
+		q, dropped := counted(link.QueueConfig{Bytes: limit, Budget: all})
 		pairs := 1 << (4 + r.IntN(10)) // up to many more than slots
 		pushed, taken, emptied := 0, 0, 0
 		last := map[string]int{}
@@ -204,8 +220,8 @@ func TestQueueTwin(t *testing.T) {
 		}
 		allDropped += *dropped
 		q.Empty()
-		if n, size := q.Len(); n != 0 || size != 0 || budget != 1<<30 {
-			t.Errorf("seed %d: %d messages, %d bytes, %d of the budget are left", seed, n, size, budget)
+		if n, size := q.Len(); n != 0 || size != 0 || all.Used() != 0 {
+			t.Errorf("seed %d: %d messages, %d bytes, %d of the budget are left", seed, n, size, all.Used())
 		}
 	}
 	if allDropped == 0 {

@@ -1,0 +1,11 @@
+package budget
+
+import (
+	"testing"
+
+	"github.com/crosspod/crosspod/internal/deptest"
+)
+
+func TestImports(t *testing.T) {
+	deptest.StdOnly(t)
+}
