@@ -7,6 +7,7 @@ import (
 	"iter"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -688,6 +689,52 @@ func TestReturnedConnectionIsAwaitedAgain(t *testing.T) {
 		}
 		if !n.pod.Awaiting(name) {
 			t.Error("it is not awaited")
+		}
+	})
+}
+
+// TestOfflineInUnrest: two pods that cannot reach each other, and one that crashes all
+// the time, do not keep anybody from being told that a peer has gone.
+func TestOfflineInUnrest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, time.Millisecond, "a", "b", "c", "d")
+		f.net.Partition([]string{ip("a")}, []string{ip("b")})
+		crashes := func(n int) {
+			for range n {
+				f.crash("d")
+				time.Sleep(time.Second)
+				f.start("d")
+				time.Sleep(4 * time.Second)
+			}
+		}
+		names := []string{"s", "t", "u", "v", "w", "x", "y", "z"}
+		for i, name := range names {
+			f.pod([]string{"a", "b", "c"}[i%3]).join(name)
+		}
+		crashes(2)
+		for _, name := range names {
+			for _, pod := range []string{"a", "b", "c"} {
+				f.pod(pod).subscribe(name)
+			}
+		}
+		crashes(4)
+		if text := f.text(); strings.Contains(text, "offline") {
+			t.Errorf("peers that are there are offline:\n%s", text)
+		}
+		for i, name := range names {
+			f.pod([]string{"a", "b", "c"}[i%3]).leave(name)
+		}
+		crashes(6)
+		text := f.text()
+		for _, name := range names {
+			for _, pod := range []string{"a", "b", "c"} {
+				if !strings.Contains(text, pod+": "+name+" is offline") {
+					t.Errorf("%s is not told that %s has gone", pod, name)
+				}
+			}
+		}
+		if t.Failed() {
+			t.Log(text)
 		}
 	})
 }

@@ -50,7 +50,7 @@ type Timing struct {
 	Grace time.Duration
 	// Hold is how long after the last change a pod that is not complete waits
 	// before it denies all the same: Grace and twice the time to notice a dead
-	// link.
+	// link. What waits for that although changes never end waits for one more.
 	Hold time.Duration
 	// Linger is how long a home waits with OFFLINE after a name's last claim
 	// ended, at least the largest one-way delay.

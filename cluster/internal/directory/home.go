@@ -344,6 +344,8 @@ func (p *Pod) sweepOne() {
 		if i, ok := p.sweepWatches.next(p.watches.len()); ok {
 			e := p.watches.at(i)
 			p.review(e.key, e.value)
+		} else {
+			p.overdue = false
 		}
 	}
 }

@@ -18,7 +18,8 @@ type interest struct {
 	online  bool // a PeerID
 	denied  bool // a PeerID: nobody is there, and that was said
 	current owner
-	members *table[messages.PeerID, owner] // a group: those that are online
+	members *table[messages.PeerID, present] // a group: those that are online
+	unseen  Time                             // a PeerID: as in present
 
 	// A PeerID, see [Pod.Await]. seen is the highest epoch of all, vacated that of
 	// the time when it was vacant.
@@ -38,6 +39,7 @@ type answer struct {
 	told     uint32
 	id       uint32
 	answered bool
+	again    bool // it is to be asked again
 	online   bool // a PeerID
 	stale    bool // from before it was asked anew
 	beaten   bool // a newer owner was said since
@@ -52,10 +54,23 @@ type said struct {
 	beaten bool
 }
 
+// present is where a member of a group is.
+type present struct {
+	owner
+	unseen Time // since when it is, see unseenForLong; 0: it is not
+}
+
 // keeping is a name that is to be looked at again.
 type keeping struct {
 	until Time
 	name  wire.Name
+}
+
+// unseen is a member that is to be looked at again.
+type unseen struct {
+	until  Time
+	name   wire.Name
+	member messages.PeerID
 }
 
 // hearsay is a peer that a message came from.
@@ -64,17 +79,18 @@ type hearsay struct {
 	name wire.Name
 }
 
-// of returns what was said of a member, and whether a newer owner was said since.
-func (a *answer) of(n wire.Name, member messages.PeerID) (o owner, online, beaten bool) {
+// of returns what was said of a member, whether a newer owner was said since, and
+// whether it is from before the home was asked again.
+func (a *answer) of(n wire.Name, member messages.PeerID) (o owner, online, beaten, stale bool) {
 	if n.Space() == wire.Peer {
-		return a.at, a.online, a.beaten
+		return a.at, a.online, a.beaten, a.stale
 	}
 	if a.members != nil {
 		if s := a.members.get(member); s != nil {
-			return s.owner, true, s.beaten
+			return s.owner, true, s.beaten, s.id != a.id
 		}
 	}
-	return owner{}, false, false
+	return owner{}, false, false, false
 }
 
 // beat marks what was said of a member if best is newer. Unless it is said
@@ -97,10 +113,24 @@ func (i *interest) known(n wire.Name, member messages.PeerID) (owner, bool) {
 	}
 	if i.members != nil {
 		if o := i.members.get(member); o != nil {
-			return *o, true
+			return o.owner, true
 		}
 	}
 	return owner{}, false
+}
+
+// unseenSince returns where it is noted since when a member is not seen, nil for one
+// of a group that is not online.
+func (i *interest) unseenSince(n wire.Name, member messages.PeerID) *Time {
+	if n.Space() == wire.Peer {
+		return &i.unseen
+	}
+	if i.members != nil {
+		if o := i.members.get(member); o != nil {
+			return &o.unseen
+		}
+	}
+	return nil
 }
 
 func (i *interest) set(n wire.Name, member messages.PeerID, o owner, online bool) {
@@ -109,9 +139,9 @@ func (i *interest) set(n wire.Name, member messages.PeerID, o owner, online bool
 		i.current, i.online = o, online
 	case online:
 		if i.members == nil {
-			i.members = new(table[messages.PeerID, owner])
+			i.members = new(table[messages.PeerID, present])
 		}
-		*i.members.put(member) = o
+		i.members.put(member).owner = o
 	case i.members != nil:
 		i.members.remove(member)
 	}
@@ -166,7 +196,7 @@ func (p *Pod) ask(r *remote, n wire.Name, i *interest, a *answer) {
 		p.lastID = 1
 	}
 	a.told, a.id = r.ord, p.lastID
-	a.answered, i.denied = false, false
+	a.answered, a.again, i.denied = false, false, false
 	a.stale = a.online
 	p.send(r, wire.Entry{Kind: wire.Subscribe, Name: n, ID: a.id})
 	if i.awaits {
@@ -184,18 +214,23 @@ func (p *Pod) answers(n wire.Name, i *interest) []answer {
 	}
 	i.version = p.version
 	homes := p.choose(n.Hash())
+	before := int(i.homes)
 	i.homes = int32(len(homes))
 	at := p.answerBuf[:0]
 	for _, slot := range homes {
 		at = append(at, answer{slot: slot})
 	}
-	for _, old := range i.at {
+	for k, old := range i.at {
 		r := p.slots[old.slot]
 		if r == nil || r.gone || old.told < r.base {
 			continue
 		}
 		if j := slices.Index(homes, old.slot); j >= 0 {
 			at[j] = old
+			if k >= before {
+				// It was none for a while, and claims may have been taken away from it.
+				at[j].answered, at[j].again = false, true
+			}
 		} else {
 			at = append(at, old)
 		}
@@ -233,7 +268,7 @@ func (p *Pod) placeInterest(r *remote, n wire.Name, i *interest) {
 		}
 		switch told := a.told == r.ord; {
 		case j < int(i.homes):
-			if !told {
+			if !told || a.again {
 				p.ask(r, n, i, a)
 			}
 		case !told: // of an earlier session, and not asked again
@@ -310,7 +345,7 @@ func (p *Pod) onAnswered(r *remote, e *wire.Entry) {
 	if i == nil {
 		return
 	}
-	a.answered = true
+	a.answered = !a.again
 	if a.stale {
 		a.online, a.stale = false, false
 	}
@@ -340,16 +375,17 @@ func (p *Pod) superseded(n wire.Name, i *interest, r *remote, winner owner) {
 func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
 	answers := p.answers(n, i)
 	mine, ok := p.own(n, member)
-	best, silent := mine, false
+	best, silent, seen := mine, false, ok
 	for j := range answers {
 		a := &answers[j]
-		o, online, beaten := a.of(n, member)
+		o, online, beaten, stale := a.of(n, member)
 		if online && o.pod == p.self.ID && o != mine {
 			beaten = true // nobody knows better than this pod what it has
 		}
 		if online && !beaten && (!ok || o.beats(best)) {
 			best, ok = o, true
 		}
+		seen = seen || online && !beaten && !stale
 		r := p.slots[a.slot]
 		if online && beaten || j < int(i.homes) && (!a.answered || !r.up || a.told != r.ord) {
 			silent = true
@@ -357,12 +393,15 @@ func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
 	}
 	switch {
 	case !ok && i.heardFrom != 0:
-		best, ok = owner{i.heardFrom, 0}, true
+		best, ok, seen = owner{i.heardFrom, 0}, true, true
 	case ok:
 		i.heardFrom = 0 // the homes know, and will know better
 	}
 	if ok {
 		i.vacant, i.seen = false, max(i.seen, best.epoch)
+	}
+	if p.unseenForLong(n, i, member, !seen && (ok || silent)) {
+		ok, silent = false, false
 	}
 	current, online := i.known(n, member)
 	switch {
@@ -399,6 +438,53 @@ func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
 	case n.Space() == wire.Peer && !i.denied:
 		i.denied = true
 		p.do(Effect{Do: Denied, Name: n, Member: member})
+	}
+}
+
+// unseenForLong returns whether a member has been unseen for a hold: no home that has
+// been asked for the last time says that it is there, but one has not answered, or
+// has only said so before. However often homes change or come back meanwhile, and have
+// to be asked again, it is nowhere then.
+func (p *Pod) unseenForLong(n wire.Name, i *interest, member messages.PeerID, is bool) bool {
+	since := i.unseenSince(n, member)
+	switch {
+	case since == nil:
+		return false
+	case !is:
+		*since = 0
+		return false
+	case *since == 0:
+		*since = max(p.now, 1)
+		p.unseen.push(unseen{*since + Time(p.cfg.Timing.Hold), n, member})
+		p.askBeaten(n, i, member)
+	}
+	return p.now >= *since+Time(p.cfg.Timing.Hold)
+}
+
+// askBeaten asks homes again that have said where a member is before a newer owner
+// was said, who is gone now. What they say is the truth again if it has lasted; but a
+// home that never knew of the newer owner does not say it by itself, and while the
+// views differ not all homes know the same.
+func (p *Pod) askBeaten(n wire.Name, i *interest, member messages.PeerID) {
+	if p.complete {
+		return
+	}
+	for j := range i.at[:i.homes] {
+		a := &i.at[j]
+		if _, online, beaten, _ := a.of(n, member); online && beaten {
+			if r := p.slots[a.slot]; r.up && a.told == r.ord {
+				p.ask(r, n, i, a)
+			}
+		}
+	}
+}
+
+// stillUnseen looks again.
+func (p *Pod) stillUnseen(u unseen) {
+	if i := p.interests.get(u.name); i != nil {
+		if since := i.unseenSince(u.name, u.member); since != nil && *since != 0 {
+			p.judge(u.name, i, u.member)
+		}
 	}
 }
 

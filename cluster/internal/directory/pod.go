@@ -66,7 +66,8 @@ type Pod struct {
 	lingers    queue[lingering]
 	inquiries  map[messages.PeerID][]inquiry // by time
 	inquiredAt queue[inquired]
-	withheld   bool // something waits until this pod may deny
+	withheld   Time // since when something waits until this pod may deny; 0: nothing does
+	overdue    bool // a walk through watches says what has waited too long
 
 	sweepPeers, sweepGroups, sweepWatches walk
 
@@ -75,6 +76,7 @@ type Pod struct {
 	lastID    uint32
 	heard     queue[hearsay]
 	kept      queue[keeping]
+	unseen    queue[unseen]
 
 	// Sender.
 	lookups      map[uint32]*lookup

@@ -51,8 +51,8 @@ func (p *Pod) settle() {
 			p.walkAgain(r)
 		}
 	}
-	if p.withheld {
-		p.withheld = false
+	if p.withheld != 0 {
+		p.withheld = 0
 		p.sweepWatches.restart(p.watches.len())
 		p.syncDue(p.self)
 	}

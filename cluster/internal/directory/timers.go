@@ -14,11 +14,12 @@ type timer struct {
 type timerKind uint8
 
 const (
-	graceTimer  timerKind = iota // id: slot
-	holdTimer                    //
-	roundTimer                   //
-	digestTimer                  // id: slot
-	lookupTimer                  // id: lookup
+	graceTimer   timerKind = iota // id: slot
+	holdTimer                     //
+	roundTimer                    //
+	digestTimer                   // id: slot
+	lookupTimer                   // id: lookup
+	overdueTimer                  //
 )
 
 type timerHeap []timer
@@ -65,6 +66,9 @@ func (p *Pod) Deadline() (Time, bool) {
 	if p.kept.len() > 0 {
 		consider(p.kept.first().until)
 	}
+	if p.unseen.len() > 0 {
+		consider(p.unseen.first().until)
+	}
 	return next, ok
 }
 
@@ -92,6 +96,10 @@ func (p *Pod) Tick(now Time) {
 		p.keptFor(p.kept.pop())
 		p.finish()
 	}
+	for p.unseen.len() > 0 && p.unseen.first().until <= p.now {
+		p.stillUnseen(p.unseen.pop())
+		p.finish()
+	}
 }
 
 func (p *Pod) fire(t timer) {
@@ -114,6 +122,8 @@ func (p *Pod) fire(t timer) {
 		if r := p.slots[t.id]; r != nil && r.up && r.digestAt == t.at {
 			p.sendDigest(r)
 		}
+	case overdueTimer:
+		p.sayOverdue()
 	case lookupTimer:
 		if l := p.lookups[t.id]; l != nil && l.deadline == t.at {
 			p.lookupLate(l)

@@ -21,6 +21,7 @@ type subscriber struct {
 	answered  bool
 	awaits    bool // a PeerID: it is told of the end at once, without the linger
 	online    bool // a PeerID: it was told so last
+	since     Time
 	notBefore Time // of ANSWERED
 	at        owner
 	members   *table[messages.PeerID, owner] // a group: those it was told online last
@@ -59,7 +60,7 @@ func (p *Pod) onSubscribe(r *remote, e *wire.Entry) error {
 		*w = new(watch)
 	}
 	subs := (*w).subs
-	s := subscriber{slot: r.slot, ord: r.ord, id: e.ID}
+	s := subscriber{slot: r.slot, ord: r.ord, id: e.ID, since: p.now}
 	if p.isEnding(e.Name) {
 		// The one that ended may be about to appear elsewhere: do not make a "no"
 		// of this moment for somebody who still knows it as online.
@@ -175,8 +176,8 @@ func (p *Pod) push(n wire.Name, member messages.PeerID, s *subscriber, best owne
 			p.send(r, wire.Entry{Kind: wire.Online, Name: n, Member: member, Pod: best.pod, Epoch: best.epoch, ID: s.id})
 		}
 	case !online:
-	case !p.mayDeny:
-		p.withheld = true
+	case !p.mayDeny && !p.overdue:
+		p.withhold()
 	default:
 		if len(p.ended) > 0 && !s.awaits {
 			if _, lingers := p.ended[claimKey{n, member}]; lingers {
@@ -191,7 +192,29 @@ func (p *Pod) push(n wire.Name, member messages.PeerID, s *subscriber, best owne
 	}
 }
 
-// answer says ANSWERED to those who wait for it and may have it.
+// withhold notes that something waits until this pod may deny. That is when the
+// views agree or the hold is over, which any pod that comes and goes can put off for
+// ever; so after a hold of its own it is said all the same.
+func (p *Pod) withhold() {
+	if p.withheld == 0 {
+		p.withheld = max(p.now, 1)
+		p.setTimer(p.withheld+Time(p.cfg.Timing.Hold), overdueTimer, 0)
+	}
+}
+
+// sayOverdue begins to say what has waited too long.
+func (p *Pod) sayOverdue() {
+	if p.withheld != 0 && p.now >= p.withheld+Time(p.cfg.Timing.Hold) {
+		p.withheld, p.overdue = 0, true
+		p.sweepWatches.restart(p.watches.len())
+		p.syncDue(p.self)
+	}
+}
+
+// answer says ANSWERED to those who wait for it and may have it. A subscription is
+// held for itself where this pod does not agree that it is a home of n, and while the
+// views differ: its pod has only just begun to ask here, and an owner may be about to
+// place its claim.
 func (p *Pod) answer(n wire.Name, w *watch) {
 	for i := range w.subs {
 		s := &w.subs[i]
@@ -199,9 +222,10 @@ func (p *Pod) answer(n wire.Name, w *watch) {
 		if s.answered || !r.up || s.ord != r.ord {
 			continue
 		}
-		if !p.mayDeny {
-			p.withheld = true
-			return
+		held := p.now < s.since+Time(p.cfg.Timing.Hold)
+		if !p.mayDeny && (!p.overdue || held) || held && !p.isHome(n) {
+			p.withhold()
+			continue
 		}
 		if p.now < s.notBefore {
 			continue

@@ -294,6 +294,27 @@ func (p *pod) checkOffline(n wire.Name, m messages.PeerID) {
 	}
 }
 
+// checkToldOffline is invariant 4 in a cluster that never agrees: all who subscribe
+// have heard of it when a peer has been away for long enough.
+func (w *world) checkToldOffline(last *tenure) {
+	if w.script.Severe == nil && w.relaxed {
+		return
+	}
+	for _, t := range last.peer.tenures {
+		if t.end == 0 || t.end > last.end {
+			return
+		}
+	}
+	for _, p := range w.pods {
+		for n, i := range p.interests {
+			if at, ok := i.told[last.peer.id]; ok && !p.stopping && w.now-p.born >= offlineWithin {
+				w.violate("I4", "%s has not been told that %s is offline, which it was told in %s to be at %s",
+					p.label, last.peer.label, w.text(n), w.pod(at.pod))
+			}
+		}
+	}
+}
+
 // lasting returns a connection of a peer that has been there for a while, be it
 // as runner-up. While only clients act, and where the way from a home to a pod
 // and back and once more is shorter than the linger, nobody hears that its peer

@@ -21,6 +21,7 @@ type Profile struct {
 	Groups   int
 	Steady   int     // so many of the peers are never away of their own will
 	Severed  bool    // one pair can never link
+	Unrest   bool    // one of the other pods crashes all the time
 	Sync     int     // entries placed at once at most; 0: 8
 	Pace     int64   // ms, longest pause before each piece of placing; 0: 2
 	Moves    float64 // connections and their ends
@@ -61,6 +62,7 @@ var Profiles = []Profile{
 	{Name: "half-placed", Check: Settled, Pods: [2]int{3, 6}, Peers: 30, Sync: 1, Pace: 40, Moves: 40, Visits: 40, Subs: 60, Groups: 2, Lookups: 10, Sends: 10, Resets: 1, Crashes: 1, Stops: .7, Scale: .3, Steady: 2},
 	{Name: "mad-clocks", Check: Rough, Pods: [2]int{2, 5}, Skew: 20_000, Hellos: 3, Moves: 20, Burst: .2, Choices: 2, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Crashes: .3, Steady: 2},
 	{Name: "severed", Check: Settled, Pods: [2]int{3, 7}, Severed: true, Moves: 15, Subs: 15, Groups: 1, Lookups: 10, Sends: 10, Crashes: .4, Stops: .2, Steady: 2},
+	{Name: "unrest", Check: Settled, Pods: [2]int{4, 6}, Severed: true, Unrest: true, Length: [2]int{5000, 9000}, Moves: 5, Subs: 10, Groups: 1, Lookups: 5, Sends: 5, Steady: 3},
 	{Name: "three-homes", Check: Rough, Pods: [2]int{3, 6}, Homes: 3, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Resets: 2, Cuts: 1, Crashes: .7, Steady: 2},
 	{Name: "all-homes", Check: Rough, Pods: [2]int{2, 5}, Homes: -1, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Resets: 2, Cuts: 1, Crashes: .7, Steady: 2},
 }
@@ -90,7 +92,9 @@ type generator struct {
 	living []string
 	labels int
 	quiet  map[[2]string]int64 // a pair is left alone until then
-	at     map[string][]string // where a peer was connected and not ended
+
+	steadyCrashes string              // the pod that crashes all the time
+	at            map[string][]string // where a peer was connected and not ended
 }
 
 func (g *generator) generate(seed uint64) *Script {
@@ -120,6 +124,9 @@ func (g *generator) generate(seed uint64) *Script {
 		pair := g.twoPods()
 		s.Severe = append(s.Severe, pair)
 	}
+	if g.Unrest {
+		g.steadyCrashes = g.other(s.Severe[0])
+	}
 	if g.Peers == 0 {
 		g.Peers = 3 + g.rand.IntN(4)
 	}
@@ -139,6 +146,12 @@ func (g *generator) generate(seed uint64) *Script {
 	total := 0.0
 	for _, k := range kinds {
 		total += k.rate
+	}
+	if p := g.steadyCrashes; p != "" {
+		for at := g.us(500); at < end; at += 250_000 + g.us(400) {
+			g.op(at, "crash", p)
+			g.op(at+10_000+g.us(100), "start", p)
+		}
 	}
 	for i := range g.Steady {
 		g.connect(g.us(20), fmt.Sprintf("x%d", i), g.pod())
@@ -187,6 +200,15 @@ func (g *generator) twoPods() [2]string {
 	i := g.rand.IntN(len(g.living))
 	j := (i + 1 + g.rand.IntN(max(len(g.living)-1, 1))) % len(g.living)
 	return [2]string{g.living[i], g.living[j]}
+}
+
+// other returns a pod that is not one of two.
+func (g *generator) other(two [2]string) string {
+	for {
+		if p := g.pod(); p != two[0] && p != two[1] {
+			return p
+		}
+	}
 }
 
 // steady reports whether a peer never goes away by itself, and is always in the

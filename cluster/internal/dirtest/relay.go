@@ -54,6 +54,7 @@ func (s *socket) lose(why string) {
 	if t := s.tenure; t.end == 0 {
 		t.end = w.now
 		w.log("%s is away from %s: %s", s.peer.label, s.pod.label, why)
+		w.after(offlineWithin, func() { w.checkToldOffline(t) })
 	}
 }
 

@@ -27,6 +27,10 @@ const (
 	drainTime     = 270 * ms
 	readyAfter    = 1300 * ms // a pod serves although it has not linked to everyone
 
+	// A home holds back the end of a claim for a hold, a subscriber what it has not
+	// heard from a home for another; and the end of a pod has to be noticed.
+	offlineWithin = 2*hold + grace + 280*ms + 2*linger + 200*ms
+
 	lead = 300 * ms // for the first pods to meet; a script's times are from there
 
 	// The runner-up rule: 5 s and 3 s.
