@@ -44,6 +44,8 @@ type Options struct {
 	// AnyCertificate takes whatever certificate the relay at URL shows. It
 	// gets a token that is good for an hour.
 	AnyCertificate bool
+	// RootCAs vouch for that relay; nil: those of the system.
+	RootCAs *x509.CertPool
 	// PID is the process of the relay at URL, whose CPU and memory are read.
 	// 0: unknown, and what needs it is left out.
 	PID int
@@ -207,7 +209,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		if r.addr, err = parseAddress(o.URL); err != nil {
 			return nil, err
 		}
-		r.addr = r.addr.withTrust(nil, o.AnyCertificate)
+		r.addr = r.addr.withTrust(o.RootCAs, o.AnyCertificate)
 		if o.PID != 0 {
 			if _, err := processCPU(o.PID); err != nil {
 				return nil, err

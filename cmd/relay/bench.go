@@ -5,17 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
-	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/bench"
+	"github.com/crosspod/crosspod/internal/setting"
 )
 
 // ownServer returns what makes the command of the server that bench measures:
@@ -48,106 +49,113 @@ func ownServer(self string) func(bench.ServerConfig) (*exec.Cmd, error) {
 
 // benchCommand returns the command `relay bench`, with the copier that it runs
 // beside the relay as a hidden command below it.
-func benchCommand() *cli.Command {
+func (p *program) benchCommand() *command {
 	d := bench.DefaultOptions()
-	ints := make([]int, len(d.Payloads))
-	copy(ints, d.Payloads)
-	return &cli.Command{
-		Name:  "bench",
-		Usage: "measure a relay",
-		Description: "Starts a relay of its own for each section, as a process on loopback, or measures the one at --url.\n" +
-			"The sections are " + strings.Join(bench.Sections(), ", ") + ".\n" +
-			"How to read the figures: bench/README.md in the source.",
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "url", Usage: "`ADDRESS` of a running relay, rel://host:port or rels://host:port"},
-			&cli.StringFlag{Name: "secret", Usage: "`SECRET` that the relay at --url accepts tokens of"},
-			&cli.StringFlag{Name: "secret-file", Usage: "`FILE` with that secret, the first line"},
-			&cli.BoolFlag{Name: "any-certificate", Usage: "do not check the certificate of the relay at --url"},
-			&cli.IntFlag{Name: "pid", Usage: "`PROCESS` of the relay at --url, to read its CPU and memory"},
-			&cli.StringFlag{Name: "server-command", Usage: "`COMMAND` that starts another server, with {addr} {url} {secret} {cert} {key} {free} {freeport} in it"},
-			&cli.StringFlag{Name: "sections", Usage: "`NAMES` of the sections to run, with commas between (default: all)"},
-			&cli.BoolFlag{Name: "baseline", Usage: "have a TCP byte copier take turns with the relay and print ratios"},
-			&cli.IntFlag{Name: "rounds", Value: d.Rounds, Usage: "`TIMES` they take turns"},
-			&cli.BoolFlag{Name: "tls", Usage: "measure messages over TLS too; memory and connects are measured both ways anyhow"},
-			&cli.DurationFlag{Name: "warm-up", Value: d.WarmUp, Usage: "`TIME` a load runs before it is measured"},
-			&cli.DurationFlag{Name: "duration", Value: d.Duration, Usage: "`TIME` of one measurement of throughput"},
-			&cli.IntFlag{Name: "pairs", Value: d.Pairs, Usage: "`NUMBER` of pairs (throughput)"},
-			&cli.IntFlag{Name: "window", Value: d.Window, Usage: "`MESSAGES` in flight for each pair (throughput)"},
-			&cli.IntFlag{Name: "batch", Value: d.Batch, Usage: "`MESSAGES` in one write of the generator (throughput)"},
-			&cli.IntSliceFlag{Name: "payloads", Value: cli.NewIntSlice(ints...), Usage: "`BYTES` of payload, with commas between (throughput)"},
-			&cli.BoolFlag{Name: "random-keys", Usage: "mask every frame with a key of its own and not with zeros"},
-			&cli.IntFlag{Name: "single-pairs", Value: d.SinglePairs, Usage: "`NUMBER` of pairs with one message each (singles)"},
-			&cli.IntFlag{Name: "latency-rate", Value: d.LatencyRate, Usage: "round trips begun `PER-SECOND` (latency)"},
-			&cli.DurationFlag{Name: "latency-duration", Value: d.LatencyDuration, Usage: "`TIME` of one measurement (latency)"},
-			&cli.IntFlag{Name: "peers", Value: d.Peers, Usage: "`NUMBER` of idle peers (memory)"},
-			&cli.DurationFlag{Name: "settle", Value: d.Settle, Usage: "`TIME` before memory is read (memory)"},
-			&cli.IntFlag{Name: "connects", Value: d.Connects, Usage: "`NUMBER` of connects in a round (connect)"},
-			&cli.IntFlag{Name: "connects-at-once", Value: d.ConnectsAtOnce, Usage: "`NUMBER` under way at a time (connect, memory)"},
-			&cli.IntFlag{Name: "flow-rate", Value: d.FlowRate, Usage: "messages `PER-SECOND` of each flow (stall)"},
-			&cli.DurationFlag{Name: "stall", Value: d.Stall, Usage: "`TIME` in which one receiver does not read (stall)"},
-			&cli.IntFlag{Name: "absent-rate", Value: d.AbsentRate, Usage: "messages to absent peers `PER-SECOND` (absent)"},
-			&cli.IntFlag{Name: "ordinary-rate", Value: d.OrdinaryRate, Usage: "messages beside them `PER-SECOND` (absent)"},
-			&cli.DurationFlag{Name: "absent-duration", Value: d.AbsentDuration, Usage: "`TIME` of each phase (absent)"},
-			&cli.IntFlag{Name: "first-messages", Value: d.FirstMessages, Usage: "`NUMBER` of peers on another pod that get a first message (pods)"},
-			&cli.IntFlag{Name: "moves", Value: d.Moves, Usage: "`TIMES` a peer moves to another pod under traffic (pods)"},
-			&cli.StringFlag{Name: "json", Usage: "`FILE` to write the figures to as JSON as well"},
+	o := d
+	var a access
+	var s, copier setting.Set
+	var template, sections, file, listen string
+	var payloads []int
+	a.addSecret()
+	a.addTLS()
+	s.String(&o.URL, "url", "", "`ADDRESS` of a running relay, rel://host:port or rels://host:port")
+	s.Int(&o.PID, "pid", d.PID, 0, math.MaxInt, "`PROCESS` of the relay at --url, to read its CPU and memory")
+	s.String(&template, "server-command", "", "`COMMAND` that starts another server, with {addr} {url} {secret} {cert} {key} {free} {freeport} in it")
+	s.String(&sections, "sections", "", "`NAMES` of the sections to run, with commas between (default: all)")
+	s.Bool(&o.Baseline, "baseline", "have a TCP byte copier take turns with the relay and print ratios")
+	s.Int(&o.Rounds, "rounds", d.Rounds, 0, math.MaxInt, "`TIMES` they take turns")
+	s.Bool(&o.TLS, "tls", "measure messages over TLS too; memory and connects are measured both ways anyhow")
+	s.Duration(&o.Duration, "duration", d.Duration, "`TIME` of one measurement of throughput")
+	s.Int(&o.Pairs, "pairs", d.Pairs, 0, math.MaxInt, "`NUMBER` of pairs (throughput)")
+	s.Int(&o.Window, "window", d.Window, 0, math.MaxInt, "`MESSAGES` in flight for each pair (throughput)")
+	s.Int(&o.Batch, "batch", d.Batch, 0, math.MaxInt, "`MESSAGES` in one write of the generator (throughput)")
+	s.List("payloads", sizes(d.Payloads), "`BYTES` of payload, with commas between (throughput)", func(v string) error {
+		n, err := strconv.Atoi(v)
+		if err != nil {
+			return errors.New("want sizes in bytes, with commas between")
+		}
+		payloads = append(payloads, n)
+		return nil
+	})
+	s.Bool(&o.RandomKeys, "random-keys", "mask every frame with a key of its own and not with zeros")
+	s.Int(&o.SinglePairs, "single-pairs", d.SinglePairs, 0, math.MaxInt, "`NUMBER` of pairs with one message each (singles)")
+	s.Int(&o.LatencyRate, "latency-rate", d.LatencyRate, 0, math.MaxInt, "round trips begun `PER-SECOND` (latency)")
+	s.Duration(&o.LatencyDuration, "latency-duration", d.LatencyDuration, "`TIME` of one measurement (latency)")
+	s.Int(&o.Peers, "peers", d.Peers, 0, math.MaxInt, "`NUMBER` of idle peers (memory)")
+	s.Duration(&o.Settle, "settle", d.Settle, "`TIME` before memory is read (memory)")
+	s.Int(&o.Connects, "connects", d.Connects, 0, math.MaxInt, "`NUMBER` of connects in a round (connect)")
+	s.Int(&o.ConnectsAtOnce, "connects-at-once", d.ConnectsAtOnce, 0, math.MaxInt, "`NUMBER` under way at a time (connect, memory)")
+	s.Int(&o.FlowRate, "flow-rate", d.FlowRate, 0, math.MaxInt, "messages `PER-SECOND` of each flow (stall)")
+	s.Duration(&o.Stall, "stall", d.Stall, "`TIME` in which one receiver does not read (stall)")
+	s.Int(&o.AbsentRate, "absent-rate", d.AbsentRate, 0, math.MaxInt, "messages to absent peers `PER-SECOND` (absent)")
+	s.Int(&o.OrdinaryRate, "ordinary-rate", d.OrdinaryRate, 0, math.MaxInt, "messages beside them `PER-SECOND` (absent)")
+	s.Duration(&o.AbsentDuration, "absent-duration", d.AbsentDuration, "`TIME` of each phase (absent)")
+	s.Int(&o.FirstMessages, "first-messages", d.FirstMessages, 0, math.MaxInt, "`NUMBER` of peers on another pod that get a first message (pods)")
+	s.Int(&o.Moves, "moves", d.Moves, 0, math.MaxInt, "`TIMES` a peer moves to another pod under traffic (pods)")
+	s.String(&file, "json", "", "`FILE` to write the figures to as JSON as well")
+	copier.String(&listen, "listen", "127.0.0.1:0", "`ADDRESS` to listen on")
+	return &command{
+		name: "bench", short: "measure a relay",
+		about: "Starts a relay of its own for each section, as a process on loopback, or measures the one at --url. " +
+			"The sections are " + strings.Join(bench.Sections(), ", ") + ". How to read the figures: bench/README.md in the source.",
+		examples: []string{
+			"relay bench --sections throughput,latency --baseline",
+			"RELAY_AUTH_SECRET=... relay bench --url rels://relay.example.com",
 		},
-		Action: runBench,
-		Subcommands: []*cli.Command{{
-			Name:            "copier",
-			Usage:           "copy bytes between pairs of TCP connections; bench starts it",
-			Hidden:          true,
-			HideHelpCommand: true,
-			Flags:           []cli.Flag{&cli.StringFlag{Name: "listen", Value: "127.0.0.1:0", Usage: "`ADDRESS` to listen on"}},
-			Action:          runCopier,
+		options: []*setting.Set{&s, &a.set},
+		run: func(ctx context.Context, _ []string) error {
+			if payloads != nil {
+				o.Payloads = payloads
+			}
+			if sections != "" {
+				o.Sections = strings.Split(sections, ",")
+			}
+			return p.bench(ctx, &o, &a, template, file)
+		},
+		commands: []*command{{
+			name: "copier", short: "copy bytes between pairs of TCP connections; bench starts it", hidden: true,
+			options: []*setting.Set{&copier},
+			run:     func(ctx context.Context, _ []string) error { return p.copier(ctx, listen) },
 		}},
-		HideHelpCommand: true,
 	}
 }
 
-func runBench(c *cli.Context) error {
-	if err := noArguments(c, "relay bench"); err != nil {
-		return err
-	}
+// sizes returns the numbers with commas between.
+func sizes(numbers []int) string {
+	return strings.ReplaceAll(strings.Trim(fmt.Sprint(numbers), "[]"), " ", ",")
+}
+
+func (p *program) bench(ctx context.Context, o *bench.Options, a *access, template, file string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	o := bench.Options{
-		URL: c.String("url"), AnyCertificate: c.Bool("any-certificate"), PID: c.Int("pid"), Secret: c.String("secret"),
-		Server: ownServer(self),
-		TLS:    c.Bool("tls"), Baseline: c.Bool("baseline"),
-		Copier: func() (*exec.Cmd, error) { return exec.Command(self, "bench", "copier"), nil },
-		Rounds: c.Int("rounds"), WarmUp: c.Duration("warm-up"), Duration: c.Duration("duration"),
-		Pairs: c.Int("pairs"), Window: c.Int("window"), Batch: c.Int("batch"),
-		Payloads: c.IntSlice("payloads"), RandomKeys: c.Bool("random-keys"),
-		SinglePairs: c.Int("single-pairs"), SinglePayload: bench.DefaultOptions().SinglePayload,
-		LatencyRate: c.Int("latency-rate"), LatencyDuration: c.Duration("latency-duration"),
-		Peers: c.Int("peers"), Settle: c.Duration("settle"),
-		Connects: c.Int("connects"), ConnectsAtOnce: c.Int("connects-at-once"),
-		FlowRate: c.Int("flow-rate"), Stall: c.Duration("stall"),
-		AbsentRate: c.Int("absent-rate"), OrdinaryRate: c.Int("ordinary-rate"), AbsentDuration: c.Duration("absent-duration"),
-		FirstMessages: c.Int("first-messages"), Moves: c.Int("moves"),
-	}
-	if names := c.String("sections"); names != "" {
-		o.Sections = strings.Split(names, ",")
-	}
-	if template := c.String("server-command"); template != "" {
+	o.Server = ownServer(self)
+	o.Copier = func() (*exec.Cmd, error) { return exec.Command(self, "bench", "copier"), nil }
+	if template != "" {
 		o.Server = bench.CommandTemplate(strings.Fields(template)...)
 	}
-	if file := c.String("secret-file"); file != "" {
-		secrets, err := auth.ReadSecretFile(file)
-		if err != nil {
+	if o.URL != "" { // without, nothing of another relay matters
+		if err := a.read(p.lookupEnv); err != nil {
+			return usageError{err, "relay bench"}
+		}
+		if o.Secret, err = a.theSecret(); err != nil {
 			return err
 		}
-		o.Secret = secrets[0]
+		if o.Secret == "" {
+			return usageError{errNoSecret(""), "relay bench"}
+		}
+		if o.RootCAs, err = a.roots(); err != nil {
+			return usageError{err, "relay bench"}
+		}
+		o.AnyCertificate = a.insecure
 	}
 	if err := o.Check(); err != nil {
 		return usageError{err, "relay bench"}
 	}
-	show := newProgress(c.App.ErrWriter)
+	show := newProgress(p.stderr)
 	o.Progress = show.line
-	report, err := bench.Run(c.Context, o)
+	report, err := bench.Run(ctx, *o)
 	show.end()
 	if errors.Is(err, context.Canceled) {
 		return errors.New("interrupted")
@@ -155,12 +163,12 @@ func runBench(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if file := c.String("json"); file != "" {
+	if file != "" {
 		if err := writeReport(file, report); err != nil {
 			return err
 		}
 	}
-	if err := report.WriteTable(c.App.Writer); err != nil {
+	if err := report.WriteTable(p.stdout); err != nil {
 		return err
 	}
 	if len(report.Failed) > 0 {
@@ -178,18 +186,15 @@ func writeReport(file string, report *bench.Report) (err error) {
 	return report.WriteJSON(f)
 }
 
-func runCopier(c *cli.Context) error {
-	if err := noArguments(c, "relay bench copier"); err != nil {
-		return err
-	}
-	ln, err := net.Listen("tcp", c.String("listen"))
+func (p *program) copier(ctx context.Context, listen string) error {
+	ln, err := net.Listen("tcp", listen)
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintln(c.App.Writer, ln.Addr()); err != nil {
+	if _, err := fmt.Fprintln(p.stdout, ln.Addr()); err != nil {
 		return err
 	}
-	return bench.ServeCopier(c.Context, ln)
+	return bench.ServeCopier(ctx, ln)
 }
 
 // progress shows what bench is doing: on a terminal in one line that changes,

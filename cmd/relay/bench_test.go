@@ -32,11 +32,7 @@ func TestBenchServerCommand(t *testing.T) {
 			}
 			cfg, settings := setting.NewRelay()
 			flags := flag.NewFlagSet("start", flag.ContinueOnError)
-			for _, f := range flagsOf(settings) {
-				if err := f.Apply(flags); err != nil {
-					t.Fatal(err)
-				}
-			}
+			settings.Register(flags)
 			if err := flags.Parse(cmd.Args[2:]); err != nil || flags.NArg() > 0 {
 				t.Fatalf("relay start does not take %q: %v, left %q", cmd.Args[2:], err, flags.Args())
 			}

@@ -14,8 +14,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/urfave/cli/v2"
-
 	"github.com/crosspod/crosspod/admin"
 	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/cluster"
@@ -36,49 +34,37 @@ type clusterOptions struct {
 	json      bool
 }
 
-func (p *program) clusterCommand() *cli.Command {
-	return &cli.Command{
-		Name:  "cluster",
-		Usage: "look at the pods of a relay, through one of them",
-		Subcommands: []*cli.Command{
+func (p *program) clusterCommand() *command {
+	return &command{
+		name: "cluster", short: "look at the pods of a relay, through one of them",
+		examples: []string{"relay cluster status", "kubectl exec relay-0 -- relay cluster doctor"},
+		commands: []*command{
 			p.clusterSubcommand("status", "show the pods as one of them sees them; exits with 0 when it is ready, finds all and is linked to all",
 				"Asks the operations listener of a pod, by default that of this machine or container.", showStatus),
 			p.clusterSubcommand("doctor", "say what is wrong with the pods and what to do; exits with 0 when nothing is",
 				"Judges by what one pod knows, its own links and what the others say of theirs.", showFindings),
 		},
-		HideHelpCommand: true,
-		Action: func(c *cli.Context) error {
-			if err := noArguments(c, "relay cluster"); err != nil {
-				return err
-			}
-			return usageError{errors.New("want relay cluster status or relay cluster doctor"), "relay cluster"}
-		},
 	}
 }
 
 // clusterSubcommand returns a command that shows what a pod answers.
-func (p *program) clusterSubcommand(name, usageText, description string, show func(w io.Writer, body []byte, asJSON bool) error) *cli.Command {
+func (p *program) clusterSubcommand(name, short, about string, show func(w io.Writer, body []byte, asJSON bool) error) *command {
 	var o clusterOptions
 	var s setting.Set
 	s.String(&o.address, "ops-address", "127.0.0.1:9091", "`ADDRESS` of the pod's operations listener, or the variable RELAY_OPS_LISTEN_ADDRESS").AlsoEnv("OPS_LISTEN_ADDRESS")
 	s.String(&o.tokenFile, "token-file", "", "`FILE` with the bearer token it asks for, or the variable RELAY_OPS_TOKEN_FILE").AlsoEnv("OPS_TOKEN_FILE")
 	s.Bool(&o.json, "json", "print JSON")
-	command := "relay cluster " + name
-	return &cli.Command{
-		Name:            name,
-		Usage:           usageText,
-		Description:     description,
-		Flags:           flagsOf(&s),
-		OnUsageError:    usage(command),
-		HideHelpCommand: true,
-		Action: func(c *cli.Context) error {
-			if err := noArguments(c, command); err != nil {
-				return err
-			}
+	return &command{
+		name: name, short: short, about: about, options: []*setting.Set{&s},
+		examples: []string{
+			"relay cluster " + name,
+			"relay cluster " + name + " --ops-address 10.0.0.1:9091 --token-file token --json",
+		},
+		run: func(ctx context.Context, _ []string) error {
 			if _, err := s.FromEnv(p.lookupEnv); err != nil {
-				return usageError{err, command}
+				return usageError{err, "relay cluster " + name}
 			}
-			body, err := askCluster(c.Context, &o)
+			body, err := askCluster(ctx, &o)
 			if err != nil {
 				return err
 			}

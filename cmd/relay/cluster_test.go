@@ -171,7 +171,7 @@ func TestClusterProblems(t *testing.T) {
 		{"neither", nil, exitUsage, "relay cluster status or relay cluster doctor"},
 		{"something else", []string{"heal"}, exitUsage, `"heal" is neither`},
 		{"an argument", []string{"status", "now"}, exitUsage, `"now" is neither`},
-		{"an unknown option", []string{"status", "--nope"}, exitUsage, "not defined: -nope"},
+		{"an unknown option", []string{"status", "--nope"}, exitUsage, "option --nope is not defined"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"io"
 	"math/big"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -220,27 +221,8 @@ func TestReaderOfTheLogGoesAway(t *testing.T) {
 
 // A certificate that has ended is said, and so is when it did.
 func TestCertificateThatHasEnded(t *testing.T) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
 	end := time.Now().Add(-time.Hour).Truncate(time.Second)
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"relay.example.com"}, NotBefore: end.Add(-time.Hour), NotAfter: end}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	certFile, keyFile := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
-	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: cert}, keyFile: {Type: "PRIVATE KEY", Bytes: private}} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	certFile, keyFile := writeCertificate(t, end)
 	pod := runLive(t, nil, quiet("-s", "secret", "-c", certFile, "-k", keyFile)...)
 	pod.stderr.has(t, "certificate has ended")
 	found := regexp.MustCompile(`(?m)^relay_certificate_expiry_timestamp_seconds.* (\S+)$`).FindStringSubmatch(pod.scrape(t))
@@ -250,4 +232,34 @@ func TestCertificateThatHasEnded(t *testing.T) {
 	if got, err := strconv.ParseFloat(found[1], 64); err != nil || int64(got) != end.Unix() {
 		t.Errorf("the certificate ends at %s, want %d", found[1], end.Unix())
 	}
+}
+
+// writeCertificate writes a certificate for relay.example.com and 127.0.0.1, which
+// vouches for itself, and its key.
+func writeCertificate(t *testing.T, end time.Time) (certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{"relay.example.com"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: end.Add(-2 * time.Hour), NotAfter: end,
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: cert}, keyFile: {Type: "PRIVATE KEY", Bytes: private}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return certFile, keyFile
 }

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
 	"github.com/crosspod/crosspod/internal/devcluster"
@@ -28,69 +27,59 @@ const (
 
 // devOptions is what `relay dev` is told.
 type devOptions struct {
+	access
 	pods    int
 	once    bool
 	address string
-	secret  string
 	verbose bool
 }
 
-func (p *program) devCommand() *cli.Command {
+func (p *program) devCommand() *command {
 	var o devOptions
 	var s setting.Set
 	s.Int(&o.pods, "pods", 3, 1, devcluster.MaxPods, "`NUMBER` of pods, each a process; 1 is a relay in this process")
 	s.Bool(&o.once, "once", "end after what it shows, with 0 when all was right; on any free port")
 	address := s.String(&o.address, "listen-address", devAddress, "`ADDRESS` of loopback to listen on").Short("l")
-	s.String(&o.secret, "secret", "", "`SECRET` to use, or the variable RELAY_AUTH_SECRET; a fresh one by default").Secret().AlsoEnv("AUTH_SECRET")
 	s.Bool(&o.verbose, "verbose", "print the log of the relay")
-	return &cli.Command{
-		Name:  "dev",
-		Usage: "try it: three pods on loopback, two peers that talk through them, a pod that dies, and how to join",
-		Flags: flagsOf(&s),
-		Action: func(c *cli.Context) error {
-			if err := noArguments(c, "relay dev"); err != nil {
-				return err
-			}
-			if _, err := s.FromEnv(func(name string) (string, bool) {
-				if name == "RELAY_AUTH_SECRET" {
-					return p.lookupEnv(name)
-				}
-				return "", false // the rest of RELAY_ belongs to a relay that serves
-			}); err != nil {
+	o.addSecret()
+	return &command{
+		name: "dev", short: "try it: three pods on loopback",
+		about: "Two peers talk through the pods, a pod dies, and then it says how to join. " +
+			"Without a secret it makes a fresh one.",
+		examples: []string{"relay dev", "relay dev --once --pods 1"},
+		options:  []*setting.Set{&s, &o.set},
+		commands: []*command{p.devPodCommand()},
+		run: func(ctx context.Context, _ []string) error {
+			err := o.read(p.lookupEnv)
+			if err != nil {
 				return usageError{err, "relay dev"}
+			}
+			if o.secret, err = o.theSecret(); err != nil {
+				return err
 			}
 			if o.once && !address.Given() {
 				o.address = ""
 			}
-			return p.dev(c.Context, &o)
+			return p.dev(ctx, &o)
 		},
-		Subcommands:     []*cli.Command{p.devPodCommand()},
-		HideHelpCommand: true,
 	}
 }
 
 // devPodCommand returns the command of one pod of dev: start, which ends with
 // its input. So it ends with dev, also when that is killed.
-func (p *program) devPodCommand() *cli.Command {
+func (p *program) devPodCommand() *command {
 	cfg, settings := setting.NewRelay()
-	return &cli.Command{
-		Name:            "pod",
-		Usage:           "serve peers until the input ends; dev starts it",
-		Hidden:          true,
-		HideHelpCommand: true,
-		Flags:           flagsOf(settings),
-		Action: func(c *cli.Context) error {
-			if err := noArguments(c, "relay dev pod"); err != nil {
-				return err
-			}
-			ctx, cancel := context.WithCancel(c.Context)
+	return &command{
+		name: "pod", short: "serve peers until the input ends; dev starts it", hidden: true,
+		options: []*setting.Set{settings},
+		run: func(ctx context.Context, _ []string) error {
+			ctx, cancel := context.WithCancel(ctx)
 			defer cancel()
 			go func() {
 				_, _ = io.Copy(io.Discard, p.stdin) // nobody writes there, and an error is an end too
 				cancel()
 			}()
-			c.Context = ctx
-			return p.start(c, cfg, settings)
+			return p.start(ctx, cfg, settings)
 		},
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	"github.com/spf13/cobra"
 
 	"github.com/crosspod/crosspod/internal/version"
 )
@@ -68,16 +68,16 @@ func (p *program) run(args []string) int {
 		}
 	}()
 
-	err := p.app().RunContext(ctx, args)
+	root, described := p.app()
+	root.SetArgs(twoDashes(args[1:], described))
+	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
 	}
 	// Errors of package relay begin like those of the program.
 	text := "relay: " + strings.TrimPrefix(err.Error(), "relay: ") + "\n"
 	code := exitError
-	if exit, ok := errors.AsType[cli.ExitCoder](err); ok {
-		code = exit.ExitCode()
-	} else if usage, ok := errors.AsType[usageError](err); ok {
+	if usage, ok := errors.AsType[usageError](err); ok {
 		code = exitUsage
 		text += usage.hint() + "\n"
 	}
@@ -109,55 +109,66 @@ func (e usageError) Error() string { return e.err.Error() }
 func (e usageError) Unwrap() error { return e.err }
 func (e usageError) hint() string  { return "see: " + e.command + " --help" }
 
-func (p *program) app() *cli.App {
+// rootName is what the program is called.
+const rootName = "relay"
+
+// app returns the program as the library runs it and as it is described.
+func (p *program) app() (*cobra.Command, *command) {
+	var cc *cobra.Command
 	start := p.startCommand()
-	app := &cli.App{
-		Name:      "relay",
-		Usage:     "a relay for things that cannot be dialled",
-		UsageText: "relay [command] [options]\n\nWithout a command it starts: relay OPTIONS is relay start OPTIONS.\nTo see it work at once, without any option: relay dev",
-		Version:   version.Get().Version + " (" + version.Get().Revision + ", " + version.Get().Go + ")",
-		Reader:    p.stdin,
-		Writer:    p.stdout,
-		ErrWriter: p.stderr,
-		// Errors are printed, and the process ended, in one place: run.
-		ExitErrHandler: func(*cli.Context, error) {},
-		OnUsageError:   usage("relay start"),
-		// The same flags as those of start, and the same values behind them,
-		// so that none is lost between the two (a DefaultCommand loses all).
-		Flags:    hidden(start.Flags),
-		Action:   start.Action,
-		Commands: []*cli.Command{start, p.clusterCommand(), p.devCommand(), p.ncCommand(), p.tokenCommand(), benchCommand()},
+	root := &command{
+		name: rootName, path: rootName,
+		short: "a relay for things that cannot be dialled",
+		about: "Without a command it starts: relay OPTIONS is relay start OPTIONS. To see it work at once, without any option: relay dev",
+		examples: []string{
+			"relay dev",
+			"relay token --new-secret > secret",
+			"relay start --exposed-address relay.example.com:443 \\",
+			"    --auth-secret-file secret --letsencrypt-data-dir data \\",
+			"    --letsencrypt-domains relay.example.com",
+		},
+		options: start.options,
+		run:     start.run,
 	}
-	for _, c := range app.Commands {
-		prepare(c)
+	root.commands = []*command{
+		start, p.clusterCommand(), p.devCommand(), p.ncCommand(), p.tokenCommand(), p.benchCommand(),
+		p.completionCommand(func() *cobra.Command { return cc }), p.versionCommand(),
 	}
-	return app
+	cc = root.cobra(p)
+	cc.CompletionOptions.DisableDefaultCmd = true
+	cc.SetHelpCommand(&cobra.Command{
+		Use: "help", Short: "print the help of a command", ValidArgs: root.names(),
+		RunE: func(_ *cobra.Command, args []string) error {
+			found, rest, err := cc.Find(args)
+			if err == nil && len(rest) > 0 {
+				return root.notThere(rest[0])
+			}
+			return errors.Join(err, found.Help())
+		},
+	})
+	cc.Version = build()
+	cc.SetVersionTemplate("relay version {{.Version}}\n")
+	cc.SetIn(p.stdin)
+	cc.SetOut(p.stdout)
+	cc.SetErr(p.stderr)
+	for _, st := range root.allOptions() {
+		cc.Flags().Lookup(st.Name).Hidden = true // help of start lists them
+	}
+	return cc, root
 }
 
-// prepare gives a command what every command has.
-func prepare(c *cli.Command) {
-	name := "relay " + c.Name
-	c.OnUsageError = usage(name)
-	c.HideHelpCommand = true
-	if c.Name == "start" {
-		return // its flags may stand before its name
-	}
-	c.Before = func(c *cli.Context) error {
-		if root := c.Lineage()[1]; root.NumFlags() > 0 {
-			return usageError{fmt.Errorf("option --%s stands before the command: want it after", root.LocalFlagNames()[0]), name}
-		}
-		return nil
-	}
+// build says which version this is.
+func build() string {
+	v := version.Get()
+	return v.Version + " (" + v.Revision + ", " + v.Go + ")"
 }
 
-func usage(command string) cli.OnUsageErrorFunc {
-	return func(_ *cli.Context, err error, _ bool) error { return usageError{err, command} }
-}
-
-// noArguments refuses arguments that are no flags: cli passes them on.
-func noArguments(c *cli.Context, command string) error {
-	if c.Args().Present() { // the first may be empty
-		return usageError{fmt.Errorf("%q is neither a command nor an option", c.Args().First()), command}
+func (p *program) versionCommand() *command {
+	return &command{
+		name: "version", short: "print the version", examples: []string{"relay version"},
+		run: func(context.Context, []string) error {
+			_, err := fmt.Fprintln(p.stdout, "relay version", build())
+			return err
+		},
 	}
-	return nil
 }

@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/messages"
@@ -44,7 +46,8 @@ func TestUsage(t *testing.T) {
 	}{
 		{name: "nothing given", want: "--exposed-address (RELAY_EXPOSED_ADDRESS) is missing"},
 		{name: "no secret", args: []string{"--exposed-address", "r:443"}, want: "--auth-secret (RELAY_AUTH_SECRET) or --auth-secret-file is missing"},
-		{name: "unknown option", args: []string{"--listen-addr", ":1"}, want: "not defined: -listen-addr"},
+		{name: "unknown option", args: []string{"--listen-addr", ":1"}, want: "option --listen-addr is not defined; did you mean --listen-address?"},
+		{name: "one dash", args: []string{"-exposed-address", "https://r:443", "-s", "x"}, want: "scheme \"https\""},
 		{name: "wrong value", args: []string{"--metrics-port", "http"}, want: "want a whole number from 0 to 65535"},
 		{name: "option without its value", args: []string{"--log-level"}, want: "needs an argument"},
 		{name: "one argument too many", args: []string{"-e", "r:443", "-s", "x", "extra"}, want: `"extra" is neither a command nor an option`},
@@ -85,16 +88,25 @@ func TestUsageOfOtherCommands(t *testing.T) {
 		want string
 	}{
 		{"no such command", []string{"serve"}, `"serve" is neither`},
-		{"option before another command", []string{"--log-level=debug", "token", "--new-secret"}, "--log-level stands before the command"},
-		{"token without a secret", []string{"token"}, "--secret-file is missing"},
+		{"a command with letters swapped", []string{"strat"}, `"strat" is neither a command nor an option; did you mean relay start?` + "\nsee: relay --help"},
+		{"help of no command", []string{"help", "tokne"}, "did you mean relay token?"},
+		{"option before another command", []string{"--log-level=debug", "token", "--new-secret"}, "option --log-level is not defined"},
+		{"an option with letters swapped", []string{"token", "--new-sercet"}, "did you mean --new-secret?\nsee: relay token --help"},
+		{"completion of another shell", []string{"completion", "tcsh"}, "want bash, zsh, fish"},
+		{"token without a secret", []string{"token"}, "set RELAY_AUTH_SECRET, or give --secret-file"},
 		{"token with an argument", []string{"token", "alice"}, `"alice" is neither`},
 		{"token that is over at once", []string{"token", "--secret-file", "f", "--ttl", "0s"}, "want at least 1s"},
 		{"new secret and more", []string{"token", "--new-secret", "--json"}, "no other option"},
 		{"dev with an argument", []string{"dev", "once"}, `"once" is neither`},
 		{"nc without a name", []string{"nc"}, "the name of a peer is missing"},
 		{"nc with two names", []string{"nc", "alice", "--to", "bob", "carol"}, `"carol" is one argument too many`},
-		{"nc without a secret", []string{"nc", "alice"}, "--secret is missing"},
-		{"nc with an unknown option", []string{"nc", "alice", "--too", "bob"}, "not defined: -too"},
+		{"nc without a secret", []string{"nc", "alice"}, "set RELAY_AUTH_SECRET, or give --secret-file or --token"},
+		{"nc with an unknown option", []string{"nc", "alice", "--too", "bob"}, "option --too is not defined; did you mean --to?"},
+		{"nc with a secret and a token", []string{"nc", "alice", "--secret", "s", "--token", "00"}, "--token and --secret are both given"},
+		{"nc with a token that is none", []string{"nc", "alice", "--token", "xyz"}, "want the hexadecimal digits"},
+		{"nc with a CA file that is none", []string{"nc", "alice", "--secret", "s", "--ca-file", "main_test.go"}, "no certificate in it"},
+		{"nc without a CA file", []string{"nc", "alice", "--secret", "s", "--ca-file", "missing"}, "--ca-file: open missing"},
+		{"nc that checks and does not", []string{"nc", "alice", "--secret", "s", "--ca-file", "f", "--insecure"}, "want one of them"},
 		{"nc with an address that is none", []string{"nc", "alice", "--secret", "s", "--url", "http://r"}, "http"},
 	}
 	for _, tt := range tests {
@@ -107,18 +119,74 @@ func TestUsageOfOtherCommands(t *testing.T) {
 	}
 }
 
+// Every command has help, with an example, and it fits a terminal.
 func TestHelp(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"start", "--help"}, {"token", "-h"}, {"nc", "--help"}, {"dev", "--help"}, {"--version"}} {
-		got := run(t, nil, args...)
-		if got.code != exitOK || got.stdout == "" || got.stderr != "" {
-			t.Errorf("relay %s: code %d, stdout %q, stderr %q", strings.Join(args, " "), got.code, got.stdout, got.stderr)
+	p := &program{}
+	_, root := p.app()
+	var check func(c *command)
+	check = func(c *command) {
+		words := strings.Fields(c.path)[1:]
+		for _, args := range [][]string{append(slices.Clone(words), "--help"), append(slices.Clone(words), "-h"), append([]string{"help"}, words...)} {
+			got := run(t, nil, args...)
+			if got.code != exitOK || got.stderr != "" || !strings.HasPrefix(got.stdout, c.path+": ") {
+				t.Errorf("relay %s: code %d, stdout %q, stderr %q", strings.Join(args, " "), got.code, got.stdout, got.stderr)
+			}
+			if !c.hidden && !strings.Contains(got.stdout, "\nExamples:\n  ") {
+				t.Errorf("relay %s: no example", strings.Join(args, " "))
+			}
+			narrow(t, got.stdout)
+		}
+		for _, sub := range c.commands {
+			check(sub)
 		}
 	}
+	check(root)
 	if got := run(t, nil, "start", "--help").stdout; !strings.Contains(got, "--exposed-address ADDRESS") || !strings.Contains(got, "(512KiB)") {
 		t.Errorf("help of start lacks an option or a default:\n%s", got)
 	}
-	if got := run(t, nil, "--help").stdout; strings.Contains(got, "--exposed-address") {
+	if got := run(t, nil, "--help").stdout; strings.Contains(got, "--letsencrypt-email") {
 		t.Errorf("help lists what help of start lists:\n%s", got)
+	}
+}
+
+// narrow checks that text fits a terminal.
+func narrow(t *testing.T, text string) {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
+			t.Errorf("a line has %d columns: %q", n, line)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	want := run(t, nil, "--version")
+	if want.code != exitOK || !strings.HasPrefix(want.stdout, "relay version ") {
+		t.Errorf("relay --version: %+v", want)
+	}
+	if got := run(t, nil, "version"); got != want {
+		t.Errorf("relay version: %+v, want %+v", got, want)
+	}
+}
+
+// Each shell's script asks the program, which knows commands and options.
+func TestCompletion(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		if got := run(t, nil, "completion", shell); got.code != exitOK || !strings.Contains(got.stdout, "__complete") {
+			t.Errorf("relay completion %s: code %d, %d bytes", shell, got.code, len(got.stdout))
+		}
+	}
+	for _, tt := range []struct{ typed, want string }{
+		{"st", "start\tserve peers\n"},
+		{"nc alice --ca", "--ca-file\t"},
+		{"start --exp", "--exposed-address\t"},
+		{"cluster ", "doctor\t"},
+		{"completion ", "fish\n"},
+	} {
+		args := strings.Split("__complete "+tt.typed, " ")
+		if got := run(t, nil, args...); got.code != exitOK || !strings.Contains(got.stdout, tt.want) {
+			t.Errorf("after %q: code %d, %q, want %q", tt.typed, got.code, got.stdout, tt.want)
+		}
 	}
 }
 
@@ -167,6 +235,49 @@ func TestToken(t *testing.T) {
 		if len(lines) != 4 || !strings.HasPrefix(lines[0], "token ") {
 			t.Errorf("peer %q: printed %q", peer, lines)
 		}
+	}
+}
+
+// A secret comes from an option or, in every command, from the same variables.
+func TestTokenSecrets(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "secret")
+	if err := os.WriteFile(file, []byte("of the file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name string
+		env  map[string]string
+		args []string
+		want string // the secret
+	}{
+		{"a variable", map[string]string{"RELAY_AUTH_SECRET": "of the variable"}, nil, "of the variable"},
+		{"a variable of NetBird", map[string]string{"NB_AUTH_SECRET": "of the variable"}, nil, "of the variable"},
+		{"a variable with a file", map[string]string{"RELAY_AUTH_SECRET_FILE": file}, nil, "of the file"},
+		{"an option", nil, []string{"--secret", "of the option"}, "of the option"},
+		{"a file and a variable", map[string]string{"RELAY_AUTH_SECRET": "of the variable"}, []string{"--secret-file", file}, "of the file"},
+		{"an option and a variable with a file", map[string]string{"RELAY_AUTH_SECRET_FILE": "missing"}, []string{"--secret", "of the option"}, "of the option"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := run(t, tt.env, append([]string{"token", "--json"}, tt.args...)...)
+			var printed printedToken
+			if err := json.Unmarshal([]byte(got.stdout), &printed); err != nil || got.code != exitOK {
+				t.Fatalf("code %d, stdout %q, stderr %q: %v", got.code, got.stdout, got.stderr, err)
+			}
+			token, err := hex.DecodeString(printed.Token)
+			if err == nil {
+				err = auth.NewValidator(tt.want).ValidatePeer(t.Context(), messages.HashID("alice"), token)
+			}
+			if err != nil {
+				t.Errorf("the token is not signed with the secret %s: %v", tt.want, err)
+			}
+		})
+	}
+	if got := run(t, map[string]string{"RELAY_AUTH_SECRET": "a", "RELAY_AUTH_SECRET_FILE": "b"}, "token"); got.code != exitUsage || !strings.Contains(got.stderr, "are both set") {
+		t.Errorf("two variables: %+v", got)
+	}
+	if got := run(t, map[string]string{"RELAY_AUTH_SECRET": "a"}, "token", "--new-secret"); got.code != exitOK {
+		t.Errorf("a new secret beside a variable: %+v", got)
 	}
 }
 

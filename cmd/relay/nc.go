@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -23,9 +22,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/urfave/cli/v2"
-
-	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/client"
 	"github.com/crosspod/crosspod/internal/setting"
 	"github.com/crosspod/crosspod/messages"
@@ -37,8 +33,6 @@ import (
 const devAddress = "127.0.0.1:7080"
 
 const (
-	// ncTokenTTL is short: a fresh token is made for each connection.
-	ncTokenTTL = 5 * time.Minute
 	// ncMaxBackoff is short too: somebody is waiting at the terminal.
 	ncMaxBackoff = 2 * time.Second
 	// ncFlush bounds the wait, at the end, for what is queued to be sent.
@@ -53,89 +47,60 @@ const (
 
 // ncOptions is what `relay nc` is told.
 type ncOptions struct {
-	name, to   string
-	url        string
-	secret     string
-	secretFile string
-	named      bool
-	timeout    time.Duration
+	access
+	name, to string
+	timeout  time.Duration
 }
 
-func (p *program) ncCommand() *cli.Command {
+func (p *program) ncCommand() *command {
 	var o ncOptions
 	var s setting.Set
 	s.String(&o.to, "to", "", "`NAME` of the peer to talk to; without it, whoever talks first")
-	s.String(&o.url, "url", "rel://"+devAddress, "`ADDRESS` of the relay")
-	s.String(&o.secret, "secret", "", "`SECRET` of the relay, or the variable RELAY_AUTH_SECRET").Secret().AlsoEnv("AUTH_SECRET")
-	s.String(&o.secretFile, "secret-file", "", "`FILE` with the secret, or the variable RELAY_AUTH_SECRET_FILE").AlsoEnv("AUTH_SECRET_FILE")
-	s.Bool(&o.named, "named", "use a token that names the peer, which only this relay accepts")
-	s.Duration(&o.timeout, "timeout", 0, "`TIME` to wait for the relay, a peer and what it confirms, then fail; 0: no end")
-	return &cli.Command{
-		Name:      "nc",
-		Usage:     "join the terminal to a peer, a line a message",
-		ArgsUsage: "NAME [--to NAME]",
-		Description: "Connects as the peer NAME, prints what it is sent and sends what is typed. With --to it waits for\n" +
-			"that peer, and ends when the input does; without, it answers whoever wrote last until it is stopped.",
-		Flags: flagsOf(&s),
-		Action: func(c *cli.Context) error {
-			if err := o.parseArguments(c.Args().Slice(), &s); err != nil {
+	s.Duration(&o.timeout, "timeout", 0, "`TIME` to wait for the relay, a peer or what it confirms, then fail; 0 is for ever")
+	o.addURL("rel://"+devAddress, "`ADDRESS` of the relay, rel:// or, with TLS, rels://; or the variable RELAY_URL")
+	o.addSecret()
+	o.addToken()
+	o.addTLS()
+	return &command{
+		name: "nc", argument: "NAME", short: "join the terminal to a peer, a line a message",
+		about: "Connects as the peer NAME, prints what it is sent and sends what is typed. With --to it waits for that peer, " +
+			"and ends when the input does; without, it answers whoever wrote last until it is stopped.\n" +
+			"Between two relay nc each line is confirmed: a pipe waits for its reader, and lines that were not " +
+			"confirmed end it with 1. Other programs get a line a message.",
+		examples: []string{
+			"relay nc dave",
+			"seq 5000 | relay nc carol --to dave --timeout 10s",
+			"relay nc alice --url rels://relay.example.com --token-file token",
+		},
+		options: []*setting.Set{&s, &o.set},
+		run: func(ctx context.Context, args []string) error {
+			if len(args) == 0 {
+				return usageError{errors.New("the name of a peer is missing: relay nc alice"), "relay nc"}
+			}
+			o.name = args[0]
+			if err := o.read(p.lookupEnv); err != nil {
 				return usageError{err, "relay nc"}
 			}
-			if _, err := s.FromEnv(p.lookupEnv); err != nil {
-				return usageError{err, "relay nc"}
-			}
-			return p.nc(c.Context, &o)
+			return p.nc(ctx, &o)
 		},
 	}
 }
 
-// parseArguments takes the name, and the options behind it, which cli leaves
-// alone as it does everything after the first argument.
-func (o *ncOptions) parseArguments(args []string, s *setting.Set) error {
-	if len(args) == 0 {
-		return errors.New("the name of a peer is missing: relay nc alice")
-	}
-	o.name = args[0]
-	fs := flag.NewFlagSet("nc", flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	s.Register(fs)
-	if err := fs.Parse(args[1:]); err != nil {
-		return err
-	}
-	if fs.NArg() > 0 {
-		return fmt.Errorf("%q is one argument too many: want one name", fs.Arg(0))
-	}
-	return nil
-}
-
-// tokens returns where the tokens come from.
-func (o *ncOptions) tokens() (client.TokenSource, error) {
-	secret := o.secret
-	switch {
-	case secret == "" && o.secretFile == "":
-		return nil, usageError{errors.New("--secret is missing: want the relay's secret, in RELAY_AUTH_SECRET or a --secret-file if you like; relay dev prints the whole command"), "relay nc"}
-	case o.secretFile != "" && secret != "":
-		return nil, usageError{errors.New("--secret and --secret-file are both given: want one of them"), "relay nc"}
-	case o.secretFile != "":
-		secrets, err := auth.ReadSecretFile(o.secretFile)
-		if err != nil {
-			return nil, err
-		}
-		secret = secrets[0]
-	}
-	if o.named {
-		return client.NamedSecretToken(secret, messages.HashID(o.name), ncTokenTTL), nil
-	}
-	return client.SecretToken(secret, ncTokenTTL), nil
-}
-
 // nc joins the terminal to a peer until ctx or, with o.to, the input ends.
 func (p *program) nc(ctx context.Context, o *ncOptions) error {
-	tokens, err := o.tokens()
+	tokens, err := o.tokens(o.name)
+	if usage, ok := errors.AsType[usageError](err); ok {
+		usage.command = "relay nc"
+		return usage
+	}
 	if err != nil {
 		return err
 	}
-	cfg := client.Config{URL: o.url, Name: o.name, Token: tokens, MaxBackoff: ncMaxBackoff}
+	trust, err := o.tlsConfig()
+	if err != nil {
+		return usageError{err, "relay nc"}
+	}
+	cfg := client.Config{URL: o.url, Name: o.name, Token: tokens, TLSConfig: trust, MaxBackoff: ncMaxBackoff}
 	if _, err := client.New(cfg); err != nil { // opens nothing
 		return usageError{err, "relay nc"}
 	}
@@ -281,7 +246,10 @@ func (n *netcat) dial(ctx context.Context, cfg client.Config) (*client.Client, e
 	for {
 		c, err := client.Dial(ctx, cfg)
 		_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
-		if err == nil || untrusted || errors.Is(err, client.ErrRefused) || errors.Is(err, client.ErrWrongScheme) {
+		if untrusted {
+			return nil, fmt.Errorf("%w; --ca-file names the certificates to trust", innermost(err))
+		}
+		if err == nil || errors.Is(err, client.ErrRefused) || errors.Is(err, client.ErrWrongScheme) {
 			return c, err
 		}
 		select {

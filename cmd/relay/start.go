@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,39 +11,30 @@ import (
 	"syscall"
 
 	"github.com/go-logr/logr"
-	"github.com/urfave/cli/v2"
 	"go.opentelemetry.io/otel"
 
 	"github.com/crosspod/crosspod/internal/logging"
 	"github.com/crosspod/crosspod/internal/setting"
 )
 
-const startHelp = `Each option has a variable of the environment: RELAY_ and its name in upper case, with _ for -.
-The names of NetBird (NB_) and openZro (OZ_) are taken too. An option wins over a variable;
-lists are joined.`
+const startHelp = `Each option has a variable of the environment: RELAY_ and its name in upper case, with _ for -. The names of NetBird (NB_) and openZro (OZ_) are taken too. An option wins over a variable; lists are joined.`
 
-func (p *program) startCommand() *cli.Command {
+func (p *program) startCommand() *command {
 	cfg, settings := setting.NewRelay()
-	flags := flagsOf(settings)
-	return &cli.Command{
-		Name:        "start",
-		Usage:       "serve peers",
-		Description: startHelp,
-		Flags:       flags,
-		// The templates of cli are no place for text that is not ours: there
-		// is no {{ in a setting.
-		CustomHelpTemplate: helpInOrder(flags),
-		Action: func(c *cli.Context) error {
-			if err := noArguments(c, "relay start"); err != nil {
-				return err
-			}
-			return p.start(c, cfg, settings)
+	return &command{
+		name: "start", short: "serve peers", about: startHelp,
+		examples: []string{
+			"relay start --exposed-address relay.example.com:443 \\",
+			"    --auth-secret-file secret --tls-cert-file tls.crt --tls-key-file tls.key",
+			"RELAY_AUTH_SECRET=... relay start -l :8080 -e rel://10.0.0.7:8080",
 		},
+		options: []*setting.Set{settings},
+		run:     func(ctx context.Context, _ []string) error { return p.start(ctx, cfg, settings) },
 	}
 }
 
 // start checks all that was set before anything is opened.
-func (p *program) start(c *cli.Context, cfg *setting.Relay, settings *setting.Set) error {
+func (p *program) start(ctx context.Context, cfg *setting.Relay, settings *setting.Set) error {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	// Without a reader of standard error its lines are lost and nothing else is:
@@ -77,7 +69,7 @@ func (p *program) start(c *cli.Context, cfg *setting.Relay, settings *setting.Se
 		return usageError{err, "relay start"}
 	}
 	pod.hangups = hangups
-	return pod.serve(c.Context, p.cut)
+	return pod.serve(ctx, p.cut)
 }
 
 // indented writes several errors below each other.

@@ -235,6 +235,49 @@ func TestNetcatRefused(t *testing.T) {
 	nc.stderr.has(t, "refused")
 }
 
+// All ways to prove who we are, and that the relay is the relay.
+func TestNetcatAccess(t *testing.T) {
+	certFile, keyFile := writeCertificate(t, time.Now().Add(time.Hour))
+	pod := runLive(t, nil, quiet("-s", "a secret of the relay", "-c", certFile, "-k", keyFile)...)
+	_, rest, _ := strings.Cut(pod.stderr.has(t, "tls=true"), "address=")
+	address := strings.Fields(rest)[0]
+	token := strings.Fields(run(t, nil, "token", "--secret", "a secret of the relay").stdout)[1]
+	named := strings.Fields(run(t, nil, "token", "--secret", "a secret of the relay", "--peer", "alice").stdout)[1]
+	tokenFile := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(tokenFile, []byte(token+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name string
+		env  map[string]string
+		args []string
+		want string // "" for connected
+	}{
+		{"a CA file", nil, []string{"--secret", "a secret of the relay", "--ca-file", certFile}, ""},
+		{"all from variables", map[string]string{"RELAY_AUTH_SECRET": "a secret of the relay", "RELAY_CA_FILE": certFile}, nil, ""},
+		{"any certificate", nil, []string{"--secret", "a secret of the relay", "--insecure"}, ""},
+		{"a token", nil, []string{"--token", token, "--insecure"}, ""},
+		{"a token for the peer", nil, []string{"--token", named, "--insecure"}, ""},
+		{"a token file", nil, []string{"--token-file", tokenFile, "--insecure"}, ""},
+		{"a token in a variable, before the secret", map[string]string{"RELAY_TOKEN": token, "RELAY_AUTH_SECRET": "wrong"}, []string{"--insecure"}, ""},
+		{"a certificate that is not trusted", nil, []string{"--secret", "a secret of the relay"}, "--ca-file names the certificates to trust"},
+		{"no TLS", nil, []string{"--secret", "a secret of the relay", "--url", "rel://" + address}, "use rels://"},
+		{"a wrong token", nil, []string{"--token", "00", "--insecure"}, "refused"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			nc := runLive(t, tt.env, append([]string{"nc", "alice", "--url", "rels://" + address}, tt.args...)...)
+			if tt.want != "" {
+				nc.ends(t, exitError)
+				nc.stderr.has(t, tt.want)
+				return
+			}
+			nc.stderr.has(t, "connected to rels://"+address+" as alice")
+			nc.signals <- os.Interrupt
+			nc.ends(t, exitOK)
+		})
+	}
+}
+
 // A relay that is not there yet is waited for, until somebody has enough.
 func TestNetcatWaits(t *testing.T) {
 	nc := runLive(t, nil, "nc", "alice", "--url", "rel://127.0.0.1:1", "--secret", "secret")

@@ -1,14 +1,13 @@
 package main
 
 import (
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"time"
-
-	"github.com/urfave/cli/v2"
 
 	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/internal/setting"
@@ -17,53 +16,58 @@ import (
 
 // tokenOptions is what `relay token` is told.
 type tokenOptions struct {
-	secretFile string
-	ttl        time.Duration
-	peer       string
-	json       bool
-	newSecret  bool
+	access
+	ttl       time.Duration
+	peer      string
+	json      bool
+	newSecret bool
 }
 
-func (p *program) tokenCommand() *cli.Command {
+func (p *program) tokenCommand() *command {
 	var o tokenOptions
 	var s setting.Set
-	s.String(&o.secretFile, "secret-file", "", "`FILE` with the relay's secret, one a line: the first signs")
+	o.addSecret()
 	s.Duration(&o.ttl, "ttl", 12*time.Hour, "`TIME` the token lasts")
 	s.String(&o.peer, "peer", "", "`NAME` of the one peer the token is for; without it, any peer may use it")
 	s.Bool(&o.json, "json", "print JSON")
 	s.Bool(&o.newSecret, "new-secret", "print a new secret and nothing else")
-	return &cli.Command{
-		Name:  "token",
-		Usage: "make a token for a peer, or a secret for the relay",
-		Description: "A token without --peer is of the kind that NetBird's and openZro's clients use; their management\n" +
-			"server hands it out as payload and signature. A token with --peer only this relay accepts.",
-		Flags: flagsOf(&s),
-		Action: func(c *cli.Context) error {
-			if err := noArguments(c, "relay token"); err != nil {
-				return err
-			}
-			return p.token(&o)
+	return &command{
+		name: "token", short: "make a token for a peer, or a secret for the relay",
+		about: "A token without --peer is of the kind that NetBird's and openZro's clients use; their management server " +
+			"hands it out as payload and signature. A token with --peer only this relay accepts.",
+		examples: []string{
+			"relay token --new-secret > secret",
+			"relay token --secret-file secret --peer alice --ttl 1h",
+			"RELAY_AUTH_SECRET=... relay token --json",
 		},
+		options: []*setting.Set{&o.set, &s},
+		run:     func(context.Context, []string) error { return p.token(&o) },
 	}
 }
 
 func (p *program) token(o *tokenOptions) error {
-	switch {
-	case o.newSecret && (o.secretFile != "" || o.peer != "" || o.json):
-		return usageError{errors.New("--new-secret goes with no other option"), "relay token"}
-	case o.newSecret:
+	usage := func(err error) error { return usageError{err, "relay token"} }
+	if o.newSecret {
+		if o.secret != "" || o.secretFile != "" || o.peer != "" || o.json {
+			return usage(errors.New("--new-secret goes with no other option"))
+		}
 		_, err := fmt.Fprintln(p.stdout, auth.NewSecret())
 		return err
-	case o.secretFile == "":
-		return usageError{errors.New("--secret-file is missing: want the file with the relay's secret; --new-secret makes one"), "relay token"}
-	case o.ttl < time.Second:
-		return usageError{fmt.Errorf("--ttl is %v: want at least 1s", o.ttl), "relay token"}
 	}
-	secrets, err := auth.ReadSecretFile(o.secretFile)
+	if o.ttl < time.Second {
+		return usage(fmt.Errorf("--ttl is %v: want at least 1s", o.ttl))
+	}
+	if err := o.read(p.lookupEnv); err != nil {
+		return usage(err)
+	}
+	secret, err := o.theSecret()
 	if err != nil {
 		return err
 	}
-	printed := printToken(secrets[0], o.peer, time.Now().Add(o.ttl))
+	if secret == "" {
+		return usage(errNoSecret("; --new-secret makes one"))
+	}
+	printed := printToken(secret, o.peer, time.Now().Add(o.ttl))
 	if o.json {
 		return json.NewEncoder(p.stdout).Encode(printed)
 	}

@@ -39,7 +39,7 @@ func (s *Set) FromEnv(lookup func(string) (string, bool)) (warnings []string, er
 		if used != "" && (!st.given || st.isList) {
 			st.from = used
 			if err := st.parse(usedValue); err != nil {
-				errs = append(errs, st.invalid(used, usedValue, err))
+				errs = append(errs, st.Invalid(used, usedValue, err))
 			}
 			if st.secret {
 				st.doubts = secrettext.Doubts(usedValue)
@@ -64,7 +64,8 @@ func (s *Setting) EnvNames() []string {
 	return append(names, s.whole...)
 }
 
-func (s *Setting) invalid(where, value string, err error) error {
+// Invalid says that a value is not right; that of a secret is not shown.
+func (s *Setting) Invalid(where, value string, err error) error {
 	if s.secret {
 		return fmt.Errorf("%s is not right: %w", where, err)
 	}
