@@ -1,23 +1,38 @@
 package directory
 
+import "hash/maphash"
+
 // table is a map whose values lie in dense pieces, so that it can be walked in
-// pieces too, in an order that depends on nothing but its history.
+// pieces too, in an order that depends on nothing but its history. It gives its
+// memory back as it gets smaller.
 //
 // Removing an entry moves the last one into its place. A walk from the end to
 // the beginning therefore meets every entry that was there at its start, some
 // perhaps twice, whatever is added or removed meanwhile; see [walk].
 type table[K comparable, V any] struct {
-	index  map[K]int32
+	// index is a hash table with open addressing, a power of two long and at most
+	// three quarters full. A Go map would need four times the memory, most of it
+	// for the keys once more.
+	index  []slot
 	pieces [][]entry[K, V]
 	n      int
 }
+
+// slot leads to entry at-1; 0: it is free.
+type slot struct{ hash, at uint32 }
 
 type entry[K comparable, V any] struct {
 	key   K
 	value V
 }
 
-const pieceSize = 256
+const (
+	pieceSize = 256
+	minSlots  = 8
+)
+
+// hashSeed is one that no peer knows.
+var hashSeed = maphash.MakeSeed()
 
 func (t *table[K, V]) len() int { return t.n }
 
@@ -25,13 +40,29 @@ func (t *table[K, V]) len() int { return t.n }
 // removed.
 func (t *table[K, V]) at(i int) *entry[K, V] { return &t.pieces[i/pieceSize][i%pieceSize] }
 
+// find returns where in the index k is or, if it is not there, would be.
+func (t *table[K, V]) find(k K) (hash uint32, i int) {
+	hash = uint32(maphash.Comparable(hashSeed, k))
+	for i = t.home(hash); t.index[i].at != 0; i = t.next(i) {
+		if s := t.index[i]; s.hash == hash && t.at(int(s.at-1)).key == k {
+			break
+		}
+	}
+	return hash, i
+}
+
+func (t *table[K, V]) home(hash uint32) int { return int(hash) & (len(t.index) - 1) }
+func (t *table[K, V]) next(i int) int       { return (i + 1) & (len(t.index) - 1) }
+
 // get returns the value of k, nil if there is none.
 func (t *table[K, V]) get(k K) *V {
-	i, ok := t.index[k]
-	if !ok {
+	if t.n == 0 {
 		return nil
 	}
-	return &t.at(int(i)).value
+	if _, i := t.find(k); t.index[i].at != 0 {
+		return &t.at(int(t.index[i].at - 1)).value
+	}
+	return nil
 }
 
 // put returns the value of k, a zero one if there was none.
@@ -39,8 +70,8 @@ func (t *table[K, V]) put(k K) *V {
 	if v := t.get(k); v != nil {
 		return v
 	}
-	if t.index == nil {
-		t.index = make(map[K]int32)
+	if 4*(t.n+1) > 3*len(t.index) {
+		t.resize(max(2*len(t.index), minSlots))
 	}
 	piece := t.n / pieceSize
 	if piece == len(t.pieces) {
@@ -51,24 +82,30 @@ func (t *table[K, V]) put(k K) *V {
 		t.pieces = append(t.pieces, fresh)
 	}
 	t.pieces[piece] = append(t.pieces[piece], entry[K, V]{key: k})
-	t.index[k] = int32(t.n)
+	hash, i := t.find(k)
 	t.n++
+	t.index[i] = slot{hash, uint32(t.n)}
 	return &t.at(t.n - 1).value
 }
 
 // remove removes k, if it is there.
 func (t *table[K, V]) remove(k K) {
-	i, ok := t.index[k]
-	if !ok {
+	if t.n == 0 {
 		return
 	}
-	delete(t.index, k)
-	t.n--
-	hole, last := t.at(int(i)), t.at(t.n)
-	if hole != last {
-		*hole = *last
-		t.index[hole.key] = i
+	_, i := t.find(k)
+	if t.index[i].at == 0 {
+		return
 	}
+	at := int(t.index[i].at - 1)
+	t.n--
+	hole, last := t.at(at), t.at(t.n)
+	if hole != last {
+		_, j := t.find(last.key)
+		t.index[j].at = uint32(at + 1)
+		*hole = *last
+	}
+	t.free(i)
 	*last = entry[K, V]{}
 	piece := t.n / pieceSize
 	t.pieces[piece] = t.pieces[piece][:t.n%pieceSize]
@@ -77,7 +114,37 @@ func (t *table[K, V]) remove(k K) {
 		t.pieces = t.pieces[:piece]
 	}
 	if t.n == 0 {
-		t.index = nil // a map never gives back what it had at its largest
+		t.index = nil
+	} else if len(t.index) > minSlots && 8*t.n < len(t.index) {
+		t.resize(len(t.index) / 4)
+	}
+}
+
+// free frees slot i. What was put behind it since it was taken moves up.
+func (t *table[K, V]) free(i int) {
+	for j := t.next(i); t.index[j].at != 0; j = t.next(j) {
+		home := t.home(t.index[j].hash)
+		if (j-home)&(len(t.index)-1) >= (j-i)&(len(t.index)-1) {
+			t.index[i] = t.index[j]
+			i = j
+		}
+	}
+	t.index[i] = slot{}
+}
+
+// resize gives the index that many slots.
+func (t *table[K, V]) resize(slots int) {
+	old := t.index
+	t.index = make([]slot, max(slots, minSlots))
+	for _, s := range old {
+		if s.at == 0 {
+			continue
+		}
+		i := t.home(s.hash)
+		for t.index[i].at != 0 {
+			i = t.next(i)
+		}
+		t.index[i] = s
 	}
 }
 

@@ -32,10 +32,20 @@ func TestTable(t *testing.T) {
 				t.Fatalf("%d is %d, want %d", e.key, e.value, v)
 			}
 		}
+		if most := max(minSlots, 8*tab.len()); len(tab.index) > most {
+			t.Fatalf("an index of %d for %d entries", len(tab.index), tab.len())
+		}
 	}
-	for _, keys := range []int{5, 2000, 300, 1} {
+	for _, keys := range []int{5, 2000, 20, 300, 1} {
 		for range 5000 {
 			change(keys)
+		}
+		compare()
+		for k := range twin {
+			if k >= keys/2 {
+				tab.remove(k)
+				delete(twin, k)
+			}
 		}
 		compare()
 	}
