@@ -39,6 +39,10 @@ func (s *Server) InstanceURL() string { return s.relay.InstanceURL() }
 // Store returns the peers of this server, to hand to a cluster.
 func (s *Server) Store() *store.Store { return s.relay.Store() }
 
+// Subscriptions returns how many ids peers want to be told about, and how many
+// such subscriptions were made since the start.
+func (s *Server) Subscriptions() (now, made int) { return s.relay.Subscriptions() }
+
 // SetCrossPodForwarder has peers accepted from now on use f for destinations
 // that are not here. Call it before Listen. A typed nil counts as none.
 func (s *Server) SetCrossPodForwarder(f CrossPodForwarder) { s.relay.SetCrossPodForwarder(f) }

@@ -26,6 +26,7 @@ type PeerNotifier struct {
 
 	perSubscriber, total atomic.Int64 // limits
 	n                    atomic.Int64 // subscriptions, and topics without any
+	made                 atomic.Int64 // subscriptions since the start
 
 	remote  atomic.Pointer[func()] // see SetRemote; nil: there is only the store. Changed under changes.mu
 	changes changes
@@ -89,6 +90,9 @@ func (n *PeerNotifier) SetLimits(perSubscriber, total int) {
 // Len returns the number of subscriptions, those that have gone included while
 // the remote has not been told.
 func (n *PeerNotifier) Len() int { return int(n.n.Load()) }
+
+// Made returns how many subscriptions were ever made.
+func (n *PeerNotifier) Made() int { return int(n.made.Load()) }
 
 // Observe tells those who are interested in e.ID. It costs others nothing,
 // waits for nobody, and holds no lock while it calls [Sink].Wake. Events of

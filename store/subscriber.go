@@ -106,7 +106,7 @@ func (s *Subscriber) Subscribe(ids messages.PeerList) (refused int) {
 	var few [4]*topic
 	firsts := few[:0]
 	s.changing.Lock()
-	wake := false
+	wake, made := false, -int64(len(s.interests))
 	for id := range ids.All() {
 		in, first, ok := s.interest(&id)
 		if !ok {
@@ -120,7 +120,9 @@ func (s *Subscriber) Subscribe(ids messages.PeerList) (refused int) {
 			firsts = append(firsts, in.topic)
 		}
 	}
+	made += int64(len(s.interests))
 	s.changing.Unlock()
+	s.notifier.made.Add(made)
 	if wake {
 		s.sink.Wake()
 	}

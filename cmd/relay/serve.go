@@ -236,7 +236,7 @@ func (p *pod) serve(ctx, cut context.Context) error {
 		return nil
 	})
 	g.Go(func() error {
-		memtrim.Run(watching, p.relay.Store().Len)
+		memtrim.Run(watching, p.use)
 		return nil
 	})
 	p.health.SetListeners("ws")
@@ -256,6 +256,15 @@ func (p *pod) serve(ctx, cut context.Context) error {
 	err := g.Wait()
 	p.log.Info("relay has stopped", "goroutines", runtime.NumGoroutine())
 	return err
+}
+
+// use is how much the pod holds, for its peers and those of other pods.
+func (p *pod) use() memtrim.Use {
+	subscriptions, made := p.relay.Subscriptions()
+	if p.others != nil {
+		subscriptions += p.others.Status().Directory.Subscriptions
+	}
+	return memtrim.Use{Held: p.relay.Store().Len() + subscriptions/memtrim.PeerWeight, Made: made}
 }
 
 // heedHangups does what daemons do on SIGHUP, until ctx ends.

@@ -20,7 +20,9 @@ func TestTrims(t *testing.T) {
 		{"two storms", []int{5000, 5000, 5000, 9000, 9000}, 2},
 		{"a tenth is not much", []int{10000, 10000, 10900}, 1},
 		{"they go and others come", []int{10000, 10000, 0, 10000}, 2},
-		{"they go", []int{10000, 10000, 0}, 1},
+		{"they go", []int{10000, 10000, 0}, 2},
+		{"a tenth goes", []int{10000, 10000, 9100}, 1},
+		{"they come and go at once", []int{10000, 0}, 1},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -28,12 +30,40 @@ func TestTrims(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 				defer cancel()
 				looks, trims := 0, 0
-				run(ctx, func() int {
+				run(ctx, func() Use {
 					looks++
-					return tt.peers[min(looks, len(tt.peers))-1]
-				}, func() { trims++ })
+					return Use{Held: tt.peers[min(looks, len(tt.peers))-1]}
+				}, nil, func() { trims++ }, nil)
 				if trims != tt.want {
 					t.Errorf("%d trims, want %d", trims, tt.want)
+				}
+			})
+		})
+	}
+}
+
+func TestCollects(t *testing.T) {
+	for _, tt := range []struct {
+		name          string
+		heap, perLook int
+		want          int // in 59.5 s
+	}{
+		{"nobody subscribes", 20 << 20, 0, 0},
+		{"a few do", 20 << 20, 100, 0},
+		{"8,000 a second on a small heap", 20 << 20, 8000, 29},
+		{"the same on a large one", 800 << 20, 8000, 4},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute-time.Second/2)
+				defer cancel()
+				made, collects := 0, 0
+				run(ctx, func() Use {
+					made += tt.perLook
+					return Use{Made: made}
+				}, func() int { return tt.heap }, nil, func() { collects++ })
+				if collects != tt.want {
+					t.Errorf("%d collections, want %d", collects, tt.want)
 				}
 			})
 		})
