@@ -155,6 +155,7 @@ func (t *Transport) admit(c *conn) error {
 			t.pods[p.id], t.addresses[addr] = p, p
 			t.publishLocked()
 		}
+		t.aliases.Add(addr, p.id)
 		if c.dialed.IsValid() {
 			t.aliases.Add(c.dialed, p.id)
 		}

@@ -207,12 +207,10 @@ func (d *diagnosis) links() {
 				"nothing, if it is restarting: the link is tried again at once, and after a short while the pod counts as gone")
 		case PodDialing:
 			d.note(p.Address, p.Address+" has not answered yet", "look again in a few seconds")
+		case PodGone:
+			d.note(p.Address, p.Address+" has stopped", "nothing; it is found no more when its address is taken from the name or the list, or it starts again")
 		case PodUp, PodSelf: // as it should be
 		default:
-			if p.Reason == "stopping" {
-				d.note(p.Address, p.Address+" is stopping", "nothing; it is found no more when its address is taken from the name")
-				continue
-			}
 			problem, advice := whyApart(p)
 			d.problem(p.Address, problem, advice)
 		}
@@ -356,7 +354,7 @@ func (d *diagnosis) directory() {
 		return
 	}
 	for _, p := range d.Pods {
-		if p.State != PodUp {
+		if p.State != PodUp && p.State != PodGone {
 			d.note("", "the pods do not all see the same pods yet, so that some lookups ask all of them", "mend what is above; it passes by itself then")
 			return
 		}

@@ -90,8 +90,8 @@ func TestDiagnose(t *testing.T) {
 			apart(&s.Pods[1], PodUnreachable, "ping_timeout", "no PONG for 3s")
 		}, []string{"no link to 10.0.0.3:7090: no PONG|NetworkPolicy|hangs"}},
 		{"it stops", func(s *Status) {
-			apart(&s.Pods[1], PodUnreachable, "stopping", "")
-		}, []string{"note|10.0.0.3:7090 is stopping"}},
+			apart(&s.Pods[1], PodGone, "stopping", "")
+		}, []string{"note|10.0.0.3:7090 has stopped"}},
 		{"something else", func(s *Status) {
 			apart(&s.Pods[1], PodUnreachable, "", "")
 		}, []string{"no link to 10.0.0.3:7090|a relay runs there|NetworkPolicy"}},

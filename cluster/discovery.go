@@ -116,6 +116,7 @@ type standing struct {
 	answered  bool      // and the other pod has said so, or answered in it
 	ended     error     // why the last session ended, if there is none
 	pending   bool      // a connection is there and may become one
+	left      bool      // the process there has said that it stops
 	notBefore time.Time // leave the first dial after a lost link to the other one until then
 }
 
@@ -125,6 +126,7 @@ type target struct {
 	dialing bool
 	tried   bool      // linked and answered once, or dialed in vain; not where a pod answers and refuses
 	linked  bool      // at the last look
+	left    bool      // the pod there has stopped; it is dialed in case another one starts there
 	since   time.Time // when linked was last true or first false
 	next    time.Time // of the next dial
 	pace    *backoff.ExponentialBackOff
@@ -299,6 +301,7 @@ func (d *Discovery) hurryLocked(now time.Time) {
 // dialed; zero for not now: it is linked, or something else will wake the loop.
 func (d *Discovery) lookAtLocked(addr netip.AddrPort, t *target, now time.Time) time.Time {
 	s := d.pods.standing(addr)
+	t.left = s.left
 	switch {
 	case (s.self || s.linked) && !t.linked:
 		t.linked, t.since = true, now
@@ -335,10 +338,14 @@ func (d *Discovery) lookAtLocked(addr netip.AddrPort, t *target, now time.Time) 
 func (t *target) failed(err error) {
 	t.err, t.reason = err, linkErrorReason(err)
 	t.pace.MaxInterval = longestRedial
-	if refused(t.reason) {
+	if refused(t.reason) || t.gone() {
 		t.pace.MaxInterval = longestRefused
 	}
 }
+
+// gone reports whether a pod was there and has said that it stops, and nothing that
+// has answered since is known.
+func (t *target) gone() bool { return t.reason == reasonStopping || t.left && !refused(t.reason) }
 
 func (d *Discovery) dial(ctx context.Context, addr netip.AddrPort) {
 	err := d.pods.dial(ctx, addr)
@@ -350,7 +357,7 @@ func (d *Discovery) dial(ctx context.Context, addr netip.AddrPort) {
 	if err != nil && ctx.Err() == nil {
 		before := t.reason
 		t.failed(err)
-		if t.reason != before {
+		if t.reason != before && !t.gone() {
 			news = t.reason
 		}
 		t.tried = t.tried || !refused(t.reason)
@@ -477,7 +484,7 @@ func notFound(err error) bool {
 // enough to be told, and when there may be more.
 func (d *Discovery) complaintsLocked(now time.Time) (list []wire.Complaint, more time.Time) {
 	for addr, t := range d.targets {
-		if !t.wanted || t.linked || t.err == nil {
+		if !t.wanted || t.linked || t.err == nil || t.gone() {
 			continue
 		}
 		if at := t.since.Add(complainAfter); at.After(now) {
@@ -507,7 +514,10 @@ func (d *Discovery) status() (DiscoveryStatus, []PodStatus) {
 			continue
 		}
 		p := PodStatus{Address: addr.String(), State: PodDialing, Since: t.since}
-		if t.err != nil {
+		switch {
+		case t.gone():
+			p.State, p.Reason = PodGone, reasonStopping
+		case t.err != nil:
 			p.State, p.Error, p.Reason, p.Announced = PodUnreachable, t.err.Error(), t.reason, announced(t.err)
 			if refused(t.reason) {
 				p.State = PodRefused

@@ -34,6 +34,7 @@ func (t *Transport) standing(addr netip.AddrPort) (s standing) {
 			p = other
 		}
 	}
+	s.left = t.left.Contains(id) && (p == nil || p.used == nil)
 	if p == nil {
 		return s
 	}
@@ -136,8 +137,11 @@ func (p *pod) statusLocked() PodStatus {
 	s.QueuedMessages, s.QueuedBytes = p.queue.Len()
 	if p.err != nil {
 		s.Error, s.Announced = p.err.Error(), announced(p.err)
-		if refused(p.reason) {
+		switch {
+		case refused(p.reason):
 			s.State = PodRefused
+		case p.reason == reasonStopping:
+			s.State = PodGone
 		}
 	}
 	if c := p.used; c != nil {

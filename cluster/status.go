@@ -13,6 +13,7 @@ const (
 	PodDialing     PodState = "dialing"     // an address that is being dialed and never answered yet
 	PodRefused     PodState = "refused"     // one of the two refused the other; see Error
 	PodUnreachable PodState = "unreachable" // no link, and the last dial failed; see Error
+	PodGone        PodState = "gone"        // it has said that it stops; no other process has answered at its address since
 )
 
 // Status is what one pod sees of its cluster, for people and for cluster

@@ -39,3 +39,41 @@ func TestACleanEndIsNoError(t *testing.T) {
 		}
 	})
 }
+
+// TestPodThatHasLeft: a pod that has said that it stops is shown as gone as long as
+// its address is found, which is no problem, until another process is met there.
+func TestPodThatHasLeft(t *testing.T) {
+	inBubble(t, pace, func(t *testing.T, r *rig) {
+		r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
+		a, b, c := r.pod("10.0.0.1").start(), r.pod("10.0.0.2").start(), r.pod("10.0.0.3").start()
+		r.within(time.Second, "links", func() bool { return meshed(a, b, c) })
+		// The row of 10.0.0.2 at a, and what doctor says of it.
+		row := func() (p PodStatus, problems int) {
+			_, linked := a.transport.status()
+			_, apart := a.discovery.status()
+			for _, p = range append(linked, apart...) {
+				if p.Address == "10.0.0.2:7090" {
+					break
+				}
+			}
+			s := Status{Self: PodStatus{Address: "10.0.0.1:7090"}, Pods: []PodStatus{p}, Signed: true, Discovery: DiscoveryStatus{Answered: time.Now()}}
+			for _, f := range s.Diagnose() {
+				problems += number(!f.Note)
+			}
+			return p, problems
+		}
+		b.stop()
+		time.Sleep(100 * time.Millisecond)
+		r.throughout(time.Minute, "gone, and no problem", func() bool {
+			p, problems := row()
+			return p.Address == "10.0.0.2:7090" && p.State == PodGone && problems == 0
+		})
+		if n := a.log.count("pod cannot be reached"); n > 0 {
+			t.Errorf("it is complained of %d times", n)
+		}
+		b = r.pod("10.0.0.2").start()
+		r.within(10*time.Second, "links", func() bool { return meshed(a, b, c) })
+		b.crash()
+		r.within(15*time.Second, "unreachable", func() bool { p, problems := row(); return p.State == PodUnreachable && problems > 0 })
+	})
+}

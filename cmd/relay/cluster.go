@@ -159,15 +159,20 @@ func showStatus(w io.Writer, body []byte, asJSON bool) error {
 	if err != nil {
 		return err
 	}
-	up := 0
+	up, others := 0, 0
 	for _, pod := range s.Pods {
-		if pod.State == cluster.PodUp {
+		switch pod.State {
+		case cluster.PodUp:
 			up++
+			others++
+		case cluster.PodGone: // as it should be
+		default:
+			others++
 		}
 	}
 	switch {
-	case up < len(s.Pods):
-		return fmt.Errorf("linked to %d of %d other pods: relay cluster doctor says why", up, len(s.Pods))
+	case up < others:
+		return fmt.Errorf("linked to %d of %d other pods: relay cluster doctor says why", up, others)
 	case s.Discovery.Error != "" && !s.Discovery.Partly:
 		return fmt.Errorf("some pods may be missing, %s is not resolved: relay cluster doctor says what to do", s.Discovery.Name)
 	case !s.Ready:
@@ -198,7 +203,7 @@ func writeStatus(w io.Writer, s *cluster.Status, now time.Time) error {
 
 	var b strings.Builder
 	for _, pod := range s.Pods {
-		if pod.Error != "" && pod.State != cluster.PodUp {
+		if pod.Error != "" && pod.State != cluster.PodUp && pod.State != cluster.PodGone {
 			fmt.Fprintf(&b, "%s: %s\n", pod.Address, pod.Error)
 		}
 	}

@@ -62,6 +62,9 @@ func TestClusterStatus(t *testing.T) {
 		{"a pod is apart", func(s *cluster.Status) {
 			s.Pods = append(s.Pods, cluster.PodStatus{Address: "10.0.0.3:7090", State: cluster.PodUnreachable, Error: "connection refused"})
 		}, exitError, []string{"10.0.0.3:7090|unreachable|-", "10.0.0.3:7090: connection refused"}, "linked to 1 of 2 other pods"},
+		{"a pod has stopped", func(s *cluster.Status) {
+			s.Pods = append(s.Pods, cluster.PodStatus{Address: "10.0.0.3:7090", State: cluster.PodGone, Reason: "stopping"})
+		}, exitOK, []string{"10.0.0.3:7090|gone|-"}, ""},
 		{"not ready", func(s *cluster.Status) { s.Ready = false }, exitError, nil, "not ready"},
 		{"nobody found", func(s *cluster.Status) {
 			s.Pods, s.Discovery = nil, cluster.DiscoveryStatus{Name: "relay-pods", Error: "no such host"}
