@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -15,6 +16,7 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 
 	"github.com/crosspod/crosspod/auth"
+	"github.com/crosspod/crosspod/internal/memnet"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/relay"
 	"github.com/crosspod/crosspod/relay/listener"
@@ -392,6 +394,71 @@ func TestRateLimitSlowsAndDropsNothing(t *testing.T) {
 			t.Error("no throttling was counted")
 		}
 	})
+}
+
+// What the carrier has beside messages is read as slowly as they are.
+func TestRateLimitCountsEveryFrame(t *testing.T) {
+	const frames = 8000
+	ping := frame(0x89, 125, make([]byte, 125))
+	for _, test := range []struct {
+		name         string
+		first, other []byte
+		last         byte // first byte of the frame that ends it
+	}{
+		{"pings", nil, ping, 0x82},
+		{"pongs", nil, frame(0x8a, 125, make([]byte, 125)), 0x82},
+		{"empty fragments", frame(0x02, 0, nil), frame(0x00, 0, nil), 0x80},
+		{"pings between fragments", frame(0x02, 0, nil), ping, 0x80},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				network := memnet.New(memnet.Config{})
+				ln, err := network.Host("pod").Listen("tcp", ":80")
+				if err != nil {
+					t.Fatal(err)
+				}
+				s, err := relay.NewServer(relay.Config{
+					ExposedAddress: "pod:80", AuthValidator: auth.NewValidator(secret),
+					Limits: relay.Limits{MessagesPerSecond: 1000, BytesPerSecond: 100_000},
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				served := make(chan error, 1)
+				go func() { served <- s.Listen(relay.ListenerConfig{Listener: ln}) }()
+				conn, err := network.Host("peer").Dial(t.Context(), "tcp", "pod:80")
+				if err != nil {
+					t.Fatal(err)
+				}
+				id := messages.HashID("alice")
+				hello, err := messages.AppendAuth(nil, id, auth.Issue(secret, time.Now().Add(time.Hour)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				marker := messages.AppendTransport(nil, id, []byte("behind all of them"))
+				start := time.Now()
+				go func() {
+					_, _ = conn.Write(slices.Concat([]byte(upgradeRequest), maskedFrame(hello), test.first,
+						bytes.Repeat(test.other, frames), frame(test.last, len(marker), marker)))
+				}()
+				var got []byte
+				for b := make([]byte, 4<<10); !bytes.Contains(got, []byte("behind all of them")); {
+					n, err := conn.Read(b)
+					if err != nil {
+						t.Fatal(err)
+					}
+					got = append(got, b[:n]...)
+				}
+				if took := time.Since(start); took < 5*time.Second {
+					t.Errorf("%d frames were read within %v, with a limit of 1,000 a second and 100 kB", frames, took)
+				}
+				_ = conn.Close()
+				if err := errors.Join(s.Close(), <-served); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
 }
 
 // forwarder is a fabric that keeps what it is given.

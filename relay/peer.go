@@ -256,6 +256,9 @@ func (p *Peer) hear(src messages.PeerID) {
 // nothing but its own socket.
 func (p *Peer) readLoop() error {
 	defer p.flush()
+	if c, ok := p.conn.(frameCounter); ok && p.limiter != nil {
+		c.CountFrames(func(frames, bytes int) { p.throttle(load{frames, bytes}) })
+	}
 	var batch load // for throttle: control messages cost as well
 	for {
 		msg, more, err := p.conn.NextMessage()
@@ -272,6 +275,12 @@ func (p *Peer) readLoop() error {
 			batch = load{}
 		}
 	}
+}
+
+// frameCounter is a conn whose carrier has frames that are no messages. They cost
+// as much to read.
+type frameCounter interface {
+	CountFrames(func(frames, bytes int))
 }
 
 // handle acts on one message; its bytes are p's until the next read. An error

@@ -343,6 +343,7 @@ func TestReaderDoesNotWaitForWriter(t *testing.T) {
 		if err != nil || string(msg) != "still here" {
 			t.Fatalf("NextMessage = %q, %v", msg, err)
 		}
+		c.AwaitPong()
 
 		// Now the client reads.
 		var pongs []string
@@ -410,12 +411,14 @@ func TestTryWriteBatch(t *testing.T) {
 		if msg, _, err := c.NextMessage(); err != nil || string(msg) != "x" {
 			t.Fatalf("NextMessage = %q, %v", msg, err)
 		}
-		next, pongs, done := 0, 0, make(chan error, 1)
+		go func() { _, _, _ = c.NextMessage() }() // reads on, until c is closed
+		next, pongs, answered, done := 0, 0, make(chan struct{}, 1), make(chan error, 1)
 		go func() {
 			done <- readFrames(far, func(op byte, body []byte) {
 				switch {
 				case op == pong && string(body) == "p":
 					pongs++
+					answered <- struct{}{}
 				case op != binary_ || len(body) != size || binary.BigEndian.Uint32(body) != uint32(next):
 					t.Errorf("message %d: opcode %d, %d bytes", next, op, len(body))
 				default:
@@ -429,6 +432,7 @@ func TestTryWriteBatch(t *testing.T) {
 		if _, err := c.WriteBatch(message()); err != nil {
 			t.Fatal(err)
 		}
+		<-answered
 		c.Close()
 		<-done // the end, or a reset over what the test has not read
 		if next != sent || pongs != 1 {
@@ -544,6 +548,7 @@ func TestFramesDoNotMix(t *testing.T) {
 					return
 				}
 			}
+			go func() { _, _, _ = c.NextMessage() }() // reads on, until c is closed
 		})
 		all.Go(func() { // client
 			for i := range many {
@@ -554,7 +559,7 @@ func TestFramesDoNotMix(t *testing.T) {
 			}
 		})
 		done := make(chan error, 1)
-		data, lastPong := 0, ""
+		data, lastPong, answered := 0, "", make(chan struct{})
 		go func() {
 			done <- readFrames(far, func(op byte, body []byte) {
 				switch op {
@@ -564,13 +569,16 @@ func TestFramesDoNotMix(t *testing.T) {
 					}
 					data++
 				case pong:
-					lastPong = string(body)
+					if lastPong = string(body); lastPong == fmt.Sprint(many-1) {
+						close(answered)
+					}
 				default:
 					t.Errorf("opcode %d", op)
 				}
 			})
 		}()
 		all.Wait()
+		<-answered
 		c.Close()
 		<-done
 		if data != 3*many || lastPong != fmt.Sprint(many-1) {

@@ -27,7 +27,11 @@ type Conn struct {
 	in        netbatch.Reader
 	fragments []byte // of the message being reassembled
 	assembles bool
-	readErr   error // what NextMessage returns from now on
+	ping      []byte // the newest one that is to be answered, a part of in; nil: none
+	readErr   error  // what NextMessage returns from now on
+	spoke     bool   // a message has come
+	extra     struct{ frames, bytes int }
+	onExtra   func(frames, bytes int) // see CountFrames
 
 	// writing is held by whoever writes to the socket, so that frames never
 	// mix. It is a channel because waiting for a mutex stops the clock of a
@@ -73,6 +77,7 @@ func (c *Conn) NextMessage() (msg []byte, more bool, err error) {
 				msg = b[start:end:end]
 				unmask(msg, binary.LittleEndian.Uint32(b[start-4:]))
 				c.in.Skip(end)
+				c.spoke = true
 				_, next := dataFrame(b[end:], c.limit)
 				return msg, next != 0, nil
 			}
@@ -82,14 +87,27 @@ func (c *Conn) NextMessage() (msg []byte, more bool, err error) {
 			return nil, false, err
 		}
 		if msg != nil {
+			c.spoke = true
 			_, next := dataFrame(c.in.Bytes(), c.limit)
 			return msg, next != 0, nil
 		}
 	}
 }
 
+// CountFrames has count called with the frames that carried no message, or only a
+// part of one, and their bytes, before the reader waits for more. count may wait, so
+// that the other side is read more slowly. It is called by the reader, before it
+// reads on.
+func (c *Conn) CountFrames(count func(frames, bytes int)) { c.onExtra = count }
+
 // fill waits for more bytes. Whatever was parsed is gone afterwards.
 func (c *Conn) fill() error {
+	c.answerPing()
+	if c.onExtra != nil && c.extra.frames > 0 {
+		extra := c.extra
+		c.extra.frames, c.extra.bytes = 0, 0
+		c.onExtra(extra.frames, extra.bytes)
+	}
 	err := c.in.Fill()
 	if c.tls != nil && c.tls.Pending() {
 		c.startDue() // TLS has answered a key update

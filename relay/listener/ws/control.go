@@ -15,6 +15,11 @@ import (
 // be tried without waiting.
 const closeTimeout = time.Second
 
+// maxEarlyFrames is how many frames may come that carry no message, or only a part
+// of one, before the first message: it is the proof of who the peer is, which fits
+// one frame, and existing clients send nothing before it.
+const maxEarlyFrames = 8
+
 // advance does one step of everything but the hot path: it takes one frame from
 // the buffer or, when there is no whole one, reads. It returns a message when
 // the frame completes one.
@@ -37,10 +42,20 @@ func (c *Conn) advance() (msg []byte, err error) {
 	payload := c.in.Bytes()[h.size : h.size+h.n]
 	unmask(payload, h.key)
 	c.in.Skip(h.size + h.n)
+	if h.op != opBinary && h.op != opContinuation || !h.fin {
+		c.extra.frames++
+		c.extra.bytes += h.size
+		if h.op >= opClose {
+			c.extra.bytes += h.n // that of a fragment counts with its message
+		}
+		if !c.spoke && c.extra.frames > maxEarlyFrames {
+			return nil, c.refuse(codePolicy, "too many frames before the first message")
+		}
+	}
 
 	switch h.op {
 	case opPing:
-		c.answerPing(payload)
+		c.ping = payload[:len(payload):len(payload)]
 	case opClose:
 		return nil, c.handleClose(payload)
 	case opBinary, opContinuation:
@@ -155,6 +170,7 @@ func (c *Conn) handleClose(body []byte) error {
 // is ever sent. Somebody who is writing has a moment to finish; after it there is
 // no room for the frame, and the caller is about to cut the connection anyway.
 func (c *Conn) sayClose(body []byte) {
+	c.keepPong()
 	select {
 	case c.writing <- struct{}{}:
 	default:
@@ -204,11 +220,24 @@ func (c *Conn) sendLast(b []byte) {
 	}
 }
 
-// answerPing has the pong for a ping written. Only the newest ping is answered.
-func (c *Conn) answerPing(payload []byte) {
-	frame := append(appendHeader(make([]byte, 0, 2+len(payload)), opPong, len(payload)), payload...)
+// answerPing has the pong written for the newest ping of what was read, the only
+// one that is answered: a write for each of them would be work that costs the other
+// side nothing.
+func (c *Conn) answerPing() {
+	if c.keepPong() {
+		c.startDue()
+	}
+}
+
+// keepPong makes the pong that is due, and reports whether there is one.
+func (c *Conn) keepPong() bool {
+	if c.ping == nil {
+		return false
+	}
+	frame := append(appendHeader(make([]byte, 0, 2+len(c.ping)), opPong, len(c.ping)), c.ping...)
+	c.ping = nil
 	c.pong.Store(&frame)
-	c.startDue()
+	return true
 }
 
 // startDue has what is due, a pong or records of TLS, written without making the

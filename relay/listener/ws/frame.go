@@ -38,6 +38,7 @@ const (
 	codeProtocol    = 1002
 	codeUnsupported = 1003
 	codeNotUTF8     = 1007
+	codePolicy      = 1008
 	codeTooLong     = 1009
 )
 

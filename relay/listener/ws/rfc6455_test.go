@@ -181,7 +181,7 @@ func TestScriptsOverTLS(t *testing.T) {
 	serverTLS, clientTLS := testTLS(t)
 	for _, s := range scripts() {
 		t.Run(s.name, func(t *testing.T) {
-			s.check(t, "whole", overTLS(t, serverTLS, clientTLS, [][]byte{s.in}), true)
+			s.check(t, "whole", overTLS(t, serverTLS, clientTLS, [][]byte{s.in}))
 			if len(s.in) > 2000 {
 				return
 			}
@@ -189,7 +189,7 @@ func TestScriptsOverTLS(t *testing.T) {
 			for i := range s.in {
 				bytewise = append(bytewise, s.in[i:i+1])
 			}
-			s.check(t, "byte by byte", overTLS(t, serverTLS, clientTLS, bytewise), true)
+			s.check(t, "byte by byte", overTLS(t, serverTLS, clientTLS, bytewise))
 		})
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -153,6 +154,12 @@ func TestHandshakes(t *testing.T) {
 			answer: "HTTP/1.1 101", outcome: listener.OutcomeBadAuth},
 		{name: "close instead of Auth", send: fmt.Sprintf(upgrade, "") + string(closeFrame(1000, "")),
 			answer: "HTTP/1.1 101", outcome: listener.OutcomeClosed},
+		{name: "some pongs before Auth", send: fmt.Sprintf(upgrade, "") + strings.Repeat(string(frame(fin|pong, "")), 8) + string(frame(fin|binary_, "auth")),
+			answer: "HTTP/1.1 101", keeps: true, outcome: listener.OutcomeOK},
+		{name: "many pings before Auth", send: fmt.Sprintf(upgrade, "") + strings.Repeat(string(frame(fin|ping, "")), 1000),
+			answer: "HTTP/1.1 101", outcome: listener.OutcomeBadAuth},
+		{name: "empty fragments before Auth", send: fmt.Sprintf(upgrade, "") + string(frame(binary_, "")) + strings.Repeat(string(frame(continuation, "")), 1000),
+			answer: "HTTP/1.1 101", outcome: listener.OutcomeBadAuth},
 		{name: "silence after the upgrade", send: fmt.Sprintf(upgrade, ""),
 			answer: "HTTP/1.1 101", outcome: listener.OutcomeTimeout, timeout: true},
 		{name: "silence", outcome: listener.OutcomeTimeout, timeout: true},
@@ -541,6 +548,10 @@ func TestPongWhileFull(t *testing.T) {
 		b.Write(frames(frame(fin|ping, "1"), frame(fin|ping, "2"), frame(fin|binary_, "x")))
 		if msg, _, err := c.NextMessage(); string(msg) != "x" || err != nil {
 			t.Errorf("NextMessage = %q, %v", msg, err)
+		}
+		c.SetReadDeadline(time.Now())
+		if _, _, err := c.NextMessage(); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("NextMessage: %v", err)
 		}
 		if took := time.Since(start); took != 0 {
 			t.Errorf("the reader waited %v for the pong", took)
