@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -161,7 +162,7 @@ func (p *program) devMany(ctx, trying context.Context, o *devOptions, out *page)
 	}
 	out.join(pods.Secret(), all[0].URL, all[len(all)-1].URL)
 	out.text("\nWhat one pod knows of the others:\n")
-	out.text("  %s cluster status --ops-address %s\n", self(), all[0].Operations)
+	out.text("  %s cluster status --ops-address %s\n", filepath.Base(self()), all[0].Operations)
 	return out.stay(ctx)
 }
 
@@ -244,11 +245,16 @@ func (p *page) row(name, format string, args ...any) {
 	p.text("%s %s\n", p.paint(bold, fmt.Sprintf("%-14s", name)), fmt.Sprintf(format, args...))
 }
 
-// join says how to connect two more peers.
+// join says how to connect two more peers, in lines that fit a terminal: what is
+// the same for all goes into the environment.
 func (p *page) join(secret, urlA, urlB string) {
-	p.text("\nMore peers, each in a terminal of its own:\n")
-	p.text("  %s nc carol --to dave --url %s --secret %s\n", self(), urlA, secret)
-	p.text("  %s nc dave --to carol --url %s --secret %s\n", self(), urlB, secret)
+	dir, name := filepath.Split(self())
+	p.text("\nMore peers, each in a terminal of its own. First, in each:\n")
+	p.text("  export PATH=%s:$PATH\n", strings.TrimSuffix(dir, string(filepath.Separator)))
+	p.text("  export RELAY_AUTH_SECRET=%s\n", secret)
+	p.text("and then one of\n")
+	p.text("  %s nc carol --to dave --url %s\n", name, urlA)
+	p.text("  %s nc dave --to carol --url %s\n", name, urlB)
 }
 
 // stay waits until ctx ends, unless nobody can read that it does.
@@ -262,6 +268,9 @@ func (p *page) stay(ctx context.Context) error {
 
 func (p *page) good(text string) { p.text("%s\n", p.paint(green, text)) }
 
+// hashShown is how many bytes of a hash are shown; all of it is compared.
+const hashShown = 16
+
 // step writes what a check has done.
 func (p *page) step(step devcluster.Step) {
 	switch s := step.(type) {
@@ -270,17 +279,17 @@ func (p *page) step(step devcluster.Step) {
 		if s.Pod != "" {
 			to = " to " + s.Pod
 		}
-		p.row(s.Name, "connected%s in %v as %s", to, s.Took.Round(10*time.Microsecond), s.ID)
+		p.row(s.Name, "connected%s in %v as %s", to, s.Took.Round(10*time.Microsecond), s.ID.LogValue())
 	case devcluster.Exchanged:
 		verdict := p.paint(green, "equal")
 		if s.Sent != s.Received {
 			verdict = p.paint(red, "DIFFERENT")
 		}
 		p.row(s.From+" → "+s.To, "%d messages, %d random bytes", s.Messages, s.Bytes)
-		p.row("", "sent      sha256 %x", s.Sent)
-		p.row("", "received  sha256 %x  %s", s.Received, verdict)
+		p.row("", "sent      sha256 %x…", s.Sent[:hashShown])
+		p.row("", "received  sha256 %x…  %s", s.Received[:hashShown], verdict)
 	case devcluster.Measured:
-		p.row("round trip", "p50 %v, p99 %v, of %d with %d bytes", s.P50.Round(time.Microsecond), s.P99.Round(time.Microsecond), s.RoundTrips, s.Bytes)
+		p.row("round trip", "p50 %v, p99 %v, %d of %d bytes", s.P50.Round(time.Microsecond), s.P99.Round(time.Microsecond), s.RoundTrips, s.Bytes)
 	case devcluster.Moved:
 		p.row(s.Name, "moves to %s, which is about to be killed", s.Pod)
 	case devcluster.Killed:
@@ -292,7 +301,7 @@ func (p *page) step(step devcluster.Step) {
 		if lost := s.Sent - s.Answered; lost != 0 {
 			verdict = p.paint(red, fmt.Sprintf("%d LOST", lost))
 		}
-		p.row(s.From+" ⇄ "+s.To, "%d messages and answers meanwhile, the longest gap %v  %s", s.Sent, s.LongestGap.Round(time.Millisecond), verdict)
+		p.row(s.From+" ⇄ "+s.To, "%d messages and answers, longest gap %v  %s", s.Sent, s.LongestGap.Round(time.Millisecond), verdict)
 	case devcluster.Restarted:
 		p.row(s.Pod, "started again, ready after %v", s.Took.Round(time.Millisecond))
 	}

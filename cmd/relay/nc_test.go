@@ -102,11 +102,7 @@ func (r *ncRun) ends(t *testing.T, want string) {
 	}
 }
 
-func (r *ncRun) said() string {
-	r.status.mu.Lock()
-	defer r.status.mu.Unlock()
-	return r.status.b.String()
-}
+func (r *ncRun) said() string { return r.status.said() }
 
 // never is an input that has no end and no lines.
 func never(t *testing.T) io.Reader {

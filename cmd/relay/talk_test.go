@@ -74,6 +74,12 @@ func (t *text) Write(p []byte) (int, error) {
 	return t.b.Write(p)
 }
 
+func (t *text) said() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.b.String()
+}
+
 func (t *text) end() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -135,10 +141,9 @@ func TestDevPods(t *testing.T) {
 	for _, want := range []string{"pod 1 ", "alice  ", "sent  ", "bob            moves to pod", "killed, with bob on it", "answers again", "none lost", "started again"} {
 		dev.stdout.has(t, want)
 	}
-	command := strings.Fields(dev.stdout.has(t, " nc carol "))
-	if got := command[len(command)-1]; got != "given" {
-		t.Errorf("the secret is %q", got)
-	}
+	dev.stdout.has(t, "  export RELAY_AUTH_SECRET=given\n")
+	dev.stdout.has(t, " nc carol --to dave --url rel://")
+	narrow(t, dev.stdout.said())
 	status := strings.Fields(dev.stdout.has(t, " cluster status "))
 	if got := run(t, nil, status[1:]...); got.code != exitOK || strings.Count(got.stdout, " up ") != 2 {
 		t.Errorf("relay cluster status: code %d, %s%s", got.code, got.stdout, got.stderr)
@@ -153,10 +158,8 @@ func TestDevPods(t *testing.T) {
 
 func TestDev(t *testing.T) {
 	dev := runLive(t, map[string]string{"RELAY_AUTH_SECRET": "given", "RELAY_LISTEN_ADDRESS": ":443"}, "dev", "-l", "127.0.0.1:0", "--verbose", "--pods", "1")
-	command := strings.Fields(dev.stdout.has(t, " nc carol "))
-	if got := command[len(command)-1]; got != "given" {
-		t.Errorf("the secret is %q", got)
-	}
+	dev.stdout.has(t, "  export RELAY_AUTH_SECRET=given\n")
+	dev.stdout.has(t, " nc carol --to dave --url rel://")
 	dev.stdout.has(t, "Ctrl-C ends it.")
 	dev.signals <- os.Interrupt
 	dev.ends(t, exitOK)

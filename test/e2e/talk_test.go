@@ -35,7 +35,7 @@ func TestDevOnce(t *testing.T) {
 		if strings.Contains(out, "\x1b") {
 			t.Error("colour, and no terminal")
 		}
-		hashes := regexp.MustCompile(`(?m)^ +(sent|received) +sha256 ([0-9a-f]{64})`).FindAllStringSubmatch(out, -1)
+		hashes := regexp.MustCompile(`(?m)^ +(sent|received) +sha256 ([0-9a-f]{32})`).FindAllStringSubmatch(out, -1)
 		if len(hashes) != 4 {
 			t.Fatalf("found %d hashes, want that of each end in each direction", len(hashes))
 		}
@@ -85,8 +85,9 @@ func TestDevKilled(t *testing.T) {
 // peers talk. Ctrl-C ends it.
 func TestDevAndTwoPeers(t *testing.T) {
 	dev := start(t, nil, "dev", "--listen-address", "127.0.0.1:0")
-	carol := startPrinted(t, dev.out.line(t, " nc carol --to dave "))
-	dave := startPrinted(t, dev.out.line(t, " nc dave --to carol "))
+	secret := strings.Fields(dev.out.line(t, "export RELAY_AUTH_SECRET="))[1]
+	carol := startPrinted(t, secret, dev.out.line(t, " nc carol --to dave "))
+	dave := startPrinted(t, secret, dev.out.line(t, " nc dave --to carol "))
 	carol.type_("hello dave")
 	dave.type_("hello carol")
 	dave.out.line(t, "hello dave")
@@ -104,11 +105,11 @@ func TestDevAndTwoPeers(t *testing.T) {
 	}
 }
 
-// startPrinted starts what a line of relay dev says to type.
-func startPrinted(t *testing.T, line string) *process {
+// startPrinted starts what a line of relay dev says to type, after a variable.
+func startPrinted(t *testing.T, variable, line string) *process {
 	t.Helper()
 	words := strings.Fields(line)
-	return start(t, nil, words[1:]...)
+	return start(t, []string{variable}, words[1:]...)
 }
 
 // The README's first lines: a relay, one who listens, one who writes and ends
