@@ -47,6 +47,7 @@ func TestPodThatHasLeft(t *testing.T) {
 		r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
 		a, b, c := r.pod("10.0.0.1").start(), r.pod("10.0.0.2").start(), r.pod("10.0.0.3").start()
 		r.within(time.Second, "links", func() bool { return meshed(a, b, c) })
+		time.Sleep(time.Second) // both sides of each link know that it is used
 		// The row of 10.0.0.2 at a, and what doctor says of it.
 		row := func() (p PodStatus, problems int) {
 			_, linked := a.transport.status()
