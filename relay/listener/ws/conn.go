@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/internal/netbatch"
+	"github.com/crosspod/crosspod/internal/sockopt"
 	"github.com/crosspod/crosspod/relay/listener"
 )
 
@@ -22,6 +23,7 @@ type Conn struct {
 	socket *socket
 	tls    *netbatch.Records // nil without TLS
 	limit  int               // largest message in bytes
+	stall  time.Duration
 
 	// Owned by the reader.
 	in        netbatch.Reader
@@ -56,7 +58,7 @@ var (
 // newConn makes a Conn of an upgraded socket, over which tlsConn runs unless it
 // is nil. early are bytes that came with the request and are not kept.
 func newConn(s *socket, tlsConn *tls.Conn, early []byte, limit int, stall time.Duration) *Conn {
-	c := &Conn{socket: s, limit: limit, writing: make(chan struct{}, 1)}
+	c := &Conn{socket: s, limit: limit, stall: stall, writing: make(chan struct{}, 1)}
 	if tlsConn != nil {
 		c.tls = netbatch.NewRecords(s.Conn, s.raw, tlsConn)
 		s.records = c.tls
@@ -241,7 +243,10 @@ func (c *Conn) Write(p []byte) (int, error) {
 }
 
 // Established implements [listener.Conn].
-func (c *Conn) Established() bool { return c.socket.half.Established() }
+func (c *Conn) Established() bool {
+	sockopt.Set(c.socket.Conn, sockopt.Options{Dead: c.stall, Stalled: c.stall, Unsent: sockopt.Unsent})
+	return c.socket.half.Established()
+}
 
 // Failed ends a handshake that did not succeed and closes the connection.
 // [listener.OutcomeBadAuth] counts against the source of the connection. It does

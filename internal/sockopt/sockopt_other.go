@@ -1,0 +1,12 @@
+//go:build !linux
+
+package sockopt
+
+import (
+	"syscall"
+	"time"
+)
+
+func set(uintptr, Options) {}
+
+func unanswered(syscall.RawConn) (waits bool, heard time.Duration) { return false, 0 }

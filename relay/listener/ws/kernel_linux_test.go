@@ -1,0 +1,91 @@
+package ws_test
+
+import (
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/crosspod/crosspod/internal/sockopt/sockopttest"
+	"github.com/crosspod/crosspod/relay/listener"
+	"github.com/crosspod/crosspod/relay/listener/ws"
+)
+
+// keeping is a listener that remembers what it has accepted.
+type keeping struct {
+	net.Listener
+	accepted chan net.Conn
+}
+
+func (k keeping) Accept() (net.Conn, error) {
+	c, err := k.Listener.Accept()
+	if err == nil {
+		k.accepted <- c
+	}
+	return c, err
+}
+
+// TestKernelHoldsLittle: a peer that has read fast, so that its socket has large
+// buffers, and then reads no more has the kernel hold at most a quarter of a
+// MiB for it, half of a queue, and a connection that nobody answers is given up.
+func TestKernelHoldsLittle(t *testing.T) {
+	open, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln := keeping{open, make(chan net.Conn, 1)}
+	const stall = 2 * time.Second
+	l := ws.New(ws.Config{StallTimeout: stall})
+	stalled, served := make(chan error, 1), make(chan error, 1)
+	hold := make(chan struct{})
+	go func() {
+		served <- l.Serve(ln, nil, func(c listener.Conn) {
+			defer c.Close()
+			c.Established()
+			var batch []byte
+			for range 8 {
+				batch = c.AppendMessage(batch, make([]byte, 8000), nil)
+			}
+			var err error
+			for err == nil {
+				_, err = c.WriteBatch(batch)
+			}
+			stalled <- err
+			<-hold
+		})
+	}()
+	defer func() {
+		close(hold)
+		l.Close()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	}()
+	peer, err := net.Dial("tcp", open.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	fmt.Fprintf(peer, upgrade, "")
+	b := make([]byte, 256<<10)
+	for n := 0; n < 256<<20; { // fast, for as long as buffers need to grow
+		m, err := peer.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += m
+	}
+	if err := <-stalled; err == nil {
+		t.Fatal("no error of a write to a peer that does not read")
+	}
+	socket := <-ln.accepted
+	if n := sockopttest.Queued(t, socket); n > 256<<10 {
+		t.Errorf("the kernel holds %d bytes for a peer that does not read", n)
+	} else {
+		t.Logf("the kernel holds %d bytes", n)
+	}
+	want := sockopttest.Options{UserTimeout: 2000, Idle: 2, Interval: 1, Count: 2, Unsent: 128 << 10}
+	if got := sockopttest.Of(t, socket); got != want {
+		t.Errorf("the socket has %+v, want %+v", got, want)
+	}
+}
