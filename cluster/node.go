@@ -402,11 +402,12 @@ func (n *node) step() (more, stop bool) {
 	more = n.place() || more
 	n.placing.Store(len(n.syncing) > 0)
 	n.flush()
-	if at, ok := n.pod.Deadline(); ok && at <= n.now() {
-		n.pod.Tick(n.now())
+	now := n.now()
+	if at, ok := n.pod.Deadline(); ok && at <= now || n.sweep <= now {
+		n.pod.Tick(now)
 		n.apply()
 	}
-	if now := n.now(); n.sweep <= now {
+	if n.sweep <= now {
 		n.sweep = now + int64(sweepEvery)
 		n.effects.sweep()
 		if len(n.asked) == 0 {

@@ -47,13 +47,13 @@ func (p *Pod) inquire(r *remote, n wire.Name, id uint32) {
 	until := p.now + Time(p.cfg.Timing.Absent)
 	peer := n.ID()
 	p.inquiries[peer] = append(p.inquiries[peer], inquiry{until, r.slot, r.ord, id})
-	p.inquiredAt.push(inquired{until, peer})
+	p.inquiredAt.Push(inquired{until, peer})
 }
 
 // forgetInquiries drops those whose time is over, and the oldest ones above most.
 func (p *Pod) forgetInquiries(most int) {
-	for p.inquiredAt.len() > 0 && (p.inquiredAt.first().until <= p.now || p.inquiredAt.len() > most) {
-		old := p.inquiredAt.pop()
+	for p.inquiredAt.Len() > 0 && (p.inquiredAt.First().until <= p.now || p.inquiredAt.Len() > most) {
+		old := p.inquiredAt.Pop()
 		list := p.inquiries[old.peer]
 		switch {
 		case len(list) == 0 || list[0].until != old.until: // they have been told
@@ -89,13 +89,13 @@ func (p *Pod) rememberAbsence(l *lookup) {
 	}
 	p.forgetAbsences(p.cfg.Limits.Absences - 1)
 	p.absences[l.id] = absence{l.name, l.newerThan, l.asked}
-	p.absentUntil.push(forgetting{p.now + Time(p.cfg.Timing.Absent), l.id})
+	p.absentUntil.Push(forgetting{p.now + Time(p.cfg.Timing.Absent), l.id})
 }
 
 // forgetAbsences drops those whose time is over, and the oldest ones above most.
 func (p *Pod) forgetAbsences(most int) {
-	for p.absentUntil.len() > 0 && (p.absentUntil.first().at <= p.now || p.absentUntil.len() > most) {
-		delete(p.absences, p.absentUntil.pop().id)
+	for p.absentUntil.Len() > 0 && (p.absentUntil.First().at <= p.now || p.absentUntil.Len() > most) {
+		delete(p.absences, p.absentUntil.Pop().id)
 	}
 }
 

@@ -282,7 +282,7 @@ func (p *Pod) linger(key claimKey) {
 		p.endings[key.name]++
 	}
 	p.ended[key] = at
-	p.lingers.push(lingering{at, key})
+	p.lingers.Push(lingering{at, key})
 }
 
 // unlinger forgets the end of a claim.

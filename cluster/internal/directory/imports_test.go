@@ -7,5 +7,5 @@ import (
 )
 
 func TestImports(t *testing.T) {
-	deptest.OnlyOurs(t, "github.com/crosspod/crosspod/messages", "github.com/crosspod/crosspod/cluster/internal/wire")
+	deptest.OnlyOurs(t, "github.com/crosspod/crosspod/messages", "github.com/crosspod/crosspod/cluster/internal/wire", "github.com/crosspod/crosspod/internal/fifo")
 }

@@ -455,7 +455,7 @@ func (p *Pod) unseenForLong(n wire.Name, i *interest, member messages.PeerID, is
 		return false
 	case *since == 0:
 		*since = max(p.now, 1)
-		p.unseen.push(unseen{*since + Time(p.cfg.Timing.Hold), n, member})
+		p.unseen.Push(unseen{*since + Time(p.cfg.Timing.Hold), n, member})
 		p.askBeaten(n, i, member)
 	}
 	return p.now >= *since+Time(p.cfg.Timing.Hold)
@@ -492,7 +492,7 @@ func (p *Pod) stillUnseen(u unseen) {
 // it is nowhere.
 func (p *Pod) keep(n wire.Name, i *interest) {
 	i.keepUntil = p.now + Time(p.cfg.Timing.Linger)
-	p.kept.push(keeping{i.keepUntil, n})
+	p.kept.Push(keeping{i.keepUntil, n})
 }
 
 // keptFor looks again.
@@ -541,7 +541,7 @@ func (p *Pod) Heard(now Time, id messages.PeerID, from wire.PodID) {
 		// moment, and from there to here.
 		i.heardFrom = from
 		i.heardUntil = p.now + Time(p.cfg.Timing.Grace)
-		p.heard.push(hearsay{i.heardUntil, n})
+		p.heard.Push(hearsay{i.heardUntil, n})
 		p.judge(n, i, id)
 	}
 	p.finish()

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/fifo"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -63,9 +64,9 @@ type Pod struct {
 	watches    table[wire.Name, *watch]
 	ended      map[claimKey]Time
 	endings    map[wire.Name]int // how many of ended are of a group
-	lingers    queue[lingering]
+	lingers    fifo.Queue[lingering]
 	inquiries  map[messages.PeerID][]inquiry // by time
-	inquiredAt queue[inquired]
+	inquiredAt fifo.Queue[inquired]
 	withheld   Time // since when something waits until this pod may deny; 0: nothing does
 	overdue    bool // a walk through watches says what has waited too long
 
@@ -74,18 +75,21 @@ type Pod struct {
 	// Subscriber.
 	interests table[wire.Name, interest]
 	lastID    uint32
-	heard     queue[hearsay]
-	kept      queue[keeping]
-	unseen    queue[unseen]
+	heard     fifo.Queue[hearsay]
+	kept      fifo.Queue[keeping]
+	unseen    fifo.Queue[unseen]
 
 	// Sender.
 	lookups      map[uint32]*lookup
 	lookupOf     map[wire.Name]*lookup
 	absences     map[uint32]absence // by id of the lookup
-	absentUntil  queue[forgetting]
+	absentUntil  fifo.Queue[forgetting]
 	tokens       float64
 	tokensAt     Time
 	groupAnswers []Place
+
+	// The most that was in maps, see shrink.
+	mostRivals, mostEvicted, mostEnded, mostInquiries, mostLookups, mostNames, mostAbsences int
 
 	// Scratch.
 	scores    []uint64

@@ -1,6 +1,9 @@
 package directory
 
-import "hash/maphash"
+import (
+	"hash/maphash"
+	"maps"
+)
 
 // table is a map whose values lie in dense pieces, so that it can be walked in
 // pieces too, in an order that depends on nothing but its history. It gives its
@@ -168,27 +171,27 @@ func (w *walk) next(n int) (int, bool) {
 	return w.at, true
 }
 
-// queue is a FIFO.
-type queue[T any] struct {
-	items []T
-	head  int
+// shrunk returns m, or a copy that takes less memory when m has become much smaller
+// than it was: a Go map does not shrink. most is the most that was in it.
+func shrunk[K comparable, V any](m map[K]V, most *int) map[K]V {
+	*most = max(*most, len(m))
+	if *most <= 256 || len(m) >= *most/8 {
+		return m
+	}
+	*most = len(m)
+	return maps.Clone(m)
 }
 
-func (q *queue[T]) len() int  { return len(q.items) - q.head }
-func (q *queue[T]) push(x T)  { q.items = append(q.items, x) }
-func (q *queue[T]) first() *T { return &q.items[q.head] }
-func (q *queue[T]) pop() (x T) {
-	x, q.items[q.head] = q.items[q.head], x
-	q.head++
-	if q.head == len(q.items) {
-		q.head, q.items = 0, q.items[:0]
-		if cap(q.items) > 1<<12 {
-			q.items = nil
-		}
-	} else if q.head > 64 && q.head > len(q.items)/2 {
-		n := copy(q.items, q.items[q.head:])
-		clear(q.items[n:])
-		q.head, q.items = 0, q.items[:n]
+// shrink gives back what maps had at their largest.
+func (p *Pod) shrink() {
+	p.rivals = shrunk(p.rivals, &p.mostRivals)
+	p.evicted = shrunk(p.evicted, &p.mostEvicted)
+	p.ended = shrunk(p.ended, &p.mostEnded)
+	p.inquiries = shrunk(p.inquiries, &p.mostInquiries)
+	p.lookups = shrunk(p.lookups, &p.mostLookups)
+	p.lookupOf = shrunk(p.lookupOf, &p.mostNames)
+	p.absences = shrunk(p.absences, &p.mostAbsences)
+	if cap(p.timers) > 1<<12 && len(p.timers) < cap(p.timers)/8 {
+		p.timers = append(make(timerHeap, 0, 2*len(p.timers)), p.timers...)
 	}
-	return x
 }

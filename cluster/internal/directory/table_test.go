@@ -1,7 +1,9 @@
 package directory
 
 import (
+	"maps"
 	"math/rand/v2"
+	"reflect"
 	"testing"
 )
 
@@ -91,31 +93,24 @@ func TestWalk(t *testing.T) {
 	}
 }
 
-func TestQueue(t *testing.T) {
-	var q queue[int]
-	next, want := 0, 0
-	r := rand.New(rand.NewPCG(5, 6))
-	for range 20000 {
-		if r.IntN(100) < 52 {
-			q.push(next)
-			next++
-		} else if q.len() > 0 {
-			if got := *q.first(); got != want {
-				t.Fatalf("first %d, want %d", got, want)
-			}
-			if got := q.pop(); got != want {
-				t.Fatalf("got %d, want %d", got, want)
-			}
-			want++
-		}
+// What a map had at its largest is given back.
+func TestShrunk(t *testing.T) {
+	m, most := map[int]int{}, 0
+	for i := range 10_000 {
+		m[i] = i
 	}
-	for q.len() > 0 {
-		if got := q.pop(); got != want {
-			t.Fatalf("got %d, want %d", got, want)
-		}
-		want++
+	same := func(a, b map[int]int) bool { return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer() }
+	if got := shrunk(m, &most); !same(got, m) || most != 10_000 {
+		t.Errorf("a full map is copied, most %d", most)
 	}
-	if want != next {
-		t.Errorf("%d of %d came out", want, next)
+	for i := range 9_000 {
+		delete(m, i)
+	}
+	got := shrunk(m, &most)
+	if same(got, m) || !maps.Equal(got, m) || most != 1000 {
+		t.Errorf("not copied with %d of 10,000, most %d", len(m), most)
+	}
+	if again := shrunk(got, &most); !same(again, got) {
+		t.Error("copied again")
 	}
 }

@@ -57,26 +57,28 @@ func (p *Pod) Deadline() (Time, bool) {
 	if len(p.timers) > 0 {
 		consider(p.timers[0].at)
 	}
-	if p.lingers.len() > 0 {
-		consider(p.lingers.first().at)
+	if p.lingers.Len() > 0 {
+		consider(p.lingers.First().at)
 	}
-	if p.heard.len() > 0 {
-		consider(p.heard.first().at)
+	if p.heard.Len() > 0 {
+		consider(p.heard.First().at)
 	}
-	if p.kept.len() > 0 {
-		consider(p.kept.first().until)
+	if p.kept.Len() > 0 {
+		consider(p.kept.First().until)
 	}
-	if p.unseen.len() > 0 {
-		consider(p.unseen.first().until)
+	if p.unseen.Len() > 0 {
+		consider(p.unseen.First().until)
 	}
 	return next, ok
 }
 
-// Tick does what is due at now. It may be called at any time.
+// Tick does what is due at now. It may be called at any time, and each second gives
+// back memory that is not needed any more.
 func (p *Pod) Tick(now Time) {
 	if !p.begin(now) {
 		return
 	}
+	p.shrink()
 	p.forgetInquiries(p.cfg.Limits.Absences)
 	p.forgetAbsences(p.cfg.Limits.Absences)
 	for len(p.timers) > 0 && p.timers[0].at <= p.now {
@@ -84,20 +86,20 @@ func (p *Pod) Tick(now Time) {
 		p.fire(t)
 		p.finish()
 	}
-	for p.lingers.len() > 0 && p.lingers.first().at <= p.now {
-		p.lingered(p.lingers.pop())
+	for p.lingers.Len() > 0 && p.lingers.First().at <= p.now {
+		p.lingered(p.lingers.Pop())
 		p.finish()
 	}
-	for p.heard.len() > 0 && p.heard.first().at <= p.now {
-		p.unheard(p.heard.pop())
+	for p.heard.Len() > 0 && p.heard.First().at <= p.now {
+		p.unheard(p.heard.Pop())
 		p.finish()
 	}
-	for p.kept.len() > 0 && p.kept.first().until <= p.now {
-		p.keptFor(p.kept.pop())
+	for p.kept.Len() > 0 && p.kept.First().until <= p.now {
+		p.keptFor(p.kept.Pop())
 		p.finish()
 	}
-	for p.unseen.len() > 0 && p.unseen.first().until <= p.now {
-		p.stillUnseen(p.unseen.pop())
+	for p.unseen.Len() > 0 && p.unseen.First().until <= p.now {
+		p.stillUnseen(p.unseen.Pop())
 		p.finish()
 	}
 }

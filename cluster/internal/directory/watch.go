@@ -65,7 +65,7 @@ func (p *Pod) onSubscribe(r *remote, e *wire.Entry) error {
 		// The one that ended may be about to appear elsewhere: do not make a "no"
 		// of this moment for somebody who still knows it as online.
 		s.notBefore = p.now + Time(p.cfg.Timing.Linger)
-		p.lingers.push(lingering{s.notBefore, claimKey{e.Name, e.Member}})
+		p.lingers.Push(lingering{s.notBefore, claimKey{e.Name, e.Member}})
 	}
 	i := slices.IndexFunc(subs, func(s subscriber) bool { return s.slot == r.slot })
 	if i >= 0 {
