@@ -2,34 +2,21 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"strings"
 
 	"go.opentelemetry.io/otel/metric"
 
-	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/cluster"
-	"github.com/crosspod/crosspod/internal/setting"
 	"github.com/crosspod/crosspod/relay"
 )
 
 // clusterConfig returns how this pod joins the others; nil: it is alone. What
 // fails here was set wrongly.
-func (p *pod) clusterConfig(meter metric.Meter, tokenSecrets []string) (*relay.ClusterBootstrapConfig, error) {
+func (p *pod) clusterConfig(meter metric.Meter, texts secretTexts) (*relay.ClusterBootstrapConfig, error) {
 	c := &p.cfg.Cluster
 	if !c.Wanted() {
 		return nil, nil
-	}
-	secrets := c.Secrets()
-	if c.SecretFile != "" {
-		var err error
-		if secrets, err = auth.ReadSecretFile(c.SecretFile); err == nil {
-			err = setting.CheckClusterSecrets(secrets)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("--cluster-auth-secret-file: %w", err)
-		}
 	}
 	var ips []string
 	for _, ip := range c.PodIPs {
@@ -51,13 +38,13 @@ func (p *pod) clusterConfig(meter metric.Meter, tokenSecrets []string) (*relay.C
 		PodIP:           strings.Join(ips, ","),
 		ListenAddress:   c.ListenAddress,
 		InstanceURL:     p.relay.InstanceURL(),
-		TokenSecrets:    tokenSecrets,
+		TokenSecrets:    texts.tokens,
 		FormerInstances: former,
 		Interval:        c.Interval,
 		Meter:           meter,
 		Logger:          p.log.Logger,
 	}
-	if len(secrets) > 0 {
+	if secrets := texts.cluster; len(secrets) > 0 {
 		cfg.AuthSecret, cfg.FurtherSecrets = secrets[0], secrets[1:]
 	}
 	if c.DNS.IsValid() {

@@ -28,7 +28,7 @@ func main() {
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	p := &program{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
-		lookupEnv: os.LookupEnv, signals: signals,
+		lookupEnv: os.LookupEnv, environ: os.Environ(), signals: signals,
 	}
 	os.Exit(p.run(os.Args))
 }
@@ -38,6 +38,7 @@ type program struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	lookupEnv      func(string) (string, bool)
+	environ        []string // the same, to look for names that are not known
 	signals        <-chan os.Signal
 
 	// cut ends with the second signal; the context of a command with the first.

@@ -25,8 +25,12 @@ type call struct {
 func run(t *testing.T, env map[string]string, args ...string) call {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
+	var environ []string
+	for name, value := range env {
+		environ = append(environ, name+"="+value)
+	}
 	p := &program{
-		stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr,
+		stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr, environ: environ,
 		lookupEnv: func(name string) (string, bool) {
 			v, ok := env[name]
 			return v, ok
@@ -78,6 +82,34 @@ func TestUsage(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// All that is wrong with settings and files is said at once, and nothing is opened:
+// not even the log.
+func TestAllThatIsWrong(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "relay.log")
+	got := run(t, map[string]string{
+		"RELAY_CLUSTER_HEADLESS": `"relay-pods"`, "RELAY_LISTEN_ADDRESS": " 127.0.0.1:8081", "RELAY_EXPOSED_ADRESS": "r:443",
+		"RELAY_LOG_FILE": log, "OZ_OPS_TOKEN_FILE": "missing",
+	}, "--metrics-port", "http", "--auth-secret-file", "missing", "-c", "missing", "-k", "missing", "--cluster-peers", "pod-1", "--pod-ip", "10.0.0.1", "--cluster-auth-secret-file", "missing")
+	for _, want := range []string{
+		`RELAY_CLUSTER_HEADLESS is "\"relay-pods\"": want it without quotes around it`,
+		`RELAY_LISTEN_ADDRESS is " 127.0.0.1:8081": want it without blanks`,
+		`--metrics-port is "http"`,
+		"--exposed-address (RELAY_EXPOSED_ADDRESS) is missing",
+		"--auth-secret-file: read secret file missing",
+		"--cluster-auth-secret-file: read secret file missing",
+		"OZ_OPS_TOKEN_FILE: read secret file missing",
+		"--tls-cert-file and --tls-key-file: ",
+		"RELAY_EXPOSED_ADRESS is no setting: is RELAY_EXPOSED_ADDRESS meant?",
+	} {
+		if !strings.Contains(got.stderr, want) {
+			t.Errorf("stderr lacks %s", want)
+		}
+	}
+	if _, err := os.Stat(log); got.code != exitUsage || !os.IsNotExist(err) {
+		t.Errorf("code %d, log file: %v; want code 2 and no log file:\n%s", got.code, err, got.stderr)
 	}
 }
 

@@ -54,27 +54,14 @@ type pod struct {
 
 // newPod puts the parts together: what fails here was set wrongly. It opens no
 // listener and starts nothing.
-func newPod(cfg *setting.Relay, log *logging.Log) (*pod, error) {
-	p := &pod{cfg: cfg, log: log, registry: admin.NewRegistry()}
+func newPod(cfg *setting.Relay, texts secretTexts, log *logging.Log) (*pod, error) {
+	p := &pod{cfg: cfg, log: log, opsToken: texts.opsToken, registry: admin.NewRegistry()}
 	exporter, err := otelprom.New(otelprom.WithRegisterer(p.registry))
 	if err != nil {
 		return nil, fmt.Errorf("export metrics: %w", err)
 	}
-	secrets := cfg.Secrets()
-	if cfg.AuthSecretFile != "" {
-		if secrets, err = auth.ReadSecretFile(cfg.AuthSecretFile); err != nil {
-			return nil, fmt.Errorf("--auth-secret-file: %w", err)
-		}
-	}
-	p.validator = auth.NewValidator(secrets...)
+	p.validator = auth.NewValidator(texts.tokens...)
 	p.validator.RequireNamed(cfg.RequireNamedTokens)
-	if cfg.OpsTokenFile != "" {
-		tokens, err := auth.ReadSecretFile(cfg.OpsTokenFile)
-		if err != nil {
-			return nil, fmt.Errorf("--ops-token-file: %w", err)
-		}
-		p.opsToken = tokens[0]
-	}
 	meter := sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)).Meter("")
 	if err := log.Observe(meter); err != nil {
 		return nil, fmt.Errorf("export metrics of the log: %w", err)
@@ -95,7 +82,7 @@ func newPod(cfg *setting.Relay, log *logging.Log) (*pod, error) {
 	if err := certwatch.Observe(meter, p.shown); err != nil {
 		return nil, fmt.Errorf("export metrics of the certificate: %w", err)
 	}
-	if p.fabric, err = p.clusterConfig(meter, secrets); err != nil {
+	if p.fabric, err = p.clusterConfig(meter, texts); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -306,15 +293,9 @@ func (p *pod) drain(asked, cut context.Context) {
 func (p *pod) tlsConfig() (_ *tls.Config, err error) {
 	switch c := p.cfg; {
 	case c.LetsEncrypt():
-		return letsencrypt.TLSConfig(letsencrypt.Config{
-			DataDir:      c.LetsEncryptDataDir,
-			Domains:      c.LetsEncryptDomains,
-			Email:        c.LetsEncryptEmail,
-			DirectoryURL: c.LetsEncryptDirectory,
-			CAFile:       c.LetsEncryptCACertFile,
-			Logger:       p.log.Logger,
-			Served:       p.served.Note,
-		})
+		le := letsEncrypt(c)
+		le.Logger, le.Served = p.log.Logger, p.served.Note
+		return letsencrypt.TLSConfig(le)
 	case c.TLSCertFile != "":
 		if p.certificates, err = ws.LoadCertificates(c.TLSCertFile, c.TLSKeyFile, p.log.Logger); err != nil {
 			return nil, fmt.Errorf("--tls-cert-file and --tls-key-file: %w", err)

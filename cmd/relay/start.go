@@ -41,9 +41,15 @@ func (p *program) start(ctx context.Context, cfg *setting.Relay, settings *setti
 	// writes fail, since the signal goes where it is dropped.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	warnings, err := settings.FromEnv(p.lookupEnv)
-	if err = errors.Join(err, cfg.Validate()); err != nil {
-		return usageError{indented(err), "relay start"}
+	unknown := settings.Unknown(p.environ)
+	texts, unread := readFiles(cfg)
+	if err = errors.Join(err, cfg.Validate(), unread); err != nil {
+		for _, w := range unknown { // it may be what is missing
+			err = errors.Join(err, errors.New(w))
+		}
+		return usageError{indented("settings are missing or wrong", err), "relay start"}
 	}
+	warnings = append(warnings, unknown...)
 	log, err := logging.Open(logging.Config{
 		Level:           cfg.LogLevel,
 		File:            cfg.LogFile,
@@ -53,7 +59,7 @@ func (p *program) start(ctx context.Context, cfg *setting.Relay, settings *setti
 		Console:         p.stderr,
 	})
 	if err != nil {
-		return usageError{fmt.Errorf("--log-file is %q: %w", cfg.LogFile, err), "relay start"}
+		return usageError{fmt.Errorf("%s is %q: %w", cfg.Source("log-file"), cfg.LogFile, err), "relay start"}
 	}
 	// Nothing is left to log the end of the log to.
 	defer func() { _ = log.Close() }()
@@ -64,7 +70,7 @@ func (p *program) start(ctx context.Context, cfg *setting.Relay, settings *setti
 	for _, w := range append(warnings, cfg.Warnings()...) {
 		log.Warn("look at this setting", "setting", w)
 	}
-	pod, err := newPod(cfg, log)
+	pod, err := newPod(cfg, texts, log)
 	if err != nil {
 		return usageError{err, "relay start"}
 	}
@@ -72,10 +78,10 @@ func (p *program) start(ctx context.Context, cfg *setting.Relay, settings *setti
 	return pod.serve(ctx, p.cut)
 }
 
-// indented writes several errors below each other.
-func indented(err error) error {
+// indented writes several errors below each other and a heading.
+func indented(heading string, err error) error {
 	if lines := strings.Split(err.Error(), "\n"); len(lines) > 1 {
-		return errors.New("settings are missing or wrong:\n  " + strings.Join(lines, "\n  "))
+		return errors.New(heading + ":\n  " + strings.Join(lines, "\n  "))
 	}
 	return err
 }

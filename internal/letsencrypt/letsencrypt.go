@@ -38,6 +38,9 @@ type Config struct {
 	Served func(*tls.Certificate)
 }
 
+// ErrNotKept means that the data folder cannot be written.
+var ErrNotKept = errors.New("keep certificates")
+
 // requestTimeout bounds one request to the directory.
 const requestTimeout = 30 * time.Second
 
@@ -76,7 +79,7 @@ func TLSConfig(c Config) (*tls.Config, error) {
 	}
 	dir := filepath.Join(c.DataDir, "letsencrypt")
 	if err := tryToKeep(dir); err != nil {
-		return nil, fmt.Errorf("letsencrypt: keep certificates: %w", err)
+		return nil, fmt.Errorf("letsencrypt: %w: %w", ErrNotKept, err)
 	}
 	manager := &autocert.Manager{
 		Prompt:     autocert.AcceptTOS,

@@ -113,7 +113,15 @@ func (s *Set) cluster(c *Cluster) {
 	s.Group("Other pods")
 	first := len(s.settings)
 	defer func() { c.settings = s.settings[first:] }()
-	s.String(&c.Headless, "cluster-headless", "", "name that resolves to every pod, such as that of a headless Service; the pods become one relay").called("NAME")
+	s.Func("cluster-headless", "", "name that resolves to every pod, such as that of a headless Service; the pods become one relay", func(v string) error {
+		if host, port, err := splitPeer(v); err != nil || port != "" {
+			return errors.New("want one name, such as relay-pods or relay-pods.default.svc.cluster.local, without a port (--cluster-port)")
+		} else if _, err := netip.ParseAddr(host); err == nil {
+			return errors.New("want a name; addresses are what --cluster-peers is for")
+		}
+		c.Headless = v
+		return nil
+	}).called("NAME")
 	s.List("cluster-peers", "", "the pods in place of a name: host, host:port or [v6]:port; this pod may be among them", func(v string) error {
 		_, _, err := splitPeer(v)
 		if err == nil {
@@ -175,7 +183,7 @@ func splitPeer(peer string) (host, port string, err error) {
 			return "", "", wrong
 		}
 	}
-	if _, err := netip.ParseAddr(host); err != nil && (host == "" || strings.ContainsFunc(host, notOfAName)) {
+	if _, err := netip.ParseAddr(host); err != nil && checkName(host) != nil {
 		return "", "", wrong
 	}
 	return host, port, nil
@@ -223,11 +231,6 @@ func parseNameServer(v string) (netip.AddrPort, error) {
 
 // validate hands what is missing or does not go together to bad.
 func (c *Cluster) validate(bad func(format string, args ...any)) {
-	if c.ListenAddress != "" {
-		if err := checkListen(c.ListenAddress); err != nil {
-			bad("--cluster-listen-address is %q: %w", c.ListenAddress, err)
-		}
-	}
 	if c.Headless != "" && len(c.Peers) > 0 {
 		bad("--cluster-headless and --cluster-peers are both given: want one of them, a name that resolves to every pod or the pods themselves")
 	}
@@ -265,8 +268,10 @@ func (c *Cluster) validate(bad func(format string, args ...any)) {
 }
 
 // source is what has set the setting of that name, the flag when that is not known.
-func (c *Cluster) source(name string) string {
-	for _, s := range c.settings {
+func (c *Cluster) source(name string) string { return sourceOf(c.settings, name) }
+
+func sourceOf(settings []*Setting, name string) string {
+	for _, s := range settings {
 		if from := s.source(); s.Name == name && from != "" {
 			return from
 		}

@@ -112,7 +112,7 @@ func TestWhichClusterPeer(t *testing.T) {
 	for value, want := range map[string]string{
 		"127.0.0.1:abc,:7090": `"127.0.0.1:abc" in it is wrong: want hosts`,
 		"relay-1, a;b":        `"a;b" in it is wrong: want hosts`,
-		"a;b":                 `"a;b" for flag -cluster-peers: want hosts`,
+		"a;b":                 `--cluster-peers is "a;b": want hosts`,
 	} {
 		if _, _, err := read(t, []string{"--cluster-peers", value}, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("--cluster-peers %s: %v, want it to say %s", value, err, want)

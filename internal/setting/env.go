@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,10 +20,10 @@ var Prefixes = []string{"RELAY_", "NB_", "OZ_"}
 // FromEnv sets what no flag has set, and the lists, from the environment, which
 // lookup reads as [os.LookupEnv] does. An empty variable counts as unset. The
 // warnings name variables that are set and not used, and secrets, also of flags,
-// that are probably not what was meant. The error joins one for
-// each variable whose value is not right.
+// that are probably not what was meant. The error joins one for each variable
+// whose value is not right.
 func (s *Set) FromEnv(lookup func(string) (string, bool)) (warnings []string, err error) {
-	var errs []error
+	errs := s.wrong
 	for _, st := range s.settings {
 		used, usedValue := "", ""
 		for _, name := range st.EnvNames() {
@@ -38,7 +40,7 @@ func (s *Set) FromEnv(lookup func(string) (string, bool)) (warnings []string, er
 		}
 		if used != "" && (!st.given || st.isList) {
 			st.from = used
-			if err := st.parse(usedValue); err != nil {
+			if err := st.take(usedValue); err != nil {
 				errs = append(errs, st.Invalid(used, usedValue, err))
 			}
 			if st.secret {
@@ -51,6 +53,45 @@ func (s *Set) FromEnv(lookup func(string) (string, bool)) (warnings []string, er
 	}
 	return warnings, errors.Join(errs...)
 }
+
+// Unknown names the variables of environ, which is as of [os.Environ], that begin
+// like ours and are no setting, with the one that was probably meant. Those that
+// Kubernetes sets for a Service are left out.
+func (s *Set) Unknown(environ []string) (warnings []string) {
+	var names []string
+	for _, st := range s.settings {
+		names = append(names, st.EnvNames()...)
+	}
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		i := slices.IndexFunc(Prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+		if i < 0 || value == "" || slices.Contains(names, name) || slices.Contains(ofOtherCommands, name) ||
+			serviceVariable.MatchString(name) || isServiceLink(value) {
+			continue
+		}
+		meant := "relay start --help lists them"
+		prefix := Prefixes[i]
+		var rests []string
+		for _, other := range names {
+			if rest, ok := strings.CutPrefix(other, prefix); ok {
+				rests = append(rests, rest)
+			}
+		}
+		if nearest := Nearest(strings.TrimPrefix(name, prefix), rests); nearest != "" {
+			meant = "is " + prefix + nearest + " meant?"
+		}
+		warnings = append(warnings, fmt.Sprintf("%s is no setting: %s", name, meant))
+	}
+	slices.Sort(warnings)
+	return warnings
+}
+
+// ofOtherCommands are variables that only commands beside start read.
+var ofOtherCommands = []string{"RELAY_URL", "RELAY_SECRET", "RELAY_SECRET_FILE", "RELAY_TOKEN", "RELAY_TOKEN_FILE", "RELAY_CA_FILE", "RELAY_INSECURE", "RELAY_OPS_ADDRESS"}
+
+// serviceVariable matches the names of variables that Kubernetes sets for a Service,
+// but for the one whose value is known by [isServiceLink].
+var serviceVariable = regexp.MustCompile(`_SERVICE_(HOST|PORT|PORT_[A-Z0-9_]+)$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$`)
 
 // EnvNames returns the variables that set it, the one that wins first.
 func (s *Setting) EnvNames() []string {

@@ -6,9 +6,13 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/crosspod/crosspod/internal/relayurl"
 )
 
 // Relay is what `relay start` is told. [NewRelay] makes one.
@@ -66,7 +70,13 @@ type Relay struct {
 	STUNLogLevel string
 
 	Cluster Cluster
+
+	set *Set // that fills it
 }
+
+// Source is what has set the setting of that name: the flag, with dashes, or a
+// variable. Of a default it is the flag.
+func (r *Relay) Source(name string) string { return sourceOf(r.set.settings, name) }
 
 // Secrets returns the secrets given as text: the first signs, all are accepted.
 // It is empty when they come from a file.
@@ -99,7 +109,8 @@ func (r *Relay) MetricsAddress() string {
 // NewRelay returns a Relay that holds the defaults and the settings that fill
 // it.
 func NewRelay() (*Relay, *Set) {
-	r, s := &Relay{STUNPorts: []int{3478}}, &Set{}
+	s := &Set{atOnce: true}
+	r := &Relay{STUNPorts: []int{3478}, set: s}
 
 	s.Group("Peers")
 	s.String(&r.ListenAddress, "listen-address", ":443", "where to listen for peers").called("ADDRESS").Short("l")
@@ -120,9 +131,22 @@ func NewRelay() (*Relay, *Set) {
 		r.LetsEncryptDomains = append(r.LetsEncryptDomains, v)
 		return nil
 	}).Short("a")
-	s.String(&r.LetsEncryptEmail, "letsencrypt-email", "", "where Let's Encrypt may write to").called("ADDRESS")
+	s.Func("letsencrypt-email", "", "where Let's Encrypt may write to", func(v string) error {
+		if at := strings.LastIndex(v, "@"); at < 1 || checkName(v[at+1:]) != nil || strings.ContainsAny(v, " <>,") {
+			return errors.New("want one address such as ops@example.com")
+		}
+		r.LetsEncryptEmail = v
+		return nil
+	}).called("ADDRESS")
 	s.Bool(&r.LetsEncryptRoute53, "letsencrypt-aws-route53", "not supported: this relay proves its domains on port 443")
-	s.String(&r.LetsEncryptDirectory, "letsencrypt-directory", "", "URL of another ACME directory than Let's Encrypt's").called("URL")
+	s.Func("letsencrypt-directory", "", "URL of another ACME directory than Let's Encrypt's", func(v string) error {
+		u, err := url.Parse(v)
+		if err != nil || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http" {
+			return errors.New("want a URL such as https://acme.example.com/directory")
+		}
+		r.LetsEncryptDirectory = v
+		return nil
+	}).called("URL")
 	s.String(&r.LetsEncryptCACertFile, "letsencrypt-ca-file", "", "file with the certificates that vouch for that directory, PEM").called("FILE")
 
 	s.cluster(&r.Cluster)
@@ -156,15 +180,20 @@ func NewRelay() (*Relay, *Set) {
 
 	s.Group("Logs")
 	s.levels(&r.LogLevel, "log-level", "trace, debug, info, warn or error")
-	s.String(&r.LogFile, "log-file", "console", "console, syslog or a path").called("PATH")
+	r.LogFile, r.LogFormat = "console", "text"
+	s.Func("log-file", "console", "console, syslog or a path", func(v string) error {
+		if r.LogFile = v; isWord(v, "console", "syslog") {
+			r.LogFile = strings.ToLower(v)
+		}
+		return nil
+	}).called("PATH")
 	s.Func("log-format", "text", "text or json", func(v string) error {
-		if v != "text" && v != "json" {
+		if !isWord(v, "text", "json") {
 			return errors.New("want text or json")
 		}
-		r.LogFormat = v
+		r.LogFormat = strings.ToLower(v)
 		return nil
 	}).called("FORMAT")
-	r.LogFormat = "text"
 	s.Int(&r.LogMaxSizeMB, "log-max-size-mb", 15, 1, math.MaxInt>>20, "a log file of so many megabytes is put aside and compressed; 10 are kept, for 30 days")
 	s.Bool(&r.LogDisableRotation, "log-disable-rotation", "leave a log file as it is")
 
@@ -197,19 +226,22 @@ func (s *Set) prefixes(p *[]netip.Prefix, name, usage string) {
 	}).called("LIST")
 }
 
+// isWord reports whether v is one of words, in upper or lower case.
+func isWord(v string, words ...string) bool {
+	return slices.ContainsFunc(words, func(word string) bool { return strings.EqualFold(v, word) })
+}
+
 // levels are the names of log levels that are accepted, NetBird's.
 var levels = []string{"trace", "debug", "info", "warn", "warning", "error", "fatal", "panic"}
 
 func (s *Set) levels(p *string, name, usage string) {
 	*p = "info"
 	s.Func(name, "info", usage, func(v string) error {
-		for _, level := range levels {
-			if strings.EqualFold(v, level) {
-				*p = level
-				return nil
-			}
+		if !isWord(v, levels...) {
+			return errors.New("want trace, debug, info, warn or error")
 		}
-		return errors.New("want trace, debug, info, warn or error")
+		*p = strings.ToLower(v)
+		return nil
 	}).called("LEVEL")
 }
 
@@ -235,6 +267,10 @@ func (r *Relay) Validate() error {
 
 	if r.ExposedAddress == "" {
 		bad("--exposed-address (RELAY_EXPOSED_ADDRESS) is missing: want the address peers reach this relay at, such as relay.example.com:443")
+	} else if u, err := relayurl.Parse(r.ExposedAddress); err != nil {
+		bad("%s is not an address that peers can dial: %w", r.Source("exposed-address"), err) // without it: it may have a password
+	} else if !u.TLS && r.TLS() {
+		bad("%s is %q, which is plain TCP, and there is a certificate: want rels://", r.Source("exposed-address"), r.ExposedAddress)
 	}
 	switch {
 	case r.AuthSecret == "" && r.AuthSecretFile == "":
@@ -244,18 +280,9 @@ func (r *Relay) Validate() error {
 	case r.AuthSecretPrevious != "" && r.AuthSecretFile != "":
 		bad("--auth-secret-previous does not go with --auth-secret-file: want the previous secret as the file's second line")
 	}
-	for _, a := range []struct{ flag, value string }{
-		{"listen-address", r.ListenAddress},
-		{"metrics-listen-address", r.MetricsAddress()},
-		{"health-listen-address", r.HealthListenAddress},
-		{"ops-listen-address", r.OpsListenAddress},
-	} {
-		if err := checkListen(a.value); err != nil {
-			bad("--%s is %q: %w", a.flag, a.value, err)
-		}
-	}
+	r.checkListeners(bad)
 	if r.OpsTokenFile == "" && !isLoopback(r.OpsListenAddress) {
-		bad("--ops-listen-address is %q: want a loopback address, or --ops-token-file beside it", r.OpsListenAddress)
+		bad("%s is %q: want a loopback address, or --ops-token-file beside it", r.Source("ops-listen-address"), r.OpsListenAddress)
 	}
 
 	r.Cluster.validate(bad)
@@ -301,10 +328,72 @@ func (r *Relay) Warnings() []string {
 	return append(all, r.Cluster.warnings()...)
 }
 
+// A Listener is an address to listen at and the setting it comes from.
+type Listener struct{ Name, Address string }
+
+// Listeners returns where the relay listens: for peers, for operators and for other
+// pods.
+func (r *Relay) Listeners() []Listener {
+	metrics := "metrics-listen-address"
+	if r.MetricsListenAddress == "" {
+		metrics = "metrics-port"
+	}
+	all := []Listener{
+		{"listen-address", r.ListenAddress},
+		{metrics, r.MetricsAddress()},
+		{"health-listen-address", r.HealthListenAddress},
+		{"ops-listen-address", r.OpsListenAddress},
+	}
+	c := &r.Cluster
+	switch {
+	case c.ListenAddress != "":
+		all = append(all, Listener{"cluster-listen-address", c.ListenAddress})
+	case c.Wanted():
+		for _, ip := range c.PodIPs {
+			all = append(all, Listener{"cluster-port", net.JoinHostPort(ip.String(), strconv.Itoa(c.ClusterPort()))})
+		}
+	}
+	return all
+}
+
+// checkListeners hands to bad what cannot be listened at, and where two would.
+func (r *Relay) checkListeners(bad func(format string, args ...any)) {
+	all := r.Listeners()
+	for i, l := range all {
+		if err := checkListen(l.Address); err != nil {
+			bad("%s is %q: %w", r.Source(l.Name), l.Address, err)
+		}
+		for _, other := range all[:i] {
+			if overlap(l.Address, other.Address) {
+				bad("%s is %q and %s is %q: want a port for each", r.Source(other.Name), other.Address, r.Source(l.Name), l.Address)
+			}
+		}
+	}
+}
+
+// overlap reports whether two listeners cannot have their addresses at once.
+func overlap(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || portA != portB || portA == "0" {
+		return false
+	}
+	any := func(host string) bool {
+		ip, err := netip.ParseAddr(host)
+		return host == "" || err == nil && ip.IsUnspecified()
+	}
+	return hostA == hostB || any(hostA) || any(hostB)
+}
+
 func checkListen(address string) error {
-	_, port, err := net.SplitHostPort(address)
+	host, port, err := net.SplitHostPort(address)
 	if err == nil {
 		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err == nil && host != "" {
+		if _, notIP := netip.ParseAddr(host); notIP != nil {
+			err = checkName(host)
+		}
 	}
 	if err != nil {
 		return errors.New("want an address and a port, such as :443 or 127.0.0.1:9000")

@@ -38,6 +38,7 @@ type Setting struct {
 	whole  []string // further variables, by their whole name
 	given  bool     // by a flag
 	from   string   // the variable that has set it, "": none has
+	set    *Set
 }
 
 var _ flag.Value = (*Setting)(nil)
@@ -48,8 +49,29 @@ func (s *Setting) Set(value string) error {
 	if s.secret {
 		s.doubts = secrettext.Doubts(value)
 	}
+	err := s.take(value)
+	if err != nil && s.set.atOnce {
+		s.set.wrong = append(s.set.wrong, s.Invalid("--"+s.Name, value, err))
+		return nil
+	}
+	return err
+}
+
+// take parses value unless it has at its ends what files of variables and shells
+// leave there: it is hardly ever meant, and would be part of a name or a path. Of
+// secrets it is part, see [secrettext.Doubts].
+func (s *Setting) take(value string) error {
+	switch {
+	case s.secret:
+	case strings.TrimSpace(value) != value:
+		return errors.New("want it without blanks or line ends around it")
+	case strings.Trim(value, quotes) != value:
+		return errors.New("want it without quotes around it")
+	}
 	return s.parse(value)
 }
+
+const quotes = "\"'`“”„‘’«»"
 
 // String returns the default, as [flag.Value] asks.
 func (s *Setting) String() string { return s.Default }
@@ -100,6 +122,8 @@ func (s *Setting) alsoVariable(name string) *Setting {
 type Set struct {
 	settings []*Setting
 	group    string
+	atOnce   bool    // wrong values of flags are said by FromEnv, together
+	wrong    []error // those of flags so far
 }
 
 // All returns the settings in the order they were added. The caller must not
@@ -123,7 +147,7 @@ func (s *Set) Register(fs *flag.FlagSet) {
 // would be right ("want …") and not what was given. A word of usage in
 // backquotes, here and below, is what the value is called.
 func (s *Set) Func(name, def, usage string, parse func(string) error) *Setting {
-	st := &Setting{Name: name, Group: s.group, Usage: usage, ValueName: "VALUE", Default: def, parse: parse}
+	st := &Setting{Name: name, Group: s.group, Usage: usage, ValueName: "VALUE", Default: def, parse: parse, set: s}
 	if before, rest, ok := strings.Cut(usage, "`"); ok {
 		word, after, _ := strings.Cut(rest, "`")
 		st.Usage, st.ValueName = before+word+after, word
@@ -152,7 +176,7 @@ func (s *Set) String(p *string, name, def, usage string) *Setting {
 // Bool adds a setting that is on or off, off by default.
 func (s *Set) Bool(p *bool, name, usage string) *Setting {
 	st := s.Func(name, "", usage, func(v string) (err error) {
-		if *p, err = strconv.ParseBool(v); err != nil {
+		if *p, err = strconv.ParseBool(strings.ToLower(v)); err != nil {
 			return errors.New("want true or false")
 		}
 		return nil
@@ -194,7 +218,7 @@ func (s *Set) Rate(p *float64, name string, def float64, usage string) *Setting 
 func (s *Set) Duration(p *time.Duration, name string, def time.Duration, usage string) *Setting {
 	*p = def
 	return s.Func(name, def.String(), usage, func(v string) error {
-		d, err := time.ParseDuration(v)
+		d, err := time.ParseDuration(strings.ToLower(v))
 		if err != nil || d < 0 {
 			return errors.New("want a time span such as 500ms, 30s or 2m")
 		}
@@ -253,8 +277,9 @@ func parseSize(text string) (int64, error) {
 	unit := int64(1)
 	number := text
 	for _, u := range sizeUnits {
-		if rest, ok := strings.CutSuffix(text, u.suffix); ok {
-			number, unit = strings.TrimSpace(rest), u.bytes
+		rest := len(text) - len(u.suffix)
+		if rest >= 0 && strings.EqualFold(text[rest:], u.suffix) {
+			number, unit = strings.TrimSpace(text[:rest]), u.bytes
 			break
 		}
 	}

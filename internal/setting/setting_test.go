@@ -1,6 +1,7 @@
 package setting
 
 import (
+	"errors"
 	"flag"
 	"io"
 	"os"
@@ -15,7 +16,7 @@ import (
 )
 
 func TestImports(t *testing.T) {
-	deptest.OnlyOurs(t, "github.com/crosspod/crosspod/internal/secrettext")
+	deptest.OnlyOurs(t, "github.com/crosspod/crosspod/internal/secrettext", "github.com/crosspod/crosspod/internal/relayurl")
 }
 
 // read gives args and env to a fresh Relay, as the command does.
@@ -95,7 +96,7 @@ func TestExistingEnvironments(t *testing.T) {
 			want.HealthListenAddress = ":9999"
 			want.STUN, want.STUNPorts, want.STUNLogLevel = true, []int{3479, 3480}, "debug"
 			want.TrustedProxies = got.TrustedProxies
-			want.Cluster.settings = got.Cluster.settings
+			want.Cluster.settings, want.set = got.Cluster.settings, got.set
 			if !reflect.DeepEqual(got, want) {
 				t.Errorf("got  %+v\nwant %+v", got, want)
 			}
@@ -127,8 +128,8 @@ func TestPrecedence(t *testing.T) {
 		{name: "empty is unset", env: map[string]string{"RELAY_LISTEN_ADDRESS": "", "OZ_LISTEN_ADDRESS": ":1"}, get: listen, want: ":1"},
 		{name: "ours over the aliases", env: map[string]string{"RELAY_LISTEN_ADDRESS": ":1", "NB_LISTEN_ADDRESS": ":2", "OZ_LISTEN_ADDRESS": ":1"}, get: listen, want: ":1",
 			warnings: []string{"NB_LISTEN_ADDRESS is ignored: RELAY_LISTEN_ADDRESS is set"}},
-		{name: "lists are combined", args: []string{"--letsencrypt-domains", "a,b", "-a", "c"}, env: map[string]string{"NB_LETSENCRYPT_DOMAINS": "d"},
-			get: func(r *Relay) any { return strings.Join(r.LetsEncryptDomains, " ") }, want: "a b c d"},
+		{name: "lists are combined", args: []string{"--letsencrypt-domains", "a.b,b.b", "-a", "c.b"}, env: map[string]string{"NB_LETSENCRYPT_DOMAINS": "d.b"},
+			get: func(r *Relay) any { return strings.Join(r.LetsEncryptDomains, " ") }, want: "a.b b.b c.b d.b"},
 		{name: "list in place of its default", env: map[string]string{"NB_STUN_PORTS": "1,2"}, args: []string{"--stun-ports", "3"},
 			get: func(r *Relay) any { return len(r.STUNPorts) }, want: 3},
 		{name: "a switch may be turned off by flag", args: []string{"--enable-stun=false"}, env: map[string]string{"NB_ENABLE_STUN": "true"},
@@ -192,6 +193,12 @@ func TestWrongValues(t *testing.T) {
 		{"trusted-proxies", "10.0.0.0/8,proxy.example.com", "want networks or addresses"},
 		{"stun-ports", "0", "want ports"},
 		{"enable-stun", "maybe", "want true or false"},
+		{"letsencrypt-email", "ops", "want one address"},
+		{"letsencrypt-directory", "acme.example.com", "want a URL"},
+		{"cluster-headless", "relay-pods:7090", "want one name"},
+		{"cluster-headless", "relay pods", "want one name"},
+		{"cluster-headless", "10.0.0.1", "want a name"},
+		{"cluster-headless", "relay..pods", "want one name"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.flag+"="+tt.value, func(t *testing.T) {
@@ -209,6 +216,74 @@ func TestWrongValues(t *testing.T) {
 	_, _, err := read(t, nil, map[string]string{"NB_METRICS_PORT": "x", "NB_DRAIN_GRACE": "y"})
 	if err == nil || strings.Count(err.Error(), "\n") != 1 {
 		t.Errorf("two wrong variables: %v, want both said", err)
+	}
+}
+
+// What files of variables leave at the ends of a value is refused, of options and
+// variables alike, and words are taken in upper and lower case.
+func TestEndsAndWords(t *testing.T) {
+	for _, tt := range []struct{ flag, value, want string }{
+		{"cluster-headless", `"relay-pods"`, "want it without quotes around it"},
+		{"cluster-headless", "'relay-pods'", "want it without quotes"},
+		{"cluster-headless", "“relay-pods”", "want it without quotes"},
+		{"listen-address", " 127.0.0.1:8081", "want it without blanks or line ends around it"},
+		{"listen-address", "127.0.0.1:8081\r", "want it without blanks or line ends"},
+		{"tls-cert-file", "/tls/tls.crt\n", "want it without blanks or line ends"},
+		{"log-level", "info ", "want it without blanks"},
+		{"letsencrypt-domains", `"a.example.com","b.example.com"`, "want it without quotes"},
+		{"enable-stun", `"true"`, "want it without quotes"},
+		{"exposed-address", `""`, "want it without quotes"},
+		{"metrics-port", " ", "want it without blanks"},
+	} {
+		if _, _, err := read(t, []string{"--" + tt.flag + "=" + tt.value}, nil); err == nil || !strings.Contains(err.Error(), "--"+tt.flag+" is ") || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("--%s=%q: %v, want %q", tt.flag, tt.value, err, tt.want)
+		}
+		name := "OZ_" + strings.ToUpper(strings.ReplaceAll(tt.flag, "-", "_"))
+		if _, _, err := read(t, nil, map[string]string{name: tt.value}); err == nil || !strings.Contains(err.Error(), name+" is ") || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s=%q: %v, want %q", name, tt.value, err, tt.want)
+		}
+	}
+	r, _, err := read(t, []string{"--log-file=Console", "--log-format=JSON", "--log-level=Warn", "--enable-stun=TruE", "--max-queue-bytes=1mib", "--drain-grace=1M30S"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.LogFile != "console" || r.LogFormat != "json" || r.LogLevel != "warn" || !r.STUN || r.MaxQueueBytes != 1<<20 || r.DrainGrace != 90*time.Second {
+		t.Errorf("words in another case: %+v", r)
+	}
+	if r, _, err := read(t, []string{"--log-file=/var/log/Console"}, nil); err != nil || r.LogFile != "/var/log/Console" {
+		t.Errorf("a path became %q, %v", r.LogFile, err)
+	}
+}
+
+// All that is wrong is said at once, of options, variables, and both together.
+func TestAllAtOnce(t *testing.T) {
+	r, _, err := read(t, []string{"--metrics-port=http", "--max-peers=-1", "-l", "nowhere"}, map[string]string{"NB_DRAIN_GRACE": "soon", "RELAY_LOG_FORMAT": "xml"})
+	err = errors.Join(err, r.Validate())
+	for _, want := range []string{`--metrics-port is "http"`, `--max-peers is "-1"`, `--listen-address is "nowhere"`, `NB_DRAIN_GRACE is "soon"`, `RELAY_LOG_FORMAT is "xml"`, "--exposed-address (RELAY_EXPOSED_ADDRESS) is missing"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("it says\n%v\nwant also %s", err, want)
+		}
+	}
+}
+
+func TestUnknownVariables(t *testing.T) {
+	_, s := NewRelay()
+	got := s.Unknown([]string{
+		"RELAY_EXPOSED_ADRESS=r:443", "NB_LISTEN_ADRESS=:443", "OZ_POD_IPS=10.0.0.1", "RELAY_AUTHSECRET=x", "NB_SETUP_KEY=x",
+		"RELAY_LISTEN_ADDRESS=:443", "RELAY_RELAY_HC_ATTEMPT_THRESHOLD=1", "POD_IP=10.0.0.1", "RELAY_EMPTY=", "RELAY_TOKEN=t", "PATH=/bin",
+		"RELAY_PORT=tcp://10.96.0.12:443", "RELAY_SERVICE_HOST=10.96.0.12", "RELAY_SERVICE_PORT=443", "RELAY_SERVICE_PORT_PEERS=443",
+		"RELAY_PORT_443_TCP=tcp://10.96.0.12:443", "RELAY_PORT_443_TCP_PROTO=tcp", "RELAY_PORT_443_TCP_PORT=443", "RELAY_PORT_443_TCP_ADDR=10.96.0.12",
+		"RELAY_PORT_7090_TCP=tcp://10.96.0.12:7090", "RELAY_METRICS_SERVICE_HOST=10.96.0.13",
+	})
+	want := []string{
+		"NB_LISTEN_ADRESS is no setting: is NB_LISTEN_ADDRESS meant?",
+		"NB_SETUP_KEY is no setting: relay start --help lists them",
+		"OZ_POD_IPS is no setting: is OZ_POD_IP meant?",
+		"RELAY_AUTHSECRET is no setting: is RELAY_AUTH_SECRET meant?",
+		"RELAY_EXPOSED_ADRESS is no setting: is RELAY_EXPOSED_ADDRESS meant?",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
 	}
 }
 
@@ -245,6 +320,13 @@ func TestValidate(t *testing.T) {
 		{name: "file and previous", args: []string{"-e", "r:443", "--auth-secret-file", "f", "--auth-secret-previous", "p"}, want: []string{"second line"}},
 		{name: "listen address without port", args: good("-l", "127.0.0.1"), want: []string{`--listen-address is "127.0.0.1": want an address and a port`}},
 		{name: "health address with a wrong port", args: good("-H", ":70000"), want: []string{"--health-listen-address"}},
+		{name: "listen address with a host that is none", args: good("-l", "my host:443"), want: []string{"--listen-address"}},
+		{name: "two listeners at one port", args: good("--metrics-port", "9000"), want: []string{`--metrics-port is ":9000" and --health-listen-address is ":9000": want a port for each`}},
+		{name: "one port at two addresses", args: good("--metrics-listen-address", "127.0.0.1:9000", "-H", "127.0.0.2:9000")},
+		{name: "any port twice", args: good("-l", "127.0.0.1:0", "-H", "127.0.0.1:0")},
+		{name: "the port of other pods", args: good("--cluster-peers", "a", "--pod-ip", "10.0.0.1", "--metrics-port", "7090"), want: []string{"--cluster-port"}},
+		{name: "exposed address that no peer can dial", args: []string{"-s", "secret", "-e", "rels://r?x=1"}, want: []string{"--exposed-address is not an address that peers can dial: a query"}},
+		{name: "exposed address that is plain", args: good("-c", "c", "-k", "k", "-e", "rel://r"), want: []string{"want rels://"}},
 		{name: "operations for everybody", args: good("--ops-listen-address", ":9091"), want: []string{"--ops-token-file"}},
 		{name: "operations by name", args: good("--ops-listen-address", "ops.internal:9091"), want: []string{"--ops-token-file"}},
 		{name: "operations with a token", args: good("--ops-listen-address", ":9091", "--ops-token-file", "f")},
@@ -292,7 +374,7 @@ func TestWarnings(t *testing.T) {
 		{name: "pods", args: []string{"--cluster-headless=relay", "--cluster-port=7090", "--pod-ip=10.0.0.1", "--cluster-auth-secret=s"}},
 		{name: "a pod that knows where it is", args: []string{"--cluster-port=7090", "--pod-ip=10.0.0.1"}, want: 1},
 		{name: "secret for no pod", args: []string{"--cluster-auth-secret=s"}, want: 1},
-		{name: "two certificates", args: []string{"-c", "c", "-k", "k", "-d", "d", "-a", "a"}, want: 1},
+		{name: "two certificates", args: []string{"-c", "c", "-k", "k", "-d", "d", "-a", "a.b"}, want: 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r, _, err := read(t, tt.args, nil)
@@ -381,7 +463,7 @@ func TestDefaultsAsShown(t *testing.T) {
 			continue
 		}
 		got, again := NewRelay()
-		want.Cluster.settings = got.Cluster.settings
+		want.Cluster.settings, want.set = got.Cluster.settings, got.set
 		i := slices.IndexFunc(again.All(), func(o *Setting) bool { return o.Name == st.Name })
 		if err := again.All()[i].Set(st.Default); err != nil {
 			t.Errorf("--%s does not take its own default %q: %v", st.Name, st.Default, err)
