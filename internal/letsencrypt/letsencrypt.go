@@ -22,7 +22,9 @@ type Config struct {
 	// DataDir is the folder whose sub-folder letsencrypt keeps keys and
 	// certificates; it is made when missing. Several pods may share it.
 	DataDir string
-	// Domains are the names certificates are got for, one each. A handshake
+	// Domains are the names certificates are got for, one each, in lower case and
+	// without a dot at the end; that there can be certificates for them is for the
+	// caller to see. A handshake
 	// that asks for another, or for none, is refused.
 	Domains []string
 	// Email is given to the directory when not empty.
@@ -53,11 +55,6 @@ const requestTimeout = 30 * time.Second
 func TLSConfig(c Config) (*tls.Config, error) {
 	if c.DataDir == "" || len(c.Domains) == 0 {
 		return nil, errors.New("letsencrypt: want a data folder and at least one domain")
-	}
-	for _, d := range c.Domains {
-		if strings.ContainsAny(d, "/: *") || !strings.Contains(d, ".") {
-			return nil, fmt.Errorf("letsencrypt: domain is %q: want a name such as relay.example.com, without scheme, port or wildcard", d)
-		}
 	}
 	log := c.Logger
 	if log == nil {
@@ -96,7 +93,7 @@ func TLSConfig(c Config) (*tls.Config, error) {
 			if err != nil {
 				// Names of other hosts are what scanners ask for all day.
 				level := slog.LevelDebug
-				if slices.Contains(c.Domains, hello.ServerName) {
+				if slices.Contains(c.Domains, strings.ToLower(hello.ServerName)) {
 					level = slog.LevelWarn
 				}
 				log.Log(hello.Context(), level, "no certificate", "domain", hello.ServerName, "err", err)

@@ -1,12 +1,14 @@
 package letsencrypt
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -36,8 +38,6 @@ func TestTLSConfig(t *testing.T) {
 		{name: "no folder", c: Config{Domains: []string{"relay.example.com"}}, err: "want a data folder"},
 		{name: "no domain", c: Config{DataDir: d}, err: "at least one domain"},
 		{name: "folder that is a file", c: Config{DataDir: empty, Domains: []string{"relay.example.com"}}, err: "keep certificates"},
-		{name: "address", c: Config{DataDir: d, Domains: []string{"relay.example.com:443"}}, err: "without scheme, port or wildcard"},
-		{name: "wildcard", c: Config{DataDir: d, Domains: []string{"*.example.com"}}, err: "without scheme, port or wildcard"},
 		{name: "missing file", c: Config{DataDir: d, Domains: []string{"relay.example.com"}, CAFile: empty + "x"}, err: "read the directory's certificates"},
 		{name: "empty file", c: Config{DataDir: d, Domains: []string{"relay.example.com"}, CAFile: empty}, err: "no certificate in"},
 	}
@@ -61,6 +61,22 @@ func TestTLSConfig(t *testing.T) {
 				t.Errorf("the folder holds %v, %v; want it made and empty", kept, err)
 			}
 		})
+	}
+}
+
+// A certificate that could not be got is a warning, however a client writes the
+// name.
+func TestFailureIsAWarning(t *testing.T) {
+	var log bytes.Buffer
+	cfg, err := TLSConfig(Config{DataDir: t.TempDir(), Domains: []string{"relay.example.com"}, DirectoryURL: "http://127.0.0.1:1/", Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"relay.example.com", "Relay.Example.COM"} {
+		log.Reset()
+		if _, err := cfg.GetCertificate(&tls.ClientHelloInfo{ServerName: name}); err == nil || !strings.Contains(log.String(), "level=WARN msg=\"no certificate\"") {
+			t.Errorf("%s: %v, the log is %q, want a warning", name, err, log.String())
+		}
 	}
 }
 

@@ -128,8 +128,11 @@ func NewRelay() (*Relay, *Set) {
 	s.String(&r.TLSKeyFile, "tls-key-file", "", "file with its key, PEM").called("FILE").Short("k")
 	s.String(&r.LetsEncryptDataDir, "letsencrypt-data-dir", "", "folder to keep Let's Encrypt certificates in, below letsencrypt/").called("FOLDER").Short("d")
 	s.List("letsencrypt-domains", "", "domains to get certificates for; port 443 of each must reach this relay", func(v string) error {
-		r.LetsEncryptDomains = append(r.LetsEncryptDomains, v)
-		return nil
+		name, err := certifiable(v)
+		if err == nil && !slices.Contains(r.LetsEncryptDomains, name) {
+			r.LetsEncryptDomains = append(r.LetsEncryptDomains, name)
+		}
+		return err
 	}).Short("a")
 	s.Func("letsencrypt-email", "", "where Let's Encrypt may write to", func(v string) error {
 		if at := strings.LastIndex(v, "@"); at < 1 || checkName(v[at+1:]) != nil || strings.ContainsAny(v, " <>,") {
@@ -291,6 +294,13 @@ func (r *Relay) Validate() error {
 	}
 	if (r.LetsEncryptDataDir == "") != (len(r.LetsEncryptDomains) == 0) {
 		bad("--letsencrypt-data-dir and --letsencrypt-domains go together: want both or neither")
+	}
+	if r.LetsEncryptDirectory == "" {
+		for _, name := range r.LetsEncryptDomains {
+			if top := name[strings.LastIndex(name, ".")+1:]; slices.Contains(privateTops, top) {
+				bad("%s has %q: Let's Encrypt gives no certificate for names below .%s, which are not those of the internet; want a public name, or a certificate made elsewhere (--tls-cert-file)", r.Source("letsencrypt-domains"), name, top)
+			}
+		}
 	}
 	if r.LetsEncryptRoute53 {
 		bad("--letsencrypt-aws-route53 is not supported: this relay proves its domains on port 443 (--letsencrypt-data-dir and --letsencrypt-domains); or give it a certificate made elsewhere (--tls-cert-file), which it reads again when it changes")
