@@ -124,8 +124,8 @@ func (s *Server) add(name, address string, handler http.Handler) *end {
 }
 
 // Listen opens the listeners, all or none, so that an address that cannot be
-// had ends the start of a program before it serves anybody. It may be called
-// once.
+// had ends the start of a program before it serves anybody. The error joins a
+// [ListenError] for each that could not be opened. It may be called once.
 func (s *Server) Listen(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -136,6 +136,7 @@ func (s *Server) Listen(ctx context.Context) error {
 		return errors.New("admin: already listening")
 	}
 	var lc net.ListenConfig
+	var errs []error
 	for _, e := range s.ends {
 		ln, err := lc.Listen(ctx, "tcp", e.address)
 		if err == nil && e.loopback && !isLoopback(ln.Addr()) {
@@ -143,15 +144,28 @@ func (s *Server) Listen(ctx context.Context) error {
 			err = errors.Join(fmt.Errorf("%s is %s: %w", e.address, ln.Addr(), errNeedsToken), ln.Close())
 		}
 		if err != nil {
-			s.closeListenersLocked()
-			return fmt.Errorf("listen for %s: %w", e.name, err)
+			errs = append(errs, &ListenError{e.name, err})
+			continue
 		}
 		e.ln = &crowd{Listener: ln, limit: min(maxConns, oslimit.FindFiles().Operators)}
 		s.log.Info("listening", "for", e.name, "address", ln.Addr())
 	}
+	if len(errs) > 0 {
+		s.closeListenersLocked()
+		return errors.Join(errs...)
+	}
 	s.listening = true
 	return nil
 }
+
+// ListenError is why a listener could not be opened.
+type ListenError struct {
+	Listener string // see [Server.Addresses]
+	Err      error
+}
+
+func (e *ListenError) Error() string { return "listen for " + e.Listener + ": " + e.Err.Error() }
+func (e *ListenError) Unwrap() error { return e.Err }
 
 func (s *Server) closeListenersLocked() {
 	for _, e := range s.ends {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -122,13 +123,22 @@ func orNone[T int | float64](n T) T {
 // listen opens all listeners, so that one that cannot be had ends the start
 // before anybody is served.
 func (p *pod) listen(ctx context.Context) error {
+	var errs []error
+	address := p.cfg.ListenAddress
 	lc := net.ListenConfig{KeepAlive: -1} // health checks find dead peers, with fewer system calls
-	ln, err := lc.Listen(ctx, "tcp", p.cfg.ListenAddress)
+	ln, err := lc.Listen(ctx, "tcp", address)
 	if err != nil {
-		return fmt.Errorf("listen for peers: %w", err)
+		errs = append(errs, cannotListen(p.cfg, "listen", err))
+	} else {
+		address = ln.Addr().String()
+		defer func() {
+			if p.peers == nil {
+				_ = ln.Close() // it was never served
+			}
+		}()
 	}
 	p.health = admin.NewHealth(admin.NewProbe(admin.ProbeConfig{
-		ListenAddress:  ln.Addr().String(),
+		ListenAddress:  address,
 		TLS:            p.tls != nil,
 		ExposedAddress: p.relay.InstanceURL(),
 		Dial:           p.relay.DialSelf,
@@ -145,21 +155,22 @@ func (p *pod) listen(ctx context.Context) error {
 		Pprof:          p.cfg.Pprof,
 		Logger:         p.log.Logger,
 	})
-	if err == nil {
-		err = p.operators.Listen(ctx)
-	}
-	if err == nil {
-		// Last, since other pods hear of this one as soon as it listens.
-		if err = p.join(ctx); err != nil {
-			_ = p.operators.Close() // it returns nil
-		}
-	}
 	if err != nil {
-		_ = ln.Close() // it was never served
 		return err
 	}
-	p.peers = ln
-	return nil
+	if err := p.operators.Listen(ctx); err != nil {
+		errs = append(errs, operatorsCannotListen(p.cfg, err))
+	}
+	if len(errs) == 0 {
+		// Last, since other pods hear of this one as soon as it listens.
+		if err = p.join(ctx); err == nil {
+			p.peers = ln
+			return nil
+		}
+		errs = append(errs, cannotListen(p.cfg, "cluster", err))
+	}
+	_ = p.operators.Close() // it returns nil
+	return indented("cannot listen", errors.Join(errs...))
 }
 
 // serve runs the pod until ctx ends and then until it is drained, at most until
