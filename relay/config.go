@@ -48,8 +48,9 @@ type ListenerConfig struct {
 	Listener net.Listener
 	// TLSConfig has the certificate; nil means plain TCP.
 	TLSConfig *tls.Config
-	// TrustedProxies are the networks of the reverse proxies whose X-Real-Ip
-	// and X-Real-Port headers name the peer's address. None by default.
+	// TrustedProxies are the networks of the reverse proxies whose
+	// X-Forwarded-For and X-Real-IP headers name the peer's address, see
+	// [listener.HalfOpen.Forwarded]. None by default.
 	TrustedProxies []netip.Prefix
 }
 

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -53,9 +52,10 @@ type GateConfig struct {
 	FailuresPerSecond float64
 	FailureBurst      int
 
-	// TrustedProxies are the networks whose X-Real-Ip and X-Real-Port headers
-	// are believed. A connection from one is never refused by its own address.
-	// IPv4-mapped addresses are compared as IPv4. Empty: nobody is trusted.
+	// TrustedProxies are the networks whose X-Forwarded-For and X-Real-IP
+	// headers are believed, see [HalfOpen.Forwarded]. A connection from one is
+	// never refused by its own address. IPv4-mapped addresses are compared as
+	// IPv4. Empty: nobody is trusted.
 	TrustedProxies []netip.Prefix
 
 	// Self opened the connections that are neither limited nor counted. Nil:
@@ -66,9 +66,9 @@ type GateConfig struct {
 	// It must not block and may be called by several goroutines at once.
 	Observe func(Outcome)
 
-	// Logger is told about failing accepts, at Debug about each connection that
-	// the gate refuses or ends, and once a minute at Info that it refuses some.
-	// Nil: discarded.
+	// Logger is told about failing accepts, about proxies, at Debug about each
+	// connection that the gate refuses or ends, and once a minute at Info that
+	// it refuses some. Nil: discarded.
 	Logger *slog.Logger
 }
 
@@ -78,7 +78,8 @@ type Gate struct {
 	cfg      GateConfig
 	limited  bool
 	failures *lru.Cache[netip.Prefix, *rate.Limiter]
-	done     chan struct{} // closed by Close
+	warned   *lru.Cache[netip.Addr, struct{}] // proxies
+	done     chan struct{}                    // closed by Close
 	expiring sync.WaitGroup
 
 	acceptErrors atomic.Uint64
@@ -127,7 +128,11 @@ func NewGate(cfg GateConfig) *Gate {
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
-	return &Gate{cfg: cfg, limited: limited, failures: failures, done: make(chan struct{}), say: rate.Sometimes{Interval: time.Minute}, shortage: rate.Sometimes{Interval: time.Minute}}
+	warned, err := lru.New[netip.Addr, struct{}](maxWarned)
+	if err != nil {
+		panic(err) // as above
+	}
+	return &Gate{cfg: cfg, limited: limited, failures: failures, warned: warned, done: make(chan struct{}), say: rate.Sometimes{Interval: time.Minute}, shortage: rate.Sometimes{Interval: time.Minute}}
 }
 
 // HalfOpen is the place of one connection in its gate. Its methods are safe for
@@ -343,35 +348,6 @@ func (h *HalfOpen) RemoteAddr() net.Addr {
 		return addr
 	}
 	return h.conn.RemoteAddr()
-}
-
-// Forwarded applies the values of X-Real-Ip and X-Real-Port. They count only
-// together, from a trusted proxy, and as an IP literal and a port; otherwise
-// they are ignored, and nothing is ever looked up. It reports false when the
-// source has had too many failures: the caller answers what it likes, ends h with
-// [OutcomeRefusedSource] and closes.
-func (h *HalfOpen) Forwarded(realIP, realPort string) bool {
-	if h.unsure { // one of Self's says nothing before it is known
-		return h.gate.cfg.Self.has(h.conn)
-	}
-	if !h.trusted || realIP == "" || realPort == "" {
-		return true
-	}
-	ip, err := netip.ParseAddr(realIP)
-	if err != nil {
-		return true
-	}
-	port, err := strconv.ParseUint(realPort, 10, 16)
-	if err != nil || port == 0 {
-		return true
-	}
-	ip = ip.Unmap()
-	h.remote.Store(net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, uint16(port))))
-	source := sourceOf(ip)
-	h.gate.mu.Lock()
-	h.source = source
-	h.gate.mu.Unlock()
-	return !h.gate.refused(source)
 }
 
 // Established gives the place up because the peer has proved itself, and lifts

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 	"sync"
@@ -215,33 +216,105 @@ func TestSources(t *testing.T) {
 }
 
 func TestForwarded(t *testing.T) {
+	const proxy = "10.0.0.1:5"
 	for _, test := range []struct {
-		name, from, ip, port, want string
+		name, from string
+		headers    []string // "Name: value"
+		want       string
+		warns      string // part of the line; empty: none
 	}{
-		{"trusted", "10.0.0.1:5", "203.0.113.9", "4711", "203.0.113.9:4711"},
-		{"trusted, IPv6", "10.0.0.1:5", "2001:db8::9", "4711", "[2001:db8::9]:4711"},
-		{"IPv4-mapped becomes IPv4", "10.0.0.1:5", "::ffff:203.0.113.9", "4711", "203.0.113.9:4711"},
-		{"not trusted", "192.0.2.1:5", "203.0.113.9", "4711", "192.0.2.1:5"},
-		{"no port", "10.0.0.1:5", "203.0.113.9", "", "10.0.0.1:5"},
-		{"no address", "10.0.0.1:5", "", "4711", "10.0.0.1:5"},
-		{"a name", "10.0.0.1:5", "example.com", "4711", "10.0.0.1:5"},
-		{"address with port", "10.0.0.1:5", "203.0.113.9:1", "4711", "10.0.0.1:5"},
-		{"port 0", "10.0.0.1:5", "203.0.113.9", "0", "10.0.0.1:5"},
-		{"port too large", "10.0.0.1:5", "203.0.113.9", "65536", "10.0.0.1:5"},
-		{"port with a sign", "10.0.0.1:5", "203.0.113.9", "+1", "10.0.0.1:5"},
+		{"X-Real-IP and port", proxy, []string{"X-Real-Ip: 203.0.113.9", "X-Real-Port: 4711"}, "203.0.113.9:4711", ""},
+		{"X-Real-IP", proxy, []string{"X-Real-Ip: 203.0.113.9"}, "203.0.113.9:0", ""},
+		{"X-Real-IP with a port", proxy, []string{"X-Real-Ip: 203.0.113.9:4711"}, "203.0.113.9:4711", ""},
+		{"IPv6", proxy, []string{"X-Real-Ip: 2001:db8::9", "X-Real-Port: 4711"}, "[2001:db8::9]:4711", ""},
+		{"IPv6 in brackets", proxy, []string{"X-Real-Ip: [2001:db8::9]"}, "[2001:db8::9]:0", ""},
+		{"IPv4-mapped becomes IPv4", proxy, []string{"X-Real-Ip: ::ffff:203.0.113.9"}, "203.0.113.9:0", ""},
+		{"port 0", proxy, []string{"X-Real-Ip: 203.0.113.9", "X-Real-Port: 0"}, "203.0.113.9:0", ""},
+		{"port too large", proxy, []string{"X-Real-Ip: 203.0.113.9", "X-Real-Port: 65536"}, "203.0.113.9:0", ""},
+		{"port with a sign", proxy, []string{"X-Real-Ip: 203.0.113.9", "X-Real-Port: +1"}, "203.0.113.9:0", ""},
+		{"X-Forwarded-For", proxy, []string{"X-Forwarded-For: 203.0.113.9"}, "203.0.113.9:0", ""},
+		{"X-Forwarded-For with ports", proxy, []string{"X-Forwarded-For: 198.51.100.7:1, [2001:db8::9]:4711"}, "[2001:db8::9]:4711", ""},
+		{"a chain of proxies", proxy, []string{"X-Forwarded-For: 198.51.100.7, 203.0.113.9 ,10.0.0.2,10.0.0.3"}, "203.0.113.9:0", ""},
+		{"a chain in several lines", proxy, []string{"X-Forwarded-For: 198.51.100.7", "X-Forwarded-For: 203.0.113.9", "X-Forwarded-For: 10.0.0.2"}, "203.0.113.9:0", ""},
+		{"what a client claims to the left", proxy, []string{"X-Forwarded-For: nonsense, 203.0.113.9"}, "203.0.113.9:0", ""},
+		{"only proxies", proxy, []string{"X-Forwarded-For: 10.1.1.1, 10.0.0.2"}, "10.1.1.1:0", ""},
+		{"both headers", proxy, []string{"X-Real-Ip: 203.0.113.9", "X-Real-Port: 7", "X-Forwarded-For: 198.51.100.7, 203.0.113.9"}, "203.0.113.9:7", ""},
+		{"X-Real-IP is a proxy", proxy, []string{"X-Real-Ip: 10.0.0.2", "X-Forwarded-For: 203.0.113.9, 10.0.0.2"}, "203.0.113.9:0", ""},
+		{"not trusted", "192.0.2.1:5", []string{"X-Real-Ip: 203.0.113.9", "X-Forwarded-For: 203.0.113.9"}, "192.0.2.1:5", ""},
+
+		{"both headers, different clients", proxy, []string{"X-Real-Ip: 203.0.113.9", "X-Forwarded-For: 198.51.100.7"}, proxy, "name different clients"},
+		{"two lines of X-Real-IP", proxy, []string{"X-Real-Ip: 198.51.100.7", "X-Real-Ip: 203.0.113.9"}, proxy, "X-Real-IP has 2 lines"},
+		{"a name", proxy, []string{"X-Real-Ip: example.com"}, proxy, `\"example.com\" is no IP address`},
+		{"unknown", proxy, []string{"X-Forwarded-For: unknown"}, proxy, `\"unknown\" is no IP address`},
+		{"nothing to the right", proxy, []string{"X-Forwarded-For: 203.0.113.9,"}, proxy, "X-Forwarded-For"},
+		{"Forwarded", proxy, []string{"Forwarded: for=203.0.113.9"}, proxy, "sends Forwarded, which is not read"},
+		{"no header", proxy, nil, proxy, "sends neither"},
+		{"only a port", proxy, []string{"X-Real-Port: 4711"}, proxy, "sends neither"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			gate := listener.NewGate(listener.GateConfig{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
+			var log bytes.Buffer
+			gate := listener.NewGate(listener.GateConfig{
+				TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+				Logger:         slog.New(slog.NewTextHandler(&log, nil)),
+			})
 			defer gate.Close()
-			server, _ := arrive(t, test.from)
-			half := gate.Admit(server)
-			if !half.Forwarded(test.ip, test.port) {
-				t.Error("refused")
+			header := http.Header{}
+			for _, line := range test.headers {
+				name, value, _ := strings.Cut(line, ": ")
+				header.Add(name, value)
 			}
-			if got := half.RemoteAddr().String(); got != test.want {
-				t.Errorf("RemoteAddr = %s, want %s", got, test.want)
+			for range 3 {
+				server, _ := arrive(t, test.from)
+				half := gate.Admit(server)
+				if !half.Forwarded(header) {
+					t.Error("refused")
+				}
+				if got := half.RemoteAddr().String(); got != test.want {
+					t.Errorf("RemoteAddr = %s, want %s", got, test.want)
+				}
+			}
+			warnings := strings.Count(log.String(), "level=WARN")
+			if test.warns == "" && warnings > 0 || test.warns != "" && (warnings != 1 || !strings.Contains(log.String(), test.warns)) {
+				t.Errorf("warned: %q, want %q, once", &log, test.warns)
 			}
 		})
+	}
+}
+
+// What a client adds to the headers frees it from no limit, and burdens nobody but
+// those who do the same.
+func TestForgedHeaders(t *testing.T) {
+	gate := listener.NewGate(listener.GateConfig{
+		FailuresPerSecond: 1e-9, FailureBurst: 2,
+		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+	})
+	defer gate.Close()
+	through := func(header http.Header) (*listener.HalfOpen, bool) {
+		server, _ := arrive(t, "10.0.0.1:5")
+		half := gate.Admit(server)
+		return half, half.Forwarded(header)
+	}
+	for i := range 2 {
+		half, ok := through(http.Header{"X-Real-Ip": {fmt.Sprintf("198.51.100.%d", i)}, "X-Forwarded-For": {"203.0.113.9"}})
+		if !ok {
+			t.Fatal("refused too early")
+		}
+		half.End(listener.OutcomeBadAuth)
+	}
+	for _, header := range []http.Header{
+		{"X-Real-Ip": {"198.51.100.7"}, "X-Forwarded-For": {"203.0.113.9"}},
+		{"X-Real-Ip": {"198.51.100.7", "203.0.113.9"}},
+		{"X-Real-Ip": {"nonsense"}, "X-Forwarded-For": {"203.0.113.9"}},
+		{"X-Real-Ip": {"203.0.113.9"}, "X-Forwarded-For": {"nonsense"}},
+	} {
+		if _, ok := through(header); ok {
+			t.Errorf("not refused: %v", header)
+		}
+	}
+	for _, header := range []http.Header{{"X-Real-Ip": {"203.0.113.9"}}, {"X-Forwarded-For": {"198.51.100.1"}}, {}} {
+		if _, ok := through(header); !ok {
+			t.Errorf("refused: %v", header)
+		}
 	}
 }
 
@@ -258,7 +331,7 @@ func TestFailuresBehindAProxy(t *testing.T) {
 			if half == nil {
 				t.Fatal("the proxy itself is refused")
 			}
-			return half, half.Forwarded(ip, "1")
+			return half, half.Forwarded(http.Header{"X-Real-Ip": {ip}})
 		}
 		for range 2 {
 			half, ok := through("203.0.113.9")

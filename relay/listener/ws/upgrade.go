@@ -40,13 +40,14 @@ func (u *upgrader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s := r.Context().Value(socketKey{}).(*socket)
 
 	once := &onceWriter{ResponseWriter: w, socket: s}
-	if !s.half.Forwarded(r.Header.Get("X-Real-Ip"), r.Header.Get("X-Real-Port")) {
-		s.refuse(listener.OutcomeRefusedSource)
-		http.Error(once, "too many failed handshakes", http.StatusTooManyRequests)
-		return
-	}
 	if r.URL.Path != Path {
 		http.NotFound(once, r)
+		return
+	}
+	// What is no upgrade is a look of the proxy itself, for no client.
+	if r.Header.Get("Upgrade") != "" && !s.half.Forwarded(r.Header) {
+		s.refuse(listener.OutcomeRefusedSource)
+		http.Error(once, "too many failed handshakes", http.StatusTooManyRequests)
 		return
 	}
 	lib, err := websocket.Accept(once, r, &websocket.AcceptOptions{
