@@ -36,8 +36,8 @@ func (a *access) addSecret() {
 }
 
 // addURL adds the option for the address of the relay.
-func (a *access) addURL(def, usage string) {
-	a.set.String(&a.url, "url", def, usage).AlsoEnv("EXPOSED_ADDRESS")
+func (a *access) addURL(def, usage string) *setting.Setting {
+	return a.set.String(&a.url, "url", def, usage)
 }
 
 // addToken adds the options for a token in place of the secret.

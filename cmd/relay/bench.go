@@ -56,9 +56,9 @@ func (p *program) benchCommand() *command {
 	var s, copier setting.Set
 	var template, sections, file, listen string
 	var payloads []int
+	a.addURL("", "`ADDRESS` of a running relay, rel://host:port or rels://host:port, or the variable RELAY_URL; without it bench starts its own")
 	a.addSecret()
 	a.addTLS()
-	s.String(&o.URL, "url", "", "`ADDRESS` of a running relay, rel://host:port or rels://host:port")
 	s.Int(&o.PID, "pid", d.PID, 0, math.MaxInt, "`PROCESS` of the relay at --url, to read its CPU and memory")
 	s.String(&template, "server-command", "", "`COMMAND` that starts another server, with {addr} {url} {secret} {cert} {key} {free} {freeport} in it")
 	s.String(&sections, "sections", "", "`NAMES` of the sections to run, with commas between (default: all)")
@@ -102,7 +102,7 @@ func (p *program) benchCommand() *command {
 			"relay bench --sections throughput,latency --baseline",
 			"RELAY_AUTH_SECRET=... relay bench --url rels://relay.example.com",
 		},
-		options: []*setting.Set{&s, &a.set},
+		options: []*setting.Set{&a.set, &s},
 		run: func(ctx context.Context, _ []string) error {
 			if payloads != nil {
 				o.Payloads = payloads
@@ -135,10 +135,10 @@ func (p *program) bench(ctx context.Context, o *bench.Options, a *access, templa
 	if template != "" {
 		o.Server = bench.CommandTemplate(strings.Fields(template)...)
 	}
-	if o.URL != "" { // without, nothing of another relay matters
-		if err := a.read(p.lookupEnv); err != nil {
-			return usageError{err, "relay bench"}
-		}
+	if err := a.read(p.lookupEnv); err != nil {
+		return usageError{err, "relay bench"}
+	}
+	if o.URL = a.url; o.URL != "" { // without, nothing of another relay matters
 		if o.Secret, err = a.theSecret(); err != nil {
 			return err
 		}

@@ -57,7 +57,7 @@ func (p *program) ncCommand() *command {
 	var s setting.Set
 	s.String(&o.to, "to", "", "`NAME` of the peer to talk to; without it, whoever talks first")
 	s.Duration(&o.timeout, "timeout", 0, "`TIME` to wait for the relay, a peer or what it confirms, then fail; 0 is for ever")
-	o.addURL("rel://"+devAddress, "`ADDRESS` of the relay, rel:// or, with TLS, rels://; or the variable RELAY_URL")
+	o.addURL("rel://"+devAddress, "`ADDRESS` of the relay, rel:// or, with TLS, rels://; or the variable RELAY_URL").AlsoEnv("EXPOSED_ADDRESS")
 	o.addSecret()
 	o.addToken()
 	o.addTLS()
@@ -259,7 +259,7 @@ func (n *netcat) dial(ctx context.Context, cfg client.Config) (*client.Client, e
 		}
 		if !said { // not before there was time to start
 			said = true
-			if errors.Is(err, syscall.ECONNREFUSED) {
+			if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 				n.say("waiting for the relay at %s", cfg.URL)
 			} else {
 				n.say("waiting for the relay at %s: %v", cfg.URL, innermost(err))
