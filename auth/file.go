@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"slices"
@@ -35,21 +34,13 @@ func ReadSecretFile(path string) ([]string, error) {
 }
 
 func readSecrets(path string) ([]string, error) {
-	f, err := os.Open(path)
+	text, err := filewatch.Read(path, maxSecretFile)
 	if err != nil {
 		// The path is named by the caller.
 		if e, ok := errors.AsType[*os.PathError](err); ok {
 			err = e.Err
 		}
 		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(text) > maxSecretFile {
-		return nil, fmt.Errorf("more than %d bytes", maxSecretFile)
 	}
 	var secrets []string
 	number := 0

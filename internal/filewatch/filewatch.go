@@ -1,5 +1,5 @@
-// Package filewatch tells when files may have changed that somebody mounts,
-// swaps or writes: secrets and certificates.
+// Package filewatch reads files that somebody mounts, swaps or writes, secrets and
+// certificates, and tells when they may have changed.
 //
 // It is their folders that are watched, because Kubernetes changes a mounted
 // Secret by swapping a symlink beside the files, which no watch on a file sees.
@@ -9,10 +9,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -28,6 +31,29 @@ const (
 	// what another machine changes, and a link may lead out of the folder.
 	poll = time.Minute
 )
+
+// readTimeout bounds the wait for what stands in a pipe.
+const readTimeout = time.Second
+
+// Read returns what is in a file of at most limit bytes. A pipe is no reason to
+// wait: without a writer it is empty, and what has not come within a second is an
+// error. The error of a file that cannot be opened is that of [os.Open].
+func Read(path string, limit int) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	_ = f.SetReadDeadline(time.Now().Add(readTimeout)) // files of a disk have none
+	text, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > limit {
+		return nil, fmt.Errorf("more than %d bytes", limit)
+	}
+	return text, nil
+}
 
 // watches are the calls of Watch that run, by the channel that wakes them.
 var watches struct {

@@ -6,11 +6,13 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync/atomic"
 
 	"github.com/crosspod/crosspod/internal/filewatch"
 )
+
+// maxPEM bounds what is read of a certificate chain and of a key, in bytes.
+const maxPEM = 1 << 20
 
 // Certificates is a TLS certificate from two files that is loaded anew when
 // they change. It is safe for concurrent use.
@@ -78,11 +80,11 @@ func (c *Certificates) look() {
 // load reads the files and makes them current when they are a pair that differs
 // from the one before.
 func (c *Certificates) load() (changed bool, err error) {
-	certPEM, err := os.ReadFile(c.certFile)
+	certPEM, err := filewatch.Read(c.certFile, maxPEM)
 	if err != nil {
 		return false, fmt.Errorf("read certificate: %w", err)
 	}
-	keyPEM, err := os.ReadFile(c.keyFile)
+	keyPEM, err := filewatch.Read(c.keyFile, maxPEM)
 	if err != nil {
 		return false, fmt.Errorf("read key: %w", err)
 	}
