@@ -31,6 +31,7 @@ type Health struct {
 	turn  chan struct{} // holds a token while a probe is under way
 
 	ready     atomic.Bool
+	why       atomic.Pointer[func() string]
 	listeners atomic.Pointer[[]string]
 
 	// Owned by who holds the turn.
@@ -65,6 +66,10 @@ func NewHealth(probe Probe, logger *slog.Logger) *Health {
 // SetReady says whether new peers are welcome. A pod that drains is not ready.
 func (h *Health) SetReady(ready bool) { h.ready.Store(ready) }
 
+// SetReason says why new peers are not welcome yet, for the body of /readyz:
+// without names and addresses, "" where there is nothing to say.
+func (h *Health) SetReason(why func() string) { h.why.Store(&why) }
+
 // SetListeners names the listeners for peers that are running, such as "ws".
 // Without any the relay is unhealthy.
 func (h *Health) SetListeners(names ...string) {
@@ -91,11 +96,21 @@ func (h *Health) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if h.ready.Load() {
 			answer(w, http.StatusOK, "ready\n")
 		} else {
-			answer(w, http.StatusServiceUnavailable, "not ready\n")
+			answer(w, http.StatusServiceUnavailable, "not ready"+h.reason()+"\n")
 		}
 	case "/health":
 		h.serveHealth(w, r)
 	}
+}
+
+// reason returns what SetReason has to say, behind a colon.
+func (h *Health) reason() string {
+	if why := h.why.Load(); why != nil {
+		if text := (*why)(); text != "" {
+			return ": " + text
+		}
+	}
+	return ""
 }
 
 func (h *Health) serveHealth(w http.ResponseWriter, r *http.Request) {

@@ -69,6 +69,10 @@ func TestLiveAndReady(t *testing.T) {
 	}
 	live()
 	s.wantStatus(http.StatusServiceUnavailable, http.MethodGet, "health", "/readyz", "")
+	cfg.Health.SetReason(func() string { return "no other pod links to this one" })
+	if body := get(t, cfg.Health, "/readyz").Body.String(); body != "not ready: no other pod links to this one\n" {
+		t.Errorf("/readyz says %q", body)
+	}
 	cfg.Health.SetReady(true)
 	s.wantStatus(http.StatusOK, http.MethodGet, "health", "/readyz", "")
 	s.wantStatus(http.StatusOK, http.MethodHead, "health", "/readyz", "")

@@ -26,9 +26,6 @@ const (
 	DefaultDiscoveryInterval = 10 * time.Second
 )
 
-// readyWait is how long [Cluster.WaitReady] waits at most.
-const readyWait = 10 * time.Second
-
 // Resolver finds the pods of a cluster.
 type Resolver interface {
 	// Resolve returns the addresses of all pods as host:port, the own one
@@ -123,10 +120,8 @@ type Cluster struct {
 	node    *node
 	unwatch func() // ends that local tells of its peers
 	log     *slog.Logger
-	ready   chan struct{} // closed when this pod has what it needs, see WaitReady
 	once    sync.Once     // of Stop
 	stopped chan struct{} // closed when Stop has been called
-	waiting sync.WaitGroup
 }
 
 // Start joins the cluster: it listens for other pods, finds them and links to
@@ -145,7 +140,7 @@ func Start(ctx context.Context, c Config) (_ *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	cl := &Cluster{local: c.Local, log: log, ready: make(chan struct{}), stopped: make(chan struct{})}
+	cl := &Cluster{local: c.Local, log: log, stopped: make(chan struct{})}
 	if cl.Metrics, err = newMetrics(c.Meter); err != nil {
 		return nil, err
 	}
@@ -181,7 +176,6 @@ func Start(ctx context.Context, c Config) (_ *Cluster, err error) {
 	}
 	cl.Transport.start(wired{cl.node, cl.Forwarder}, cl.Discovery.linksChanged)
 	cl.Discovery.start()
-	cl.waiting.Go(cl.waitReady)
 	return cl, nil
 }
 
@@ -197,26 +191,14 @@ func (w wired) receiver(from wire.PodID) receiver  { return w.forwarder.newRecei
 func (w wired) dropped(r dropReason, messages int) { w.forwarder.dropped(r, messages) }
 func (w wired) peers() int                         { return int(w.connected.Load()) }
 
-// waitReady notes when the pod is ready.
-func (c *Cluster) waitReady() {
-	timeout := time.NewTimer(readyWait)
-	defer timeout.Stop()
-	select {
-	case <-c.Discovery.tried:
-	case <-timeout.C:
-		c.log.Warn("serving without having reached all pods", "waited", readyWait)
-	case <-c.stopped:
-		return
-	}
-	close(c.ready)
-}
-
-// WaitReady waits until this pod may serve peers: when the addresses of the
-// pods have been resolved once (an answer without any counts) and there has been
-// a link to each of them that can be reached, or ten seconds after the start. A
-// pod that answers and refuses, or is refused, can be reached: it holds this one
-// for the ten seconds.
-// The clock from which connections take their order depends on these links.
+// WaitReady waits until this pod may serve peers: the pods have been looked up (an
+// answer without any counts), there has been a link to each of them that can be
+// reached, and the name that is Config.Headless leads to this pod. That takes
+// effect for ten seconds after the start, with two exceptions: a pod that has no
+// link and is not found by its name either waits for 35 s, and one that has no
+// link since each pod that answers refuses it, or is refused by it, is not ready
+// until that has changed. See [Cluster.NotReady].
+// The clock from which connections take their order depends on the links.
 // Ready once is ready until Stop. The error is that of ctx, or [ErrStopped].
 func (c *Cluster) WaitReady(ctx context.Context) error {
 	select {
@@ -225,7 +207,7 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 	default:
 	}
 	select {
-	case <-c.ready:
+	case <-c.Discovery.ready:
 		return nil
 	case <-c.stopped:
 		return ErrStopped
@@ -233,6 +215,10 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 		return ctx.Err()
 	}
 }
+
+// NotReady says what [Cluster.WaitReady] waits for, without names and addresses;
+// "" when the pod is ready.
+func (c *Cluster) NotReady() string { return c.Discovery.notReady() }
 
 // Stop leaves the cluster: the other pods hear LEAVE, messages that are queued
 // for them are still written for a moment, links are closed. Peers should have
@@ -245,7 +231,6 @@ func (c *Cluster) Stop() {
 	}
 	c.once.Do(func() {
 		close(c.stopped)
-		c.waiting.Wait()
 		c.Discovery.stop()
 		c.unwatch()
 		c.node.stop()
@@ -305,11 +290,7 @@ func (c *Cluster) Status() Status {
 	s.Directory = DirectoryStatus{
 		Local: d.Local, Claims: d.Claims, Subscriptions: d.Subscriptions, Interests: d.Interests, Settled: d.Complete,
 	}
-	select {
-	case <-c.ready:
-		s.Ready = true
-	default:
-	}
+	s.Ready, s.NotReady = c.Discovery.isReady(), c.NotReady()
 	if s.Signed = c.Transport.keys.Len() > 0; !s.Signed {
 		s.Warnings = append(s.Warnings, "links between pods are not signed")
 	}

@@ -67,8 +67,10 @@ type Discovery struct {
 	pods     dialer
 	log      *slog.Logger
 
+	named  bool          // by a name that leads to this pod too, once it is known
+	began  time.Time     // set by start
 	wake   chan struct{} // something has changed; holds one
-	tried  chan struct{} // closed when there has been an answer and each address is done with, see target.tried
+	ready  chan struct{} // closed when this pod may serve, see waitsForLocked
 	cancel context.CancelFunc
 	loop   sync.WaitGroup // the loop and what it starts
 
@@ -78,9 +80,10 @@ type Discovery struct {
 	answered time.Time
 	failure  error // of the last resolution
 	failed   time.Time
-	partly   bool // something was answered in it
-	absent   bool // the first resolution said that there are no addresses
-	lost     bool // a link was lost since the last look
+	partly   bool   // something was answered in it
+	absent   bool   // the first resolution said that there are no addresses
+	waitsFor string // what was logged of why this pod is not ready
+	lost     bool   // a link was lost since the last look
 	dialing  int
 
 	// Owned by the loop.
@@ -101,6 +104,9 @@ type dialer interface {
 
 	// standing says how this pod stands with the one at addr.
 	standing(addr netip.AddrPort) standing
+
+	// sessions is how many there are that the other pod has answered in.
+	sessions() int
 
 	// named tells which addresses the last answer has.
 	named([]netip.AddrPort)
@@ -123,6 +129,7 @@ type standing struct {
 // target is an address that is wanted.
 type target struct {
 	wanted  bool // in the last answer
+	self    bool // this pod's own
 	dialing bool
 	tried   bool      // linked and answered once, or dialed in vain; not where a pod answers and refuses
 	linked  bool      // at the last look
@@ -146,13 +153,15 @@ func newDiscovery(r Resolver, interval time.Duration, pods dialer, log *slog.Log
 	if interval <= 0 {
 		interval = DefaultDiscoveryInterval
 	}
+	found, ok := r.(*names)
 	return &Discovery{
+		named:    ok && found.headless,
 		resolver: r,
 		interval: interval,
 		pods:     pods,
 		log:      log,
 		wake:     make(chan struct{}, 1),
-		tried:    make(chan struct{}),
+		ready:    make(chan struct{}),
 		targets:  map[netip.AddrPort]*target{},
 		pace:     newPace(interval),
 	}
@@ -160,6 +169,7 @@ func newDiscovery(r Resolver, interval time.Duration, pods dialer, log *slog.Log
 
 // start begins to resolve and dial. It is called once.
 func (d *Discovery) start() {
+	d.began = time.Now()
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
 	d.loop.Go(func() { d.run(ctx) })
@@ -219,15 +229,10 @@ func (d *Discovery) look(ctx context.Context, now time.Time) time.Time {
 			patience = resolveTimeout
 		}
 	}
-	next := d.nextResolve
-	if d.resolving {
-		next = now.Add(resolveTimeout) // its end wakes the loop
-	}
+	next := now.Add(resolveTimeout)
 	var dial []netip.AddrPort
-	ready := d.absent || !d.answered.IsZero()
 	for addr, t := range d.targets {
 		at := d.lookAtLocked(addr, t, now)
-		ready = ready && (t.tried || !t.wanted)
 		switch {
 		case at.IsZero():
 		case at.After(now):
@@ -240,6 +245,10 @@ func (d *Discovery) look(ctx context.Context, now time.Time) time.Time {
 	}
 	complaints, at := d.complaintsLocked(now)
 	next = earlier(next, at)
+	next = earlier(next, d.judgeLocked(now))
+	if !d.resolving { // whose end wakes the loop
+		next = earlier(next, d.nextResolve)
+	}
 	d.mu.Unlock()
 
 	if resolve {
@@ -247,13 +256,6 @@ func (d *Discovery) look(ctx context.Context, now time.Time) time.Time {
 	}
 	for _, addr := range dial {
 		d.loop.Go(func() { d.dial(ctx, addr) })
-	}
-	if ready {
-		select {
-		case <-d.tried:
-		default:
-			close(d.tried)
-		}
 	}
 	if !slices.Equal(complaints, d.complained) {
 		for _, c := range complaints {
@@ -301,7 +303,7 @@ func (d *Discovery) hurryLocked(now time.Time) {
 // dialed; zero for not now: it is linked, or something else will wake the loop.
 func (d *Discovery) lookAtLocked(addr netip.AddrPort, t *target, now time.Time) time.Time {
 	s := d.pods.standing(addr)
-	t.left = s.left
+	t.self, t.left = s.self, s.left
 	switch {
 	case (s.self || s.linked) && !t.linked:
 		t.linked, t.since = true, now

@@ -153,9 +153,7 @@ func TestPodFindsItself(t *testing.T) {
 		if got := reasons(a); len(got) > 0 {
 			t.Errorf("it complains of itself: %v", got)
 		}
-		select {
-		case <-a.discovery.tried:
-		default:
+		if !a.discovery.isReady() {
 			t.Error("a pod that is alone is not ready")
 		}
 	})
@@ -225,14 +223,7 @@ func TestFailedResolutionKeepsTheOldAnswer(t *testing.T) {
 // TestReadyAfterTheFirstLook: a pod may serve when its first resolution was
 // answered and each pod in it is linked, or was tried (F17).
 func TestReadyAfterTheFirstLook(t *testing.T) {
-	ready := func(p *rigPod) bool {
-		select {
-		case <-p.discovery.tried:
-			return true
-		default:
-			return false
-		}
-	}
+	ready := func(p *rigPod) bool { return p.discovery.isReady() }
 	t.Run("linked to whom it can reach", func(t *testing.T) {
 		inBubble(t, pace, func(t *testing.T, r *rig) {
 			r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4")
@@ -264,10 +255,8 @@ func TestReadyAfterTheFirstLook(t *testing.T) {
 				c.Resolver = found
 			}
 			a := r.pod("10.0.0.1", none).start()
-			synctest.Wait()
-			if !ready(a) {
-				t.Error("the first pod of a headless Service waits for records of others")
-			}
+			r.throughout(unlistedWait-time.Second, "not ready", func() bool { return !ready(a) })
+			r.within(2*time.Second, "ready, as nothing may ever list it", func() bool { return ready(a) })
 			if s, _ := a.discovery.status(); s.Error == "" || !s.Answered.IsZero() {
 				t.Error("nothing tells that the name may be wrong")
 			}
@@ -287,10 +276,20 @@ func TestReadyAfterTheFirstLook(t *testing.T) {
 				a, b := r.pod("10.0.0.1").start(), r.pod("10.0.0.2").start()
 				r.within(time.Second, "links", func() bool { return meshed(a, b) && ready(a) && ready(b) })
 				odd := r.pod("10.0.0.3", change).start()
-				r.throughout(readyWait, "not ready", func() bool { return !ready(odd) })
+				r.throughout(5*time.Minute, "not ready", func() bool { return !ready(odd) })
 				if !ready(a) {
 					t.Error("a pod that is refused makes another one unready")
 				}
+				why := odd.discovery.notReady()
+				if !strings.Contains(why, "refuse it or are refused") || !strings.Contains(why, reasons(odd)["10.0.0.1:7090"]) || strings.Contains(why, "10.0.0") {
+					t.Errorf("it says why: %q", why)
+				}
+				if n := odd.log.count("not ready"); n != 1 {
+					t.Errorf("the log says %d times that it is not ready", n)
+				}
+				a.stop()
+				b.stop()
+				r.within(2*longestRefused, "ready, as nothing refuses it", func() bool { return ready(odd) })
 			})
 		})
 	}
@@ -325,6 +324,91 @@ func TestReadyAfterTheFirstLook(t *testing.T) {
 	})
 }
 
+// TestTwoCamps: pods of which each part refuses the other say so. A camp of
+// several serves, a pod that was there first goes on, and one that every other
+// refuses waits.
+func TestTwoCamps(t *testing.T) {
+	camp := func(secret string) func(*Config) { return func(c *Config) { c.Secrets = []string{secret} } }
+	odd := camp("another secret, as long as the others")
+	t.Run("two and two", func(t *testing.T) {
+		inBubble(t, pace, func(t *testing.T, r *rig) {
+			r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4")
+			pods := []*rigPod{r.pod("10.0.0.1"), r.pod("10.0.0.2"), r.pod("10.0.0.3", odd), r.pod("10.0.0.4", odd)}
+			for _, p := range pods {
+				p.start()
+			}
+			time.Sleep(readyWait + time.Millisecond)
+			synctest.Wait()
+			for _, p := range pods {
+				if !p.discovery.isReady() || p.log.count("the pods are two camps: this one is linked to 1 others, and 2 refuse it") != 1 {
+					t.Errorf("%s is ready: %v; its log:\n%s", p.host, p.discovery.isReady(), p.log.text.String())
+				}
+			}
+		})
+	})
+	t.Run("one and one", func(t *testing.T) {
+		inBubble(t, pace, func(t *testing.T, r *rig) {
+			r.resolves("10.0.0.1", "10.0.0.2")
+			a, b := r.pod("10.0.0.1").start(), r.pod("10.0.0.2", odd).start()
+			r.throughout(time.Minute, "not ready", func() bool { return !a.discovery.isReady() && !b.discovery.isReady() })
+			for _, p := range []*rigPod{a, b} {
+				if p.log.count("the pods are two camps") != 1 {
+					t.Errorf("%s does not say that there are two camps", p.host)
+				}
+			}
+		})
+	})
+	t.Run("the first one and one", func(t *testing.T) {
+		inBubble(t, pace, func(t *testing.T, r *rig) {
+			r.resolves("10.0.0.1")
+			a := r.pod("10.0.0.1").start()
+			r.within(time.Second, "the first one is ready", a.discovery.isReady)
+			r.resolves("10.0.0.1", "10.0.0.2")
+			b := r.pod("10.0.0.2", odd).start()
+			r.throughout(time.Minute, "one is ready", func() bool { return a.discovery.isReady() && !b.discovery.isReady() })
+		})
+	})
+}
+
+// TestReadyWhenTheNameLeadsHere: a pod that is found by a name waits until that
+// leads to it, and not for ever.
+func TestReadyWhenTheNameLeadsHere(t *testing.T) {
+	const never = time.Hour
+	for _, tt := range []struct {
+		name          string
+		others        bool          // are listed
+		listed        time.Duration // when this pod is
+		after, before time.Duration // it must be ready
+	}{
+		{"at once", false, 0, 0, time.Millisecond},
+		{"linked", true, 3 * time.Second, 3 * time.Second, 4100 * time.Millisecond},
+		{"linked and never found", true, never, readyWait, readyWait + time.Millisecond},
+		{"alone", false, 30 * time.Second, 30 * time.Second, 31100 * time.Millisecond},
+		{"alone and never found", false, never, unlistedWait, unlistedWait + time.Millisecond},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inBubble(t, pace, func(t *testing.T, r *rig) {
+				r.resolves("10.0.0.2")
+				r.pod("10.0.0.2").start()
+				began := time.Now()
+				p := r.pod("10.0.0.1", named(t, func(context.Context, string) (hosts []string) {
+					if tt.others {
+						hosts = append(hosts, "10.0.0.2")
+					}
+					if time.Since(began) >= tt.listed {
+						hosts = append(hosts, "10.0.0.1")
+					}
+					return hosts
+				})).start()
+				took := r.within(time.Minute, "ready", p.discovery.isReady)
+				if took < tt.after || took > tt.before {
+					t.Errorf("ready after %v, want %v to %v", took, tt.after, tt.before)
+				}
+			})
+		})
+	}
+}
+
 // fakeDialer is the transport as a Discovery sees it.
 type fakeDialer struct {
 	err   error
@@ -337,6 +421,7 @@ func (f *fakeDialer) dial(context.Context, netip.AddrPort) error {
 	return f.err
 }
 func (f *fakeDialer) standing(addr netip.AddrPort) standing { return standing{linked: f.links[addr]} }
+func (f *fakeDialer) sessions() int                         { return len(f.links) }
 func (f *fakeDialer) named([]netip.AddrPort)                {}
 func (f *fakeDialer) complain([]wire.Complaint)             {}
 

@@ -39,8 +39,7 @@ func (t *Transport) standing(addr netip.AddrPort) (s standing) {
 		return s
 	}
 	s.linked, s.notBefore, s.ended = p.used != nil, p.notBefore, p.err
-	// A follower has heard USE.
-	s.answered = s.linked && (!p.pair.Leads() || p.used.link.RTT() > 0)
+	s.answered = p.answeredLocked()
 	for _, c := range p.conns {
 		s.pending = s.pending || c.state.Load() == connWaits
 	}

@@ -36,7 +36,7 @@ func newResolver(c *Config) (Resolver, error) {
 	}
 	r := &names{text: "static", lookup: strictly(nil)}
 	if c.Headless != "" {
-		r.text = c.Headless
+		r.text, r.headless = c.Headless, true
 	}
 	for _, text := range texts {
 		host, port, err := splitPod(text, port)
@@ -99,9 +99,10 @@ func notOfAName(c rune) bool {
 // names resolves host names, all addresses of each. It is what Config.Headless
 // and Config.Static make.
 type names struct {
-	text    string
-	lookup  lookupIP
-	entries []*nameEntry
+	text     string
+	headless bool // text is one name that all pods have
+	lookup   lookupIP
+	entries  []*nameEntry
 }
 
 // nameEntry is one name and what its name server said last.

@@ -188,26 +188,16 @@ func TestPodsFindEachOtherByOneFamily(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			inBubble(t, pace, func(t *testing.T, r *rig) {
 				began := time.Now()
-				named := func(c *Config) {
-					c.Resolver, c.Headless = nil, "relay-pods"
-					found, err := newResolver(c)
-					if err != nil {
-						t.Fatal(err)
+				named := named(t, func(ctx context.Context, asked string) (found []string) {
+					if asked != network {
+						<-ctx.Done()
+						return nil
 					}
-					found.(*names).lookup = func(ctx context.Context, asked, _ string) (ips []netip.Addr, err error) {
-						if asked != network {
-							<-ctx.Done()
-							return nil, &net.DNSError{Err: ctx.Err().Error(), Name: "relay-pods", IsTimeout: true}
-						}
-						for i, host := range hosts {
-							if i == 0 || time.Since(began) > time.Second {
-								ips = append(ips, netip.MustParseAddr(host))
-							}
-						}
-						return ips, nil
+					if time.Since(began) > time.Second {
+						return hosts
 					}
-					c.Resolver = found
-				}
+					return hosts[:1]
+				})
 				var pods []*rigPod
 				for _, host := range hosts {
 					pods = append(pods, r.pod(host, named).start())
@@ -223,5 +213,32 @@ func TestPodsFindEachOtherByOneFamily(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// named makes the pods be found by a name that leads to some hosts at a time. A
+// lookup whose context has ended fails, one without hosts says that there are none.
+func named(t *testing.T, hosts func(ctx context.Context, network string) []string) func(*Config) {
+	return func(c *Config) {
+		c.Resolver, c.Headless = nil, "relay-pods"
+		found, err := newResolver(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found.(*names).lookup = func(ctx context.Context, network, name string) (ips []netip.Addr, err error) {
+			for _, host := range hosts(ctx, network) {
+				if ip := netip.MustParseAddr(host); network == "ip" || (network == "ip4") == ip.Is4() {
+					ips = append(ips, ip)
+				}
+			}
+			if err := ctx.Err(); err != nil {
+				return nil, &net.DNSError{Err: err.Error(), Name: name, IsTimeout: true}
+			}
+			if len(ips) == 0 {
+				return nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
+			}
+			return ips, nil
+		}
+		c.Resolver = found
 	}
 }

@@ -23,9 +23,10 @@ type Status struct {
 	Pods      []PodStatus     `json:"pods"` // the others, by address
 	Discovery DiscoveryStatus `json:"discovery"`
 	Directory DirectoryStatus `json:"directory"`
-	Ready     bool            `json:"ready"`              // see [Cluster.WaitReady]
-	Signed    bool            `json:"signed"`             // links are proved with a secret
-	Warnings  []string        `json:"warnings,omitempty"` // of this pod, in words
+	Ready     bool            `json:"ready"`               // see [Cluster.WaitReady]
+	NotReady  string          `json:"not_ready,omitempty"` // why not
+	Signed    bool            `json:"signed"`              // links are proved with a secret
+	Warnings  []string        `json:"warnings,omitempty"`  // of this pod, in words
 }
 
 // PodStatus is what is known of one pod.

@@ -299,6 +299,22 @@ func (t *Transport) complain(list []wire.Complaint) {
 	}
 }
 
+// sessions implements dialer.
+func (t *Transport) sessions() (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.pods {
+		n += number(p.answeredLocked())
+	}
+	return n
+}
+
+// answeredLocked reports whether there is a session with p of which p knows.
+func (p *pod) answeredLocked() bool {
+	// A follower has heard USE.
+	return p.used != nil && (!p.pair.Leads() || p.used.link.RTT() > 0)
+}
+
 // usedLocked returns the sessions.
 func (t *Transport) usedLocked() (all []*conn) {
 	for _, p := range t.pods {

@@ -165,10 +165,13 @@ func parsePodIPs(text string) (all []netip.Addr, err error) {
 	return all, nil
 }
 
-// WaitReady waits until this pod may serve peers: it has been linked to every
-// pod that was found and can be reached (one that refuses it can), or ten seconds
-// have passed. The error is that of ctx, or [cluster.ErrStopped].
+// WaitReady waits until this pod may serve peers, see [cluster.Cluster.WaitReady].
+// The error is that of ctx, or [cluster.ErrStopped].
 func (b *ClusterBootstrap) WaitReady(ctx context.Context) error { return b.cluster.WaitReady(ctx) }
+
+// NotReady says what WaitReady waits for, without names and addresses; "" when the
+// pod is ready.
+func (b *ClusterBootstrap) NotReady() string { return b.cluster.NotReady() }
 
 // Status returns what this pod sees of the cluster.
 func (b *ClusterBootstrap) Status() cluster.Status { return b.cluster.Status() }

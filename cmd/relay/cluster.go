@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -176,7 +177,7 @@ func showStatus(w io.Writer, body []byte, asJSON bool) error {
 	case s.Discovery.Error != "" && !s.Discovery.Partly:
 		return fmt.Errorf("some pods may be missing, %s is not resolved: relay cluster doctor says what to do", s.Discovery.Name)
 	case !s.Ready:
-		return errors.New("the pod is not ready yet")
+		return fmt.Errorf("the pod is not ready: %s", cmp.Or(s.NotReady, "it is starting"))
 	}
 	return nil
 }

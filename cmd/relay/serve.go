@@ -238,6 +238,9 @@ func (p *pod) serve(ctx, cut context.Context) error {
 		return nil
 	})
 	p.health.SetListeners("ws")
+	if p.others != nil {
+		p.health.SetReason(p.others.NotReady)
+	}
 	if p.awaitOthers(running) {
 		p.health.SetReady(true) // and so it stays, whatever becomes of the other pods
 	}

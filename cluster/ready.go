@@ -1,0 +1,121 @@
+package cluster
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/crosspod/crosspod/cluster/internal/handshake"
+)
+
+const (
+	// readyWait is how long a pod waits at most for links to all pods that there
+	// are, and for its name to lead to it.
+	readyWait = 10 * time.Second
+
+	// unlistedWait is how long a pod waits that has no link to any other while its
+	// name does not lead to it: the others cannot find it either. It is longer
+	// than the 30 s that name servers of clusters keep an answer, also one that
+	// says that there is none.
+	unlistedWait = 35 * time.Second
+
+	// waitPace is how often pods are looked up until then.
+	waitPace = time.Second
+)
+
+// judgeLocked notes whether this pod may serve, which is for good, or why not. It
+// returns when to look again at the latest; zero: something has to happen first.
+func (d *Discovery) judgeLocked(now time.Time) (again time.Time) {
+	if d.isReady() {
+		return again
+	}
+	why, bound := d.waitsForLocked()
+	waited := now.Sub(d.began)
+	if why != "" && waited < unlistedWait {
+		d.nextResolve = earlier(d.nextResolve, d.resolvedAt.Add(waitPace))
+	}
+	if why != "" && (bound == 0 || waited < bound) {
+		if waited >= readyWait && why != d.waitsFor {
+			d.waitsFor = why
+			d.log.Warn("not ready", "waited", waited, "why", why)
+		}
+		if waited < readyWait {
+			d.waitsFor, bound = "", readyWait // and say so then
+		}
+		if bound > 0 {
+			again = d.began.Add(bound)
+		}
+		return again
+	}
+	if why != "" {
+		d.log.Warn("serving without having reached all pods", "waited", waited.Round(time.Second), "why", why)
+	}
+	close(d.ready)
+	return again
+}
+
+// waitsForLocked says why this pod should not serve yet, "" for no reason, and
+// for how long that counts; 0: until it has changed.
+func (d *Discovery) waitsForLocked() (why string, bound time.Duration) {
+	var refused, open int
+	var reasons []string
+	linked := d.pods.sessions()
+	listed := !d.named
+	for _, t := range d.targets {
+		switch {
+		case !t.wanted:
+		case t.self:
+			listed = true
+		case refusedByPod(t.reason): // until it has answered in a session
+			refused++
+			reasons = append(reasons, t.reason)
+		case !t.tried:
+			open++
+		}
+	}
+	slices.Sort(reasons)
+	reason := strings.Join(slices.Compact(reasons), ", ")
+	switch {
+	case refused > 0 && linked == 0:
+		return fmt.Sprintf("no other pod links to this one, and all that answer (%d) refuse it or are refused: %s; this one is set wrongly, or the pods are two camps", refused, reason), 0
+	case refused > 0:
+		return fmt.Sprintf("the pods are two camps: this one is linked to %d others, and %d refuse it or are refused: %s", linked, refused, reason), readyWait
+	case d.answered.IsZero() && !d.absent:
+		return "the other pods have not been found", readyWait
+	case open > 0:
+		return fmt.Sprintf("%d other pods have not been reached", open), readyWait
+	case !listed && linked == 0:
+		return "no other pod is linked, and the name of the pods does not lead to this one, so that none can find it", unlistedWait
+	case !listed:
+		return "the name of the pods does not lead to this one", readyWait
+	}
+	return "", 0
+}
+
+// refusedByPod reports whether a reason means that another pod, and not this one
+// at another of its addresses, refuses this one or is refused by it.
+func refusedByPod(reason string) bool {
+	return refused(reason) && reason != string(handshake.Reflected)
+}
+
+// isReady reports whether this pod may serve.
+func (d *Discovery) isReady() bool {
+	select {
+	case <-d.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// notReady says why this pod is not ready, "" when it is.
+func (d *Discovery) notReady() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.isReady() {
+		return ""
+	}
+	why, _ := d.waitsForLocked()
+	return why
+}
