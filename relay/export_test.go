@@ -19,3 +19,12 @@ func LimitFiles(t *testing.T, peers int) {
 	t.Cleanup(func() { processFiles = before })
 	processFiles = func() oslimit.Files { return oslimit.Files{Limit: 2 * peers, Peers: peers} }
 }
+
+// LimitMemory sets what the process may use, but for the budget of queues that all
+// relays share, until the test ends.
+func LimitMemory(t *testing.T, n int64) {
+	processBudget() // once
+	before := processMemory
+	t.Cleanup(func() { processMemory = before })
+	processMemory = func() oslimit.Memory { return oslimit.Memory{Bytes: n, From: "a test"} }
+}

@@ -11,6 +11,7 @@ import (
 	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/internal/oslimit"
 	"github.com/crosspod/crosspod/messages"
+	"github.com/crosspod/crosspod/store"
 )
 
 // Limits bounds what peers may use. A zero field means its default; fields that
@@ -37,7 +38,8 @@ type Limits struct {
 	FailureBurst      int
 
 	// SubscriptionsPerPeer bounds the ids one connection is subscribed to, and
-	// Subscriptions those of all connections together. Defaults: those of
+	// Subscriptions those of all connections together. Defaults: that of package
+	// store, and one for each 4 KiB that the process may use, but at most that of
 	// package store.
 	SubscriptionsPerPeer int
 	Subscriptions        int
@@ -141,6 +143,7 @@ func (l Limits) withDefaults() Limits {
 		}
 	}
 	orInt(&l.MaxPeers, 100_000)
+	orInt(&l.Subscriptions, int(min(processMemory().Bytes/4/bytesPerSubscription, store.DefaultSubscriptions)))
 	orInt(&l.QueueMessages, 1024)
 	orInt(&l.QueueBytes, 512<<10)
 	orDuration(&l.HandshakeTimeout, 10*time.Second)
@@ -149,6 +152,11 @@ func (l Limits) withDefaults() Limits {
 	orDuration(&l.HealthCheckTolerance, 45*time.Second)
 	return l
 }
+
+// bytesPerSubscription is what a subscription costs at most, in heap of a pod among
+// others of its kind: 700 bytes on the subscriber's pod and 120 on each of two homes
+// of its id, where no other subscriber asks for the same.
+const bytesPerSubscription = 1 << 10
 
 // processBudget is the budget of all relays of the process that were given no
 // limit of their own.

@@ -21,9 +21,40 @@ import (
 	"github.com/crosspod/crosspod/relay"
 )
 
+// What a subscription may cost at most bounds how many there may be, unless the
+// operator says how many.
+func TestSubscriptionsFollowFromMemory(t *testing.T) {
+	for _, tt := range []struct {
+		memory      int64
+		given, want int
+	}{
+		{64 << 20, 0, 16384},
+		{512 << 20, 0, 131072},
+		{64 << 30, 0, 4_000_000},
+		{512 << 20, 5, 5},
+		{512 << 20, 5_000_000, 5_000_000},
+	} {
+		relay.LimitMemory(t, tt.memory)
+		var log bytes.Buffer
+		_, err := relay.NewRelay(relay.Config{
+			ExposedAddress: "relay.example.com:443",
+			AuthValidator:  auth.NewValidator("secret"),
+			Logger:         slog.New(slog.NewTextHandler(&log, nil)),
+			Limits:         relay.Limits{Subscriptions: tt.given},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := fmt.Sprintf(" subscriptions=%d ", tt.want); !strings.Contains(log.String(), want) {
+			t.Errorf("%d bytes of memory and a limit of %d: the log is\n%swant%s", tt.memory, tt.given, log.String(), want)
+		}
+	}
+}
+
 // The log says once how much queues may hold, and what that follows from.
 func TestMemoryForQueuesIsLogged(t *testing.T) {
 	memory := oslimit.FindMemory()
+	subscriptions := min(memory.Bytes/4096, 4_000_000)
 	for _, tt := range []struct{ limit, want int64 }{{0, memory.Bytes / 4}, {2 << 20, 2 << 20}} {
 		var log bytes.Buffer
 		_, err := relay.NewRelay(relay.Config{
@@ -35,7 +66,7 @@ func TestMemoryForQueuesIsLogged(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := fmt.Sprintf("msg=\"memory for queues\" bytes=%d memory=%d from=%s\n", tt.want, memory.Bytes, memory.From)
+		want := fmt.Sprintf("msg=\"memory for queues\" bytes=%d subscriptions=%d memory=%d from=%s\n", tt.want, subscriptions, memory.Bytes, memory.From)
 		if strings.Count(log.String(), want) != 1 {
 			t.Errorf("TotalQueueBytes %d: the log is\n%swant once %s", tt.limit, log.String(), want)
 		}

@@ -107,7 +107,7 @@ func NewRelay(cfg Config) (*Relay, error) {
 	m.ObserveActivity(r.activity)
 	m.ObserveQueue(r.queued)
 	memory := processMemory()
-	env.log.Info("memory for queues", "bytes", env.budget.Limit(), "memory", memory.Bytes, "from", memory.From)
+	env.log.Info("memory for queues", "bytes", env.budget.Limit(), "subscriptions", limits.Subscriptions, "memory", memory.Bytes, "from", memory.From)
 	return r, nil
 }
 

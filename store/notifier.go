@@ -9,10 +9,10 @@ import (
 )
 
 // Limits of a [PeerNotifier] unless [PeerNotifier.SetLimits] says otherwise. A
-// subscription costs about 100 bytes where peers share interests, as the
+// subscription costs about 100 bytes here where peers share interests, as the
 // members of a network do, and about 220 where every id is asked for by one
-// subscriber only (TestBytesPerSubscription). The default total stands for 0.4
-// to 0.9 GB; it has room for 100,000 peers with 40 subscriptions each.
+// subscriber only (TestBytesPerSubscription); what links pods has costs of its own
+// for it. The total has room for 100,000 peers with 40 subscriptions each.
 const (
 	DefaultSubscriptionsPerPeer = 10_000
 	DefaultSubscriptions        = 4_000_000

@@ -50,7 +50,7 @@ type Relay struct {
 	MaxQueueMessages           int
 	MaxTotalQueueBytes         int64 // 0: a quarter of the memory limit
 	MaxSubscriptions           int
-	MaxTotalSubscriptions      int
+	MaxTotalSubscriptions      int     // 0: follows from the memory limit
 	MaxMessagesPerSecond       float64 // 0: no limit
 	MaxBytesPerSecond          float64 // 0: no limit
 	StallTimeout               time.Duration
@@ -171,7 +171,7 @@ func NewRelay() (*Relay, *Set) {
 	s.Int(&r.MaxQueueMessages, "max-queue-messages", 1024, 1, math.MaxInt, "messages queued for one peer; above it its oldest data is dropped")
 	s.Size(&r.MaxTotalQueueBytes, "max-total-queue-bytes", 0, "a quarter of the memory limit", "bytes queued for all peers and pods; above it the fullest queues drop first")
 	s.Int(&r.MaxSubscriptions, "max-subscriptions", 10_000, 1, math.MaxInt, "peers one peer may ask to be told about")
-	s.Int(&r.MaxTotalSubscriptions, "max-total-subscriptions", 4_000_000, 1, math.MaxInt, "the same for all peers together")
+	s.Int(&r.MaxTotalSubscriptions, "max-total-subscriptions", 0, 1, math.MaxInt, "the same for all peers together").Default = "one for each 4 KiB of the memory limit, at most 4000000"
 	s.Rate(&r.MaxMessagesPerSecond, "max-peer-messages", 0, "messages per second from one peer, which is read more slowly above it, 0 for no limit")
 	s.Rate(&r.MaxBytesPerSecond, "max-peer-bytes", 0, "bytes per second from one peer as a plain number, which is read more slowly above it, 0 for no limit")
 	s.Duration(&r.StallTimeout, "stall-timeout", 10*time.Second, "a peer whose socket takes nothing for so long is closed")
