@@ -226,6 +226,9 @@ func (p *peer) handshake(a address, secret string) error {
 		return fmt.Errorf("read the answer to the upgrade: %w", err)
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Sec-WebSocket-Accept") != upgradeAccept {
+		if resp.StatusCode == http.StatusBadRequest && !a.tls {
+			return fmt.Errorf("upgrade refused: %s, as by a port with TLS: use rels://", resp.Status)
+		}
 		return fmt.Errorf("upgrade refused: %s", resp.Status)
 	}
 	if br.Buffered() > len(p.in.buf) {

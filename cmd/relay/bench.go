@@ -65,6 +65,7 @@ func (p *program) benchCommand() *command {
 	s.Bool(&o.Baseline, "baseline", "have a TCP byte copier take turns with the relay and print ratios")
 	s.Int(&o.Rounds, "rounds", d.Rounds, 0, math.MaxInt, "`TIMES` they take turns")
 	s.Bool(&o.TLS, "tls", "measure messages over TLS too; memory and connects are measured both ways anyhow")
+	s.Duration(&o.WarmUp, "warm-up", d.WarmUp, "`TIME` a load runs before it is measured")
 	s.Duration(&o.Duration, "duration", d.Duration, "`TIME` of one measurement of throughput")
 	s.Int(&o.Pairs, "pairs", d.Pairs, 0, math.MaxInt, "`NUMBER` of pairs (throughput)")
 	s.Int(&o.Window, "window", d.Window, 0, math.MaxInt, "`MESSAGES` in flight for each pair (throughput)")

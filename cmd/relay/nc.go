@@ -247,7 +247,7 @@ func (n *netcat) dial(ctx context.Context, cfg client.Config) (*client.Client, e
 		c, err := client.Dial(ctx, cfg)
 		_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
 		if untrusted {
-			return nil, fmt.Errorf("%w; --ca-file names the certificates to trust", innermost(err))
+			return nil, fmt.Errorf("%w; --ca-file names the certificates to trust", err)
 		}
 		if err == nil || errors.Is(err, client.ErrRefused) || errors.Is(err, client.ErrWrongScheme) {
 			return c, err

@@ -49,6 +49,9 @@ const (
 	// frameText is how much of a line fits in a frame.
 	frameText = messages.MaxPayloadSize - frameHeader
 
+	// maxName is how long a name may be to be told.
+	maxName = 64
+
 	// The lines that may be unconfirmed, so that they fit in the queues of the
 	// relay and of the peer.
 	windowLines = 64
@@ -398,14 +401,18 @@ func (t *talk) receive(conn net.Conn, payload []byte) error {
 func (t *talk) greeting(kind byte) frame {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return frame{kind, t.n.instance, t.first, []byte(t.n.o.name)}
+	f := frame{kind: kind, instance: t.n.instance, number: t.first}
+	if name := t.n.o.name; len(name) <= maxName {
+		f.text = []byte(name)
+	}
+	return f
 }
 
 func (t *talk) greeted(f frame) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.kind = kindNetcat
-	if name := string(f.text); messages.HashID(name) == t.id {
+	if name := string(f.text); len(name) <= maxName && messages.HashID(name) == t.id {
 		t.named = name
 	}
 	if t.instance != f.instance {
