@@ -381,15 +381,19 @@ func TestSilentThousand(t *testing.T) {
 // TestProxyHeaders: the remote address and the refusal of a source behind a
 // trusted proxy.
 func TestProxyHeaders(t *testing.T) {
-	const headers = "X-Real-Ip: 203.0.113.9\r\nX-Real-Port: 4711\r\n"
+	trusted := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	for _, test := range []struct {
 		name    string
+		headers string
 		trusted []netip.Prefix
 		want    string
 		refused bool
 	}{
-		{"trusted", []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, "203.0.113.9:4711", true},
-		{"not trusted", nil, "127.0.0.1:", false},
+		{"trusted", "X-Real-Ip: 203.0.113.9\r\nX-Real-Port: 4711\r\n", trusted, "203.0.113.9:4711", true},
+		{"without a port", "X-Real-Ip: 203.0.113.9\r\n", trusted, "203.0.113.9:", true},
+		{"X-Forwarded-For", "X-Forwarded-For: 198.51.100.7, 203.0.113.9\r\n", trusted, "203.0.113.9:", true},
+		{"two lines of X-Real-IP", "X-Real-Ip: 198.51.100.7\r\nX-Real-Ip: 203.0.113.9\r\nX-Real-Port: 1\r\n", trusted, "127.0.0.1:", true},
+		{"not trusted", "X-Real-Ip: 203.0.113.9\r\nX-Real-Port: 4711\r\n", nil, "127.0.0.1:", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			remotes := make(chan string, 1)
@@ -410,11 +414,11 @@ func TestProxyHeaders(t *testing.T) {
 				b, _ := io.ReadAll(c) // a reset is as good an end
 				return string(b)
 			}
-			dialRaw(headers)
+			dialRaw(test.headers)
 			if remote := <-remotes; !strings.HasPrefix(remote, test.want) {
 				t.Errorf("RemoteAddr = %s, want %s", remote, test.want)
 			}
-			second := dialRaw(headers)
+			second := dialRaw(test.headers)
 			if test.refused && !strings.HasPrefix(second, "HTTP/1.1 429") {
 				t.Errorf("after a failure the answer is %.20q, want 429", second)
 			}
