@@ -53,10 +53,13 @@ func (t *Transport) accept(ln net.Listener) {
 // end.
 func (t *Transport) accepted(sock net.Conn, place *halfOpen) {
 	shaken, err := t.shaker.Accept(t.ctx, sock)
-	// A connection of this pod to itself is no failure.
-	mine := t.gate.leave(place, err == nil || linkErrorReason(err) == string(handshake.Self))
+	e, _ := errors.AsType[*handshake.Error](err)
+	silent := e != nil && e.Silent
+	// A connection of this pod to itself is no failure, nor is one that only looks
+	// whether the port is open.
+	mine := t.gate.leave(place, err == nil || silent || e != nil && e.Reason == handshake.Self)
 	if err != nil {
-		if mine && t.ctx.Err() == nil {
+		if mine && !silent && t.ctx.Err() == nil {
 			t.refusedFrom(sock.RemoteAddr(), err)
 		}
 		return

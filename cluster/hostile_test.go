@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -17,6 +18,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/memnet"
 )
 
 // strangers is what somebody without the secret may do with a connection. Each
@@ -73,6 +75,36 @@ func (g *gate) len() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.count
+}
+
+// A balancer that looks whether the port is open, from where a pod is as well, is
+// told nothing, fails nothing, and keeps the pod out for no moment.
+func TestLooksAtThePort(t *testing.T) {
+	inBubble(t, time.Millisecond, func(t *testing.T, r *rig) {
+		meter, scrape := exporter(t)
+		r.resolves("10.0.0.1", "10.0.0.2")
+		a := r.pod("10.0.0.1", func(c *Config) { c.Meter = meter }).start()
+		for i := range 3 * failureBurst {
+			c, err := r.net.Host("10.0.0.2").Dial(t.Context(), "tcp", "10.0.0.1:7090")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i%2 == 0 {
+				_ = c.(*memnet.Conn).Close()
+			} else {
+				c.(*memnet.Conn).Reset()
+			}
+		}
+		time.Sleep(time.Second)
+		got, _ := scrape()
+		for _, line := range got {
+			if strings.HasPrefix(line, "relay_cluster_hello_rejects_total") && !strings.HasSuffix(line, " 0") {
+				t.Errorf("counted: %s", line)
+			}
+		}
+		b := r.pod("10.0.0.2").start()
+		r.within(3*time.Second, "the pod is linked", func() bool { return meshed(a, b) })
+	})
 }
 
 // TestTenThousandStrangers: what has not proved itself costs a bounded number of

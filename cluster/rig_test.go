@@ -134,7 +134,7 @@ func (r *rig) pod(host string, change ...func(*Config)) *rigPod {
 	for _, f := range change {
 		f(&p.cfg)
 	}
-	m, err := newMetrics(nil)
+	m, err := newMetrics(p.cfg.Meter)
 	if err != nil {
 		r.t.Fatal(err)
 	}

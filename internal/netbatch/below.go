@@ -14,7 +14,11 @@ type Below struct {
 	net.Conn
 	raw     syscall.RawConn // nil on the plain path
 	records atomic.Pointer[Records]
+	heard   atomic.Bool
 }
+
+// Heard reports whether a byte has come before [Below.Gather] was called.
+func (b *Below) Heard() bool { return b.heard.Load() }
 
 // NewBelow returns conn as a connection for TLS to run over.
 func NewBelow(conn net.Conn) *Below { return &Below{Conn: conn, raw: Raw(conn)} }
@@ -34,7 +38,11 @@ func (b *Below) Read(p []byte) (int, error) {
 	if r := b.records.Load(); r != nil {
 		return r.Read(p)
 	}
-	return b.Conn.Read(p)
+	n, err := b.Conn.Read(p)
+	if n > 0 {
+		b.heard.Store(true)
+	}
+	return n, err
 }
 
 // Write implements [net.Conn].

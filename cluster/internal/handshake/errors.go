@@ -47,7 +47,10 @@ type Error struct {
 	// Hello is what the other side said of itself, nil when it did not come to
 	// that. None of it is proved.
 	Hello *wire.Hello
-	Err   error
+	// Silent says that the other side closed the connection before it had sent a
+	// byte, as the check of a load balancer does.
+	Silent bool
+	Err    error
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("handshake: %s: %v", e.Reason, e.Err) }

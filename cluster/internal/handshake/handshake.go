@@ -169,6 +169,7 @@ func (p *Pod) run(ctx context.Context, conn net.Conn, role Role) (*Conn, error) 
 		_ = conn.Close() // it has failed already
 		e := failed(ctx, err)
 		e.Hello = s.theirs
+		e.Silent = e.Reason == Closed && ctx.Err() == nil && !s.below.Heard()
 		return nil, e
 	}
 	return c, nil
