@@ -219,12 +219,12 @@ func writeStatus(w io.Writer, s *cluster.Status, now time.Time) error {
 		b.WriteString("; " + d.Error)
 	}
 	fmt.Fprintf(&b, "\nproved     %s\n", yesNo(s.Signed, "by a secret", "NO: any pod that is reached is linked"))
-	fmt.Fprintf(&b, "directory  %s; here %d local names, and as a home %d claims and %d subscriptions; %d names of interest\n",
-		yesNo(s.Directory.Settled, "settled", "not settled"), s.Directory.Local, s.Directory.Claims, s.Directory.Subscriptions, s.Directory.Interests)
+	fmt.Fprintf(&b, "directory  %s; %d local names, %d names of interest\n", yesNo(s.Directory.Settled, "settled", "not settled"), s.Directory.Local, s.Directory.Interests)
+	fmt.Fprintf(&b, "           as a home: %d claims, %d subscriptions\n", s.Directory.Claims, s.Directory.Subscriptions)
 	for _, warning := range s.Warnings {
 		b.WriteString("warning    " + warning + "\n")
 	}
-	_, err := io.WriteString(w, b.String())
+	_, err := io.WriteString(w, fitted(w, b.String()))
 	return err
 }
 
@@ -271,7 +271,7 @@ func writeFindings(w io.Writer, found []cluster.Finding, problems int) error {
 	if problems == 0 {
 		b.WriteString("no problem found\n")
 	}
-	_, err := io.WriteString(w, b.String())
+	_, err := io.WriteString(w, fitted(w, b.String()))
 	return err
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"strings"
 	"unicode/utf8"
 
@@ -122,6 +123,21 @@ func wrapped(text, indent string, width int) string {
 			used += size
 		}
 		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// fitted returns text as w wants it: broken at words for a terminal, and as it is
+// for a program.
+func fitted(w io.Writer, text string) string {
+	if !isTerminal(w) {
+		return text
+	}
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		rest := strings.TrimLeft(line, " ")
+		b.WriteString(wrapped(rest, line[:len(line)-len(rest)], width))
 	}
 	return b.String()
 }

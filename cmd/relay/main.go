@@ -77,15 +77,12 @@ func (p *program) run(args []string) int {
 	}
 	// Errors of package relay begin like those of the program.
 	text := "relay: " + strings.TrimPrefix(err.Error(), "relay: ") + "\n"
-	if isTerminal(p.stderr) {
-		text = wrapped(strings.TrimSuffix(text, "\n"), "", width)
-	}
 	code := exitError
 	if usage, ok := errors.AsType[usageError](err); ok {
 		code = exitUsage
 		text += usage.hint() + "\n"
 	}
-	p.say(text)
+	p.say(fitted(p.stderr, text))
 	return code
 }
 
