@@ -16,7 +16,7 @@ import (
 	"github.com/crosspod/crosspod/auth"
 )
 
-// write puts text into path in one step, as whoever watches the folder sees it.
+// write puts text into path in one step, as a watcher of the folder sees it.
 func write(t *testing.T, path, text string) {
 	t.Helper()
 	next := filepath.Join(t.TempDir(), "next")

@@ -121,7 +121,7 @@ func orNone[T int | float64](n T) T {
 }
 
 // listen opens all listeners, so that one that cannot be had ends the start
-// before anybody is served.
+// before any peer is served.
 func (p *pod) listen(ctx context.Context) error {
 	var errs []error
 	address := p.cfg.ListenAddress

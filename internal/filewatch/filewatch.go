@@ -1,5 +1,5 @@
-// Package filewatch reads files that somebody mounts, swaps or writes, secrets and
-// certificates, and tells when they may have changed.
+// Package filewatch reads files that are mounted, swapped or written while a
+// program runs, secrets and certificates, and tells when they may have changed.
 //
 // It is their folders that are watched, because Kubernetes changes a mounted
 // Secret by swapping a symlink beside the files, which no watch on a file sees.
@@ -134,7 +134,7 @@ func watch(files []string) (*fsnotify.Watcher, error) {
 }
 
 // run works until ctx ends or the channels are closed. rewatch watches the
-// folders again, in case they were made anew.
+// folders again, in case they were made again.
 func run(ctx context.Context, events <-chan fsnotify.Event, errs <-chan error, rewatch, look func()) {
 	again, end := register()
 	defer end()

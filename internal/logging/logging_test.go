@@ -201,7 +201,7 @@ func TestFileIsPutAside(t *testing.T) {
 	const megabytes = 3
 	for _, rotate := range []bool{true, false} {
 		// Not t.TempDir, which insists that nothing is left: lumberjack
-		// compresses in a goroutine that nobody can wait for.
+		// compresses in a goroutine that cannot be waited for.
 		dir, err := os.MkdirTemp("", "logging") //nolint:usetesting // as said
 		if err != nil {
 			t.Fatal(err)

@@ -122,7 +122,7 @@ func TestCloseOfAFrozenLog(t *testing.T) {
 		if err := l.Close(); !errors.Is(err, errNotFlushed) || time.Since(start) != flushTimeout {
 			t.Errorf("Close = %v after %v, want that lines are left after %v", err, time.Since(start), flushTimeout)
 		}
-		l.Info("three") // is lost, and holds nobody up
+		l.Info("three") // is lost, and returns at once
 		close(out.tokens)
 		<-l.queue.done // the goroutine ends with the write that held it up
 		if got := out.String(); strings.Count(got, "\n") != 1 {

@@ -9,25 +9,26 @@ import (
 	"sync/atomic"
 
 	"github.com/crosspod/crosspod/internal/filewatch"
+	"github.com/crosspod/crosspod/internal/secrettext"
 )
 
 // maxPEM bounds what is read of a certificate chain and of a key, in bytes.
 const maxPEM = 1 << 20
 
-// Certificates is a TLS certificate from two files that is loaded anew when
+// Certificates is a TLS certificate from two files that is loaded again when
 // they change. It is safe for concurrent use.
 type Certificates struct {
 	certFile, keyFile string
 	log               *slog.Logger
 	current           atomic.Pointer[tls.Certificate]
 
-	// Owned by whoever loads: LoadCertificates, then Watch.
+	// Owned by what loads: LoadCertificates, then Watch.
 	certPEM, keyPEM []byte
 	broken          string // the error last warned of, "" when the pair was good
 }
 
 // LoadCertificates reads a certificate chain and its key, both PEM, and fails
-// when they are not a pair. logger is told of changes; nil means nobody. It
+// when they are not a pair. Changes go to logger; nil discards them. It
 // does not look at the files again before [Certificates.Watch].
 func LoadCertificates(certFile, keyFile string, logger *slog.Logger) (*Certificates, error) {
 	if logger == nil {
@@ -46,7 +47,7 @@ func (c *Certificates) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, e
 	return c.current.Load(), nil
 }
 
-// Watch loads the pair anew whenever the files change, until ctx ends; then it
+// Watch loads the pair again whenever the files change, until ctx ends; then it
 // returns nil. Only one call may run at a time. A change is usually seen within
 // 0.1 s, at most within 1 s, and within a minute where the file system does not
 // report it or the system has no watch left. A pair that cannot be used is a
@@ -80,11 +81,11 @@ func (c *Certificates) look() {
 // load reads the files and makes them current when they are a pair that differs
 // from the one before.
 func (c *Certificates) load() (changed bool, err error) {
-	certPEM, err := filewatch.Read(c.certFile, maxPEM)
+	certPEM, err := readPEM(c.certFile)
 	if err != nil {
 		return false, fmt.Errorf("read certificate: %w", err)
 	}
-	keyPEM, err := filewatch.Read(c.keyFile, maxPEM)
+	keyPEM, err := readPEM(c.keyFile)
 	if err != nil {
 		return false, fmt.Errorf("read key: %w", err)
 	}
@@ -98,4 +99,11 @@ func (c *Certificates) load() (changed bool, err error) {
 	c.certPEM, c.keyPEM = certPEM, keyPEM
 	c.current.Store(&pair)
 	return true, nil
+}
+
+// readPEM reads a file without the byte order mark that some editors put before
+// its first line, for which the first block would be skipped without a word.
+func readPEM(file string) ([]byte, error) {
+	text, err := filewatch.Read(file, maxPEM)
+	return bytes.TrimPrefix(text, []byte(secrettext.ByteOrderMark)), err
 }

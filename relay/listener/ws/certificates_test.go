@@ -95,6 +95,24 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
+// An editor may put a byte order mark before a chain and its key.
+func TestCertificatesWithByteOrderMark(t *testing.T) {
+	dir := t.TempDir()
+	certFile, keyFile := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	leaf, key, _ := testCert(t, "leaf.example")
+	issuer, _, _ := testCert(t, "issuer.example")
+	const mark = "\ufeff"
+	writeFile(t, certFile, append([]byte(mark), append(leaf, issuer...)...))
+	writeFile(t, keyFile, append([]byte(mark), key...))
+	c, err := ws.LoadCertificates(certFile, keyFile, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := name(t, c); got != "leaf.example" {
+		t.Errorf("certificate of %s", got)
+	}
+}
+
 // TestCertificatesOfKubernetes changes files as a mounted Secret does: the files
 // are symlinks into ..data, itself a symlink that is swapped.
 func TestCertificatesOfKubernetes(t *testing.T) {
