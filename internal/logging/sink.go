@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"syscall"
 
 	"gopkg.in/natefinch/lumberjack.v2"
@@ -15,7 +16,9 @@ import (
 type stream struct {
 	cfg Config         // its File is what is opened again; empty: the console, which stays open
 	w   io.WriteCloser // nil: not opened yet
-	cut bool           // the last line was written in part, without its end
+	// rest is what the last line lacks, as after a full disk. It is written before
+	// anything else, so that two records are never one line.
+	rest []byte
 }
 
 func (s *stream) writeLevel(_ slog.Level, text []byte) error {
@@ -27,16 +30,17 @@ func (s *stream) writeLevel(_ slog.Level, text []byte) error {
 		}
 		s.w = f
 	}
-	if s.cut {
-		// As after a full disk: two records are never one line.
-		text = append([]byte{'\n'}, text...)
+	if len(s.rest) > 0 {
+		n, err := s.w.Write(s.rest)
+		s.rest = s.rest[n:]
+		if err != nil {
+			return err
+		}
 	}
 	n, err := s.w.Write(text)
-	switch {
-	case n >= len(text):
-		s.cut = false
-	case n > 0:
-		s.cut = text[n-1] != '\n'
+	if n > 0 && n < len(text) {
+		s.rest = slices.Clone(text[n:])
+		return nil // it is in the log as soon as anything is again
 	}
 	return err
 }
@@ -56,7 +60,7 @@ func (s *stream) reopen() error {
 		s.w = f
 	}
 	_ = old.Close() // what it held is written
-	s.cut = endsWithin(s.cfg.File)
+	s.rest = missingEnd(s.cfg.File)
 	return nil
 }
 
@@ -86,7 +90,7 @@ func openFile(c Config) (*stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.w, s.cut = f, endsWithin(c.File)
+	s.w, s.rest = f, missingEnd(c.File)
 	// To put /dev/stdout aside would rename it, for every program there is.
 	if info, err := f.Stat(); c.DisableRotation || err == nil && !info.Mode().IsRegular() {
 		return s, nil
@@ -106,19 +110,21 @@ func openPath(path string, flags int) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|flags, 0o600)
 }
 
-// endsWithin reports whether a file ends within a line, as one does whose disk
-// was full.
-func endsWithin(path string) bool {
+// missingEnd returns a line end when a file ends within a line, as one does whose
+// disk was full.
+func missingEnd(path string) []byte {
 	info, err := os.Stat(path)
 	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
-		return false
+		return nil
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return false
+		return nil // it is written all the same
 	}
 	defer f.Close()
 	var last [1]byte
-	_, err = f.ReadAt(last[:], info.Size()-1)
-	return err == nil && last[0] != '\n'
+	if _, err := f.ReadAt(last[:], info.Size()-1); err != nil || last[0] == '\n' {
+		return nil
+	}
+	return []byte{'\n'}
 }
