@@ -27,6 +27,7 @@ type batchConn struct {
 	br       *bufio.Reader // owned by the reading goroutine
 
 	writing chan struct{} // a token while somebody writes to Conn
+	sent    chan struct{} // has a token when something was written
 
 	mu    sync.Mutex // guards what follows
 	held  bool
@@ -40,6 +41,7 @@ func newBatchConn(conn net.Conn) *batchConn {
 		Conn:    conn,
 		br:      bufio.NewReaderSize(conn, readSize),
 		writing: make(chan struct{}, 1),
+		sent:    make(chan struct{}, 1),
 	}
 }
 
@@ -104,6 +106,7 @@ func (c *batchConn) flush() error {
 	if err == nil {
 		_, err = c.Conn.Write(b)
 	}
+	signal(c.sent)
 	c.keep(b, err)
 	return err
 }

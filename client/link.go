@@ -14,22 +14,35 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/coder/websocket"
 
 	"github.com/crosspod/crosspod/auth"
+	"github.com/crosspod/crosspod/internal/netbatch"
+	"github.com/crosspod/crosspod/internal/sockopt"
 	"github.com/crosspod/crosspod/messages"
 )
 
 // Why a link ended. They are logged, and end no call of a user.
 var (
 	errServerClose  = errors.New("the relay said goodbye")
+	errNoAck        = errors.New("no answer from the relay: the way to it is dead")
 	errServerSilent = errors.New("no health check from the relay")
 	errText         = errors.New("the relay sent a text message")
 	errTooLong      = errors.New("the relay sent a message over the limit")
 	errShutdown     = errors.New("shut down")
 	errNoAnswer     = errors.New("the relay did not answer Auth in time")
+)
+
+// A relay that does not answer is left after deadAfter at most. What was sent is
+// looked after every watchPeriod, as long as there is anything that the relay has
+// not acknowledged.
+const (
+	deadAfter   = 5 * time.Second
+	watchPeriod = 500 * time.Millisecond
+	probeAfter  = 2 * time.Second // two seconds more and the kernel gives up
 )
 
 // maxAnswers bounds the health checks that wait for an answer; a relay that
@@ -62,6 +75,7 @@ func (c *Client) dial(ctx context.Context, t target, token []byte) (_ *link, err
 	if err != nil {
 		return nil, fmt.Errorf("dial relay %s: %w", t.url, err)
 	}
+	sockopt.Set(raw, sockopt.Options{Probe: probeAfter})
 	conn := newBatchConn(raw)
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	defer func() {
@@ -255,11 +269,45 @@ func (l *link) run(ctx context.Context) error {
 	var loops sync.WaitGroup
 	loops.Go(func() { cancel(l.readLoop()) })
 	loops.Go(func() { cancel(l.writeLoop(ctx)) })
+	if raw := netbatch.Raw(l.conn.Conn); raw != nil {
+		loops.Go(func() { l.watch(ctx, cancel, raw) })
+	}
 	<-ctx.Done()
 	l.cut()
 	loops.Wait()
 	_ = l.ws.CloseNow() // the connection is closed: this frees what the library holds
 	return context.Cause(ctx)
+}
+
+// watch ends a link on which what was sent is not acknowledged. It sleeps while
+// nothing is sent. For a link that sends nothing the kernel probes, and a relay
+// that acknowledges but takes nothing is up to the deadline of a write.
+func (l *link) watch(ctx context.Context, cancel context.CancelCauseFunc, raw syscall.RawConn) {
+	tick := time.NewTicker(watchPeriod)
+	defer tick.Stop()
+	for {
+		tick.Stop()
+		select {
+		case <-l.conn.sent:
+		case <-ctx.Done():
+			return
+		}
+		tick.Reset(watchPeriod)
+		since := time.Now()
+		for waits := true; waits; {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+			var heard time.Duration
+			waits, heard = sockopt.Unacknowledged(raw)
+			if waits && min(heard, time.Since(since)) >= deadAfter-watchPeriod {
+				cancel(errNoAck)
+				return
+			}
+		}
+	}
 }
 
 func (l *link) readLoop() error {

@@ -24,6 +24,7 @@ var (
 	errReplaced      = errors.New("replaced by a newer connection")
 	errCut           = errors.New("closed by the relay")
 	errNoHealthCheck = errors.New("no answer to health checks")
+	errNoAck         = errors.New("the way to the peer is dead: nothing is acknowledged")
 	errShutdown      = errors.New("relay is shutting down")
 )
 

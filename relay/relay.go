@@ -375,7 +375,7 @@ func (r *Relay) serve(p *Peer, transport string) {
 // peer.
 func (r *Relay) ended(p *Peer) {
 	cause := *p.cause.Load()
-	if errors.Is(cause, errNoHealthCheck) {
+	if errors.Is(cause, errNoHealthCheck) || errors.Is(cause, errNoAck) {
 		p.logger().Info("peer closed", "reason", cause)
 		return
 	}

@@ -3,11 +3,22 @@ package relay
 import (
 	"sync"
 	"time"
+
+	"github.com/crosspod/crosspod/relay/listener"
 )
 
 // wheelSlots is how many turns a health check interval has. Peers of one slot
 // are sent theirs together, so 10,000 peers are 100 writes a turn.
 const wheelSlots = 100
+
+// A peer is cut when something was sent to it, nothing of it was acknowledged,
+// and nothing was for deadAfter, probes of the kernel included. That is looked at
+// wheelLooks times in an interval: with that of ten seconds a dead way is noticed
+// within ten, see [listener.Watcher].
+const (
+	deadAfter  = 7 * time.Second
+	wheelLooks = 4
+)
 
 // wheel sends every peer a HealthCheck once an interval and cuts those that
 // have not answered for the tolerance. One goroutine serves all peers; it runs
@@ -69,7 +80,7 @@ func (w *wheel) wait() { w.turning.Wait() }
 func (w *wheel) run(stop <-chan struct{}) {
 	tick := time.NewTicker(w.interval / wheelSlots)
 	defer tick.Stop()
-	var due []*Peer
+	var due, seen []*Peer
 	for {
 		select {
 		case <-stop:
@@ -77,13 +88,31 @@ func (w *wheel) run(stop <-chan struct{}) {
 		case <-tick.C:
 		}
 		w.mu.Lock()
-		due = append(due[:0], w.slots[w.turn]...)
+		due, seen = append(due[:0], w.slots[w.turn]...), seen[:0]
+		for i := range wheelLooks {
+			seen = append(seen, w.slots[(w.turn+i*wheelSlots/wheelLooks)%wheelSlots]...)
+		}
 		w.turn = (w.turn + 1) % wheelSlots
 		w.mu.Unlock()
+		for i, p := range seen {
+			w.look(p)
+			seen[i] = nil
+		}
 		for i, p := range due {
 			w.check(p)
 			due[i] = nil
 		}
+	}
+}
+
+// look cuts a peer to which the way is dead.
+func (w *wheel) look(p *Peer) {
+	watcher, ok := p.conn.(listener.Watcher)
+	if !ok {
+		return
+	}
+	if waits, heard := watcher.Unacknowledged(); waits && heard >= deadAfter {
+		p.cut(errNoAck)
 	}
 }
 

@@ -14,15 +14,14 @@ const Unsent = 128 << 10
 
 // Options are what [Set] sets.
 type Options struct {
-	// Dead is how long an idle connection may be without a sign of life from the
-	// other side: the kernel sends it a probe when nothing has come for three
-	// fifths of it, and two more. The resolution is a second.
-	Dead time.Duration
+	// Probe is after how much time without a sign of life the kernel probes the
+	// other side, when nothing is under way; another probe and a second later
+	// each the connection fails. In whole seconds.
+	Probe time.Duration
 
 	// Stalled is how long the other side may leave what was sent unacknowledged,
-	// or take nothing of what waits, and it takes the place of the number of
-	// probes. Only Linux has it; 0: for a quarter of an hour. See also
-	// [Silence].
+	// or take nothing of what waits; it takes the place of the number of probes.
+	// Only Linux has it; 0: a quarter of an hour, see [Unacknowledged].
 	Stalled time.Duration
 
 	// Unsent is how many bytes the kernel takes beyond what it has sent, and a
@@ -42,8 +41,8 @@ func Set(conn net.Conn, o Options) {
 	}
 	_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{ // as good as the system can
 		Enable:   true,
-		Idle:     o.Dead * 3 / 5,
-		Interval: o.Dead / 5,
+		Idle:     o.Probe,
+		Interval: time.Second,
 		Count:    2,
 	})
 	if raw, err := tcp.SyscallConn(); err == nil {
@@ -51,38 +50,10 @@ func Set(conn net.Conn, o Options) {
 	}
 }
 
-// Silence tells when the way to the other side of a connection is dead although
-// something was sent: unlike [Options.Stalled] it lets one that acknowledges and
-// has no room for more take its time. It needs Linux.
-type Silence struct {
-	conn  syscall.RawConn
-	since time.Time // something has waited for an acknowledgement since then, and none has come; zero: nothing
-}
-
-// NewSilence returns nil for a connection without a descriptor.
-func NewSilence(conn net.Conn) *Silence {
-	if tcp, ok := conn.(syscall.Conn); ok {
-		if raw, err := tcp.SyscallConn(); err == nil {
-			return &Silence{conn: raw}
-		}
-	}
-	return nil
-}
-
-// Look returns for how long, as far as the calls before have seen, something was
-// sent and nothing acknowledged. waits: something is unacknowledged now.
-func (s *Silence) Look() (silent time.Duration, waits bool) {
-	waits, heard := unanswered(s.conn)
-	return s.seen(time.Now(), waits, heard), waits
-}
-
-func (s *Silence) seen(now time.Time, waits bool, heard time.Duration) time.Duration {
-	switch {
-	case !waits:
-		s.since = time.Time{}
-		return 0
-	case s.since.IsZero() || s.since.Before(now.Add(-heard)):
-		s.since = now
-	}
-	return now.Sub(s.since)
+// Unacknowledged reports whether something was written to conn that the other side
+// has room for and has not acknowledged, and how long ago it has acknowledged anything, a probe
+// included. Unlike [Options.Stalled] that tells a dead way from another side that
+// has no room. It allocates nothing. Without Linux nothing is known: false.
+func Unacknowledged(conn syscall.RawConn) (waits bool, heard time.Duration) {
+	return unacknowledged(conn)
 }

@@ -1,6 +1,7 @@
 package sockopt
 
 import (
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -21,22 +22,52 @@ func set(fd uintptr, o Options) {
 	}
 }
 
-// tcpInfo is the beginning of struct tcp_info. All its times are in ms and ago.
+// tcpInfo is struct tcp_info as far as it is needed. An older kernel fills less of it.
 type tcpInfo struct {
-	_           [8]byte
-	_           [4]uint32
+	_           [16]byte
+	mss         uint32 // to send
+	_           uint32
 	unacked     uint32 // segments
 	_           [7]uint32
-	lastAckRecv uint32
+	lastAckRecv uint32 // ms ago
+	_           [84]byte
+	notSent     uint32 // bytes
+	_           [80]byte
+	window      uint32 // bytes
+	_           uint32
 }
 
-func unanswered(raw syscall.RawConn) (waits bool, heard time.Duration) {
-	var info tcpInfo
-	_ = raw.Control(func(fd uintptr) {
-		size := uint32(unsafe.Sizeof(info))
+// waits reports whether something is under way, or is not only since the kernel
+// cannot send it: the other side has room.
+func (i *tcpInfo) waits() bool {
+	return i.unacked > 0 || i.notSent > 0 && i.window >= i.mss && i.mss > 0
+}
+
+// look is one call of the system. They are kept, since the closure for each would
+// be an allocation.
+type look struct {
+	info tcpInfo
+	ok   bool
+	call func(fd uintptr)
+}
+
+var looks = sync.Pool{New: func() any {
+	l := new(look)
+	l.call = func(fd uintptr) {
+		size := uint32(unsafe.Sizeof(l.info))
 		_, _, errno := syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
-			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-		waits = errno == 0 && info.unacked > 0
-	})
-	return waits, time.Duration(info.lastAckRecv) * time.Millisecond
+			uintptr(unsafe.Pointer(&l.info)), uintptr(unsafe.Pointer(&size)), 0)
+		l.ok = errno == 0
+	}
+	return l
+}}
+
+func unacknowledged(conn syscall.RawConn) (waits bool, heard time.Duration) {
+	l := looks.Get().(*look)
+	defer looks.Put(l)
+	l.ok, l.info = false, tcpInfo{}
+	if conn.Control(l.call) != nil || !l.ok || !l.info.waits() {
+		return false, 0
+	}
+	return true, time.Duration(l.info.lastAckRecv) * time.Millisecond
 }

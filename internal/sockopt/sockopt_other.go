@@ -9,4 +9,4 @@ import (
 
 func set(uintptr, Options) {}
 
-func unanswered(syscall.RawConn) (waits bool, heard time.Duration) { return false, 0 }
+func unacknowledged(syscall.RawConn) (waits bool, heard time.Duration) { return false, 0 }

@@ -1,6 +1,9 @@
 package listener
 
-import "net"
+import (
+	"net"
+	"time"
+)
 
 // MaxFrameOverhead is the most that [Conn.AppendMessage] adds to a message, in
 // bytes.
@@ -53,4 +56,13 @@ type TryWriter interface {
 	// be WriteBatch with the rest. The rules for concurrent calls are those of
 	// WriteBatch.
 	TryWriteBatch(b []byte) (int, error)
+}
+
+// Watcher is a [Conn] that knows whether its way to the other side is dead.
+type Watcher interface {
+	// Unacknowledged reports whether something was sent that the other side has
+	// not acknowledged, and how long ago it has acknowledged anything. On a
+	// connection that works the latter is at most some seconds, also without
+	// messages. false, 0 where it is not known.
+	Unacknowledged() (waits bool, heard time.Duration)
 }

@@ -3,12 +3,14 @@
 package netns
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/crosspod/crosspod/client"
 	"github.com/crosspod/crosspod/test/flow"
 )
 
@@ -153,4 +155,65 @@ func TestSplit(t *testing.T) {
 		p.linked(2)
 	}
 	flow.Between(t, connect(t, "one", pods[0]), connect(t, "three", pods[2])).More(t)
+}
+
+// The way between peers and their relay is dead, and no side is told. A client
+// leaves within five seconds, whether it sends or not, and the relay lets it go
+// within ten; each has a second more here, for a machine that has other work.
+func TestWayToPeersIsDead(t *testing.T) {
+	t.Run("at the relay", func(t *testing.T) {
+		wayToPeersIsDead(t, func(p *pod) { p.lose("tcp dport 80", "tcp sport 80") })
+	})
+	t.Run("at the peers", func(t *testing.T) {
+		t.Cleanup(func() { lose(t, "nft -f -", "wire", "", "") })
+		wayToPeersIsDead(t, func(p *pod) {
+			lose(t, "nft -f -", "wire", "ip saddr "+p.address+" tcp sport 80", "ip daddr "+p.address+" tcp dport 80")
+		})
+	})
+}
+
+func wayToPeersIsDead(t *testing.T, cut func(*pod)) {
+	pods := newPods(t, 2)
+	idle, busy, hears := connect(t, "idle", pods[0]), connect(t, "busy", pods[0]), connect(t, "hears", pods[1])
+	to, err := busy.OpenConn(t.Context(), hears.PeerID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := hears.OpenConn(t.Context(), idle.PeerID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = back // nothing goes to the idle one
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go func() {
+		for ctx.Err() == nil {
+			_, _ = to.Write(make([]byte, 1200)) // what becomes of it is not asked here
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	flow.Eventually(t, "the relay has both", func() error { return pods[0].peers(2) })
+	time.Sleep(3 * time.Second) // so that the idle one is idle
+	cut(pods[0])
+	start := time.Now()
+	left := func(c *client.Client) error {
+		if c.State() == client.StateConnected {
+			return errors.New("it is still connected")
+		}
+		return nil
+	}
+	for name, c := range map[string]*client.Client{"busy": busy, "idle": idle} {
+		flow.Eventually(t, name+" has left", func() error { return left(c) })
+		if took := time.Since(start); took > 6*time.Second {
+			t.Errorf("the %s client left after %v", name, took)
+		} else {
+			t.Logf("the %s client left after at most %v", name, took.Round(10*time.Millisecond))
+		}
+	}
+	flow.Eventually(t, "the relay has neither", func() error { return pods[0].peers(0) })
+	took := time.Since(start)
+	if took > 11*time.Second {
+		t.Errorf("the relay let them go after %v", took)
+	}
+	t.Logf("the relay let them go after %v", took.Round(10*time.Millisecond))
 }

@@ -126,18 +126,31 @@ func (h *host) in(line string) string {
 	return fmt.Sprintf("nsenter --net=/proc/%d/ns/net %s", h.holder.Process.Pid, line)
 }
 
-// drop has the host lose packets that come in and match; "" loses nothing.
-func (h *host) drop(match string) {
+// drop makes the host lose packets that come in and match; "" loses nothing.
+func (h *host) drop(match string) { h.t.Helper(); h.lose(match, "") }
+
+// lose makes the host lose packets that come in and match, or go out and match.
+func (h *host) lose(in, out string) {
 	h.t.Helper()
-	rules := "table inet faults\ndelete table inet faults\n"
-	if match != "" {
-		rules += "table inet faults {\n chain in {\n  type filter hook input priority 0\n  iifname \"eth0\" " + match + " counter drop\n }\n}\n"
+	lose(h.t, h.in("nft -f -"), "eth0", in, out)
+}
+
+// lose does that where the command nft runs.
+func lose(t *testing.T, nft, device, in, out string) {
+	t.Helper()
+	rules := "table inet faults\ndelete table inet faults\ntable inet faults {\n"
+	if in != "" {
+		rules += " chain in {\n  type filter hook input priority 0\n  iifname " + device + " " + in + " counter drop\n }\n"
 	}
-	words := strings.Fields(h.in("nft -f -"))
+	if out != "" {
+		rules += " chain out {\n  type filter hook output priority 0\n  oifname " + device + " " + out + " counter drop\n }\n"
+	}
+	rules += "}\n"
+	words := strings.Fields(nft)
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Stdin = strings.NewReader(rules)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		h.t.Fatalf("nft: %v: %s\n%s", err, out, rules)
+		t.Fatalf("nft: %v: %s\n%s", err, out, rules)
 	}
 }
 

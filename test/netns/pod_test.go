@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -109,6 +110,23 @@ func (p *pod) signal(s os.Signal) {
 	if err := p.cmd.Process.Signal(s); err != nil {
 		p.t.Fatal(err)
 	}
+}
+
+// peers returns an error unless the pod has that many peers.
+func (p *pod) peers(want int) error {
+	client := http.Client{Timeout: time.Second}
+	resp, err := client.Get("http://" + p.address + ":9090/metrics")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "relay_peers{") && strings.Contains(line, `transport="ws"`) && !strings.HasSuffix(line, fmt.Sprintf(" %d\n", want)) {
+			return errors.New(line)
+		}
+	}
+	return err
 }
 
 // drops returns what the pod says of messages that it has dropped.

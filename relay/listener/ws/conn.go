@@ -23,7 +23,6 @@ type Conn struct {
 	socket *socket
 	tls    *netbatch.Records // nil without TLS
 	limit  int               // largest message in bytes
-	stall  time.Duration
 
 	// Owned by the reader.
 	in        netbatch.Reader
@@ -50,7 +49,12 @@ type Conn struct {
 	closed atomic.Bool
 }
 
+// probeAfter is how long a peer may be silent before the kernel probes it. An
+// answer to a HealthCheck comes every ten seconds, so that is once in between.
+const probeAfter = 5 * time.Second
+
 var (
+	_ listener.Watcher   = (*Conn)(nil)
 	_ listener.Conn      = (*Conn)(nil)
 	_ listener.TryWriter = (*Conn)(nil)
 )
@@ -58,7 +62,7 @@ var (
 // newConn makes a Conn of an upgraded socket, over which tlsConn runs unless it
 // is nil. early are bytes that came with the request and are not kept.
 func newConn(s *socket, tlsConn *tls.Conn, early []byte, limit int, stall time.Duration) *Conn {
-	c := &Conn{socket: s, limit: limit, stall: stall, writing: make(chan struct{}, 1)}
+	c := &Conn{socket: s, limit: limit, writing: make(chan struct{}, 1)}
 	if tlsConn != nil {
 		c.tls = netbatch.NewRecords(s.Conn, s.raw, tlsConn)
 		s.records = c.tls
@@ -244,8 +248,16 @@ func (c *Conn) Write(p []byte) (int, error) {
 
 // Established implements [listener.Conn].
 func (c *Conn) Established() bool {
-	sockopt.Set(c.socket.Conn, sockopt.Options{Dead: c.stall, Stalled: c.stall, Unsent: sockopt.Unsent})
+	sockopt.Set(c.socket.Conn, sockopt.Options{Probe: probeAfter, Unsent: sockopt.Unsent})
 	return c.socket.half.Established()
+}
+
+// Unacknowledged implements [listener.Watcher].
+func (c *Conn) Unacknowledged() (waits bool, heard time.Duration) {
+	if c.socket.raw == nil {
+		return false, 0
+	}
+	return sockopt.Unacknowledged(c.socket.raw)
 }
 
 // Failed ends a handshake that did not succeed and closes the connection.
