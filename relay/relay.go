@@ -118,9 +118,11 @@ func (r *Relay) InstanceURL() string { return r.url }
 // Store returns the peers of this relay.
 func (r *Relay) Store() *store.Store { return r.store }
 
-// Subscriptions returns how many ids peers want to be told about, and how many
-// such subscriptions were made since the start.
-func (r *Relay) Subscriptions() (now, made int) { return r.notifier.Len(), r.notifier.Made() }
+// Subscriptions returns how many ids peers want to be told about.
+func (r *Relay) Subscriptions() int { return r.notifier.Len() }
+
+// SubscriptionsMade returns how many such subscriptions were made since the start.
+func (r *Relay) SubscriptionsMade() int { return r.notifier.Made() }
 
 // handshakeError is a handshake that failed, and how it is counted.
 type handshakeError struct {

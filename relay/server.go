@@ -39,9 +39,11 @@ func (s *Server) InstanceURL() string { return s.relay.InstanceURL() }
 // Store returns the peers of this server, to hand to a cluster.
 func (s *Server) Store() *store.Store { return s.relay.Store() }
 
-// Subscriptions returns how many ids peers want to be told about, and how many
-// such subscriptions were made since the start.
-func (s *Server) Subscriptions() (now, made int) { return s.relay.Subscriptions() }
+// Subscriptions returns how many ids peers want to be told about.
+func (s *Server) Subscriptions() int { return s.relay.Subscriptions() }
+
+// SubscriptionsMade returns how many such subscriptions were made since the start.
+func (s *Server) SubscriptionsMade() int { return s.relay.SubscriptionsMade() }
 
 // SetCrossPodForwarder has peers accepted from now on use f for destinations
 // that are not here. Call it before Listen. A typed nil counts as none.

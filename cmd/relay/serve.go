@@ -234,7 +234,7 @@ func (p *pod) serve(ctx, cut context.Context) error {
 		return nil
 	})
 	g.Go(func() error {
-		memtrim.Run(watching, p.use)
+		memtrim.Run(watching, p.held, p.relay.SubscriptionsMade)
 		return nil
 	})
 	p.health.SetListeners("ws")
@@ -259,13 +259,13 @@ func (p *pod) serve(ctx, cut context.Context) error {
 	return err
 }
 
-// use is how much the pod holds, for its peers and those of other pods.
-func (p *pod) use() memtrim.Use {
-	subscriptions, made := p.relay.Subscriptions()
+// held is how much the pod holds for its peers and those of other pods, in peers.
+func (p *pod) held() int {
+	subscriptions := p.relay.Subscriptions()
 	if p.others != nil {
 		subscriptions += p.others.Status().Directory.Subscriptions
 	}
-	return memtrim.Use{Held: p.relay.Store().Len() + subscriptions/memtrim.PeerWeight, Made: made}
+	return p.relay.Store().Len() + subscriptions/memtrim.PeerWeight
 }
 
 // heedHangups does what daemons do on SIGHUP, until ctx ends.

@@ -30,13 +30,21 @@ func TestQueue(t *testing.T) {
 	for q.Len() > 100 {
 		pop()
 	}
-	if cap(q.items) > 1000 {
-		t.Errorf("room for %d items is kept for %d", cap(q.items), q.Len())
+	if len(q.pieces) > 2 {
+		t.Errorf("%d pieces are kept for %d items", len(q.pieces), q.Len())
 	}
 	for q.Len() > 0 {
 		pop()
 	}
-	if want != next || cap(q.items) > 256 {
-		t.Errorf("%d of %d came out, room for %d is kept", want, next, cap(q.items))
+	if want != next || len(q.pieces) > 0 && cap(q.pieces[0]) > keptPiece {
+		t.Errorf("%d of %d came out, %d pieces are kept", want, next, len(q.pieces))
+	}
+}
+
+// A queue of few allocates nothing once it has had them.
+func TestAllocations(t *testing.T) {
+	var q Queue[int]
+	if got := testing.AllocsPerRun(1000, func() { q.Push(1); q.Pop() }); got != 0 {
+		t.Errorf("%v allocations", got)
 	}
 }

@@ -13,15 +13,16 @@ package memtrim
 
 import (
 	"context"
-	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
 )
 
 const (
-	// interval is how often it is looked at what is held.
-	interval = time.Second
+	// interval is how often it is looked at how much was made, and looks how many
+	// of them go by before it is looked at what is held.
+	interval = 250 * time.Millisecond
+	looks    = 8
 	// least is how many peers must have come or gone for a trim to be worth it.
 	least = 500
 	// pause is the time between two trims at least.
@@ -31,23 +32,18 @@ const (
 	PeerWeight = 20
 
 	// A subscription that was made and is over has left garbage, bytes with what
-	// other pods say of it. It is collected when it comes to leastLeft, and to a
-	// quarter of what is in use.
+	// other pods say of it. It is collected when it comes to leastLeft, and to an
+	// eighth of what is in use.
 	subscriptionLeaves = 2 << 10
-	leastLeft          = 16 << 20
+	leastLeft          = 8 << 20
 )
 
-// Use is what a pod has and does.
-type Use struct {
-	Held int // peers, and what weighs as much
-	Made int // subscriptions made since the start
-}
-
-// Run looks at the use of the pod until ctx ends. It calls [debug.FreeOSMemory] when
-// many peers have come or gone and hardly any are coming or going, and
-// [runtime.GC] when many subscriptions were made.
-func Run(ctx context.Context, use func() Use) {
-	run(ctx, use, heapInUse, debug.FreeOSMemory, runtime.GC)
+// Run looks until ctx ends at held, the number of peers and of what weighs as much,
+// and at made, the number of subscriptions made since the start. It calls
+// [debug.FreeOSMemory] when many peers have come or gone and hardly any are coming or
+// going, and when many subscriptions were made.
+func Run(ctx context.Context, held, made func() int) {
+	run(ctx, held, made, heapInUse, debug.FreeOSMemory)
 }
 
 // heapInUse is what the last collection found to be in use, in bytes.
@@ -57,24 +53,21 @@ func heapInUse() int {
 	return int(sample[0].Value.Uint64())
 }
 
-func run(ctx context.Context, use func() Use, heap func() int, trim, collect func()) {
+func run(ctx context.Context, held, made, heap func() int, trim func()) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	var r rule
-	made := 0
-	for {
+	collected := 0 // of those made
+	for look := 1; ; look++ {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			u := use()
-			left := (u.Made - made) * subscriptionLeaves
-			if r.due(u.Held, now) {
+			made := made()
+			left := (made - collected) * subscriptionLeaves
+			if look%looks == 0 && r.due(held(), now) || left >= leastLeft && left >= heap()/8 {
 				trim()
-				made = u.Made
-			} else if left >= leastLeft && left >= heap()/4 {
-				collect()
-				made = u.Made
+				collected = made
 			}
 		}
 	}

@@ -30,10 +30,10 @@ func TestTrims(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 				defer cancel()
 				looks, trims := 0, 0
-				run(ctx, func() Use {
+				run(ctx, func() int {
 					looks++
-					return Use{Held: tt.peers[min(looks, len(tt.peers))-1]}
-				}, nil, func() { trims++ }, nil)
+					return tt.peers[min(looks, len(tt.peers))-1]
+				}, func() int { return 0 }, nil, func() { trims++ })
 				if trims != tt.want {
 					t.Errorf("%d trims, want %d", trims, tt.want)
 				}
@@ -42,28 +42,28 @@ func TestTrims(t *testing.T) {
 	}
 }
 
-func TestCollects(t *testing.T) {
+func TestTrimsWhileSubscriptionsAreReplaced(t *testing.T) {
 	for _, tt := range []struct {
-		name          string
-		heap, perLook int
-		want          int // in 59.5 s
+		name         string
+		heap, atOnce int // each quarter of a second
+		want         int // in a minute
 	}{
 		{"nobody subscribes", 20 << 20, 0, 0},
-		{"a few do", 20 << 20, 100, 0},
-		{"8,000 a second on a small heap", 20 << 20, 8000, 29},
-		{"the same on a large one", 800 << 20, 8000, 4},
+		{"a few do", 20 << 20, 30, 0},
+		{"8,000 a second on a small heap", 20 << 20, 2000, 80},
+		{"the same on a large one", 800 << 20, 2000, 9},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute-time.Second/2)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute+interval/2)
 				defer cancel()
-				made, collects := 0, 0
-				run(ctx, func() Use {
-					made += tt.perLook
-					return Use{Made: made}
-				}, func() int { return tt.heap }, nil, func() { collects++ })
-				if collects != tt.want {
-					t.Errorf("%d collections, want %d", collects, tt.want)
+				made, trims := 0, 0
+				run(ctx, func() int { return 0 }, func() int {
+					made += tt.atOnce
+					return made
+				}, func() int { return tt.heap }, func() { trims++ })
+				if trims != tt.want {
+					t.Errorf("%d trims, want %d", trims, tt.want)
 				}
 			})
 		})

@@ -15,16 +15,16 @@ type interest struct {
 	homes   int32    // so many of at are the homes
 	at      []answer // others, behind them, have not been unsubscribed yet
 
-	online  bool // a PeerID
-	denied  bool // a PeerID: nobody is there, and that was said
-	current owner
-	members *table[messages.PeerID, present] // a group: those that are online
-	unseen  Time                             // a PeerID: as in present
+	online         bool // a PeerID
+	denied         bool // a PeerID: nobody is there, and that was said
+	awaits, vacant bool // a PeerID, see [Pod.Await]
+	current        owner
+	members        *table[messages.PeerID, present] // a group: those that are online
+	unseen         Time                             // a PeerID: as in present
 
-	// A PeerID, see [Pod.Await]. seen is the highest epoch of all, vacated that of
-	// the time when it was vacant.
-	awaits, vacant bool
-	seen, vacated  uint64
+	// A PeerID that is awaited: the highest epoch of all, and that of the time
+	// when it was vacant.
+	seen, vacated uint64
 
 	keepUntil Time // a PeerID: nobody here is told before that it is nowhere
 
@@ -70,7 +70,7 @@ type keeping struct {
 type unseen struct {
 	until  Time
 	name   wire.Name
-	member messages.PeerID
+	member *messages.PeerID // of a group; nil: the name is a peer's
 }
 
 // hearsay is a peer that a message came from.
@@ -455,7 +455,12 @@ func (p *Pod) unseenForLong(n wire.Name, i *interest, member messages.PeerID, is
 		return false
 	case *since == 0:
 		*since = max(p.now, 1)
-		p.unseen.Push(unseen{*since + Time(p.cfg.Timing.Hold), n, member})
+		u := unseen{until: *since + Time(p.cfg.Timing.Hold), name: n}
+		if n.Space() == wire.Group {
+			of := member
+			u.member = &of
+		}
+		p.unseen.Push(u)
 		p.askBeaten(n, i, member)
 	}
 	return p.now >= *since+Time(p.cfg.Timing.Hold)
@@ -482,8 +487,12 @@ func (p *Pod) askBeaten(n wire.Name, i *interest, member messages.PeerID) {
 // stillUnseen looks again.
 func (p *Pod) stillUnseen(u unseen) {
 	if i := p.interests.get(u.name); i != nil {
-		if since := i.unseenSince(u.name, u.member); since != nil && *since != 0 {
-			p.judge(u.name, i, u.member)
+		member := u.name.ID()
+		if u.member != nil {
+			member = *u.member
+		}
+		if since := i.unseenSince(u.name, member); since != nil && *since != 0 {
+			p.judge(u.name, i, member)
 		}
 	}
 }
