@@ -244,7 +244,7 @@ func (c *Cluster) Stop() {
 
 // SetSecrets replaces the secrets that links are proved with; see
 // [Config.Secrets]. Links that exist stay.
-func (c *Cluster) SetSecrets(secrets ...string) error { return c.Transport.keys.Swap(secrets...) }
+func (c *Cluster) SetSecrets(secrets ...string) error { return c.Transport.setSecrets(secrets) }
 
 // SetTokenSecrets says that peers' tokens are accepted with other secrets now; see
 // [Config.TokenSecrets]. The other pods are told; links that exist stay.

@@ -155,6 +155,12 @@ func (c *conn) Control(t wire.Type, payload []byte) error {
 			return err
 		}
 		c.transport.complained(c, list)
+	case wire.TypeAbout:
+		about, err := wire.ParseAbout(payload)
+		if err != nil {
+			return err
+		}
+		c.transport.toldAbout(c, about)
 	case wire.TypeTokens:
 		theirs, err := wire.ParseTokens(payload)
 		if err != nil {

@@ -24,11 +24,13 @@ const maxClockOffsetMS = 2000
 func (s Status) Diagnose() []Finding {
 	d := &diagnosis{Status: s}
 	d.discovery()
+	d.leadBack()
 	d.camps()
 	d.secrets()
 	d.addresses()
 	d.links()
 	d.complaints()
+	d.rotation()
 	d.configuration()
 	d.clocks()
 	d.directory()
@@ -77,6 +79,18 @@ func (d *diagnosis) discovery() {
 	if len(unlisted) > 0 {
 		d.note("", fmt.Sprintf("%s leaves out %s, linked all the same since the other side has found this pod", f.Name, strings.Join(unlisted, ", ")),
 			"nothing, if it is about to stop, or has just started; if it stays, check that the name or the list has all pods: two that it leaves out do not find each other")
+	}
+}
+
+// leadBack: which addresses lead to this pod, through something between?
+func (d *diagnosis) leadBack() {
+	for _, address := range d.Discovery.LeadBack {
+		d.problem(address, fmt.Sprintf("%s, which is found as an address of a pod, leads back to this one (%s) through something else", address, d.Self.Address),
+			"check the list or the name, and what is at that address: a sidecar, a proxy or a load balancer must not be in front of the cluster port, and each address must lead to one pod")
+	}
+	for _, c := range d.Discovery.Elsewhere {
+		d.note(c.Address, fmt.Sprintf("%s is another address of a pod that is linked, and cannot be reached%s", c.Address, because(c.Reason)),
+			"nothing, as one link is enough; if the address is of the other family (IPv4, IPv6), check the way between the pods by that family")
 	}
 }
 
@@ -253,6 +267,9 @@ func because(err string) string {
 // that this pod has not?
 func (d *diagnosis) complaints() {
 	known := map[string]PodState{d.Self.Address: PodSelf}
+	for _, address := range d.Self.Addresses {
+		known[address] = PodSelf
+	}
 	for _, p := range d.Pods {
 		known[p.Address] = p.State
 	}
@@ -269,6 +286,9 @@ func (d *diagnosis) complaints() {
 			case !ok:
 				d.problem(c.Address, fmt.Sprintf("%s has found %s, cannot link to it%s, and this pod has not found it", p.Address, c.Address, why),
 					"check that all pods are given the same name or list, and ask that pod's doctor")
+			case state == PodSelf && p.State == PodUp && c.Address != d.Self.Address:
+				d.note(p.Address, fmt.Sprintf("%s cannot link to this pod by %s%s, and is linked by another address", p.Address, c.Address, why),
+					"nothing, as one link is enough; check the way from there to here if it should be used")
 			case state == PodSelf:
 				d.problem(p.Address, fmt.Sprintf("%s cannot link to this pod (%s)%s", p.Address, c.Address, why),
 					"check that --pod-ip and --cluster-port of this pod are where others reach it, and the way from there to here")
@@ -278,6 +298,64 @@ func (d *diagnosis) complaints() {
 			}
 			// Else this pod has no link to it either, and has said so.
 		}
+	}
+	const seen = "check that all pods are given the same name or list and that it leads to every pod: in Kubernetes a headless Service (clusterIP: None), since an ordinary one leads to one pod at a time; and the way between the two"
+	for _, p := range d.Pods {
+		for _, address := range p.Apart {
+			if pair := [2]string{min(p.Address, address), max(p.Address, address)}; !said[pair] {
+				said[pair] = true
+				d.problem(p.Address, fmt.Sprintf("%s and %s are apart: they have no link to each other, this pod is linked to both", p.Address, address), seen)
+			}
+		}
+	}
+	for _, address := range d.Self.Apart {
+		if _, ok := known[address]; !ok {
+			d.problem(address, fmt.Sprintf("this pod (%s) and %s are apart: they have no link to each other, other pods are linked to both", d.Self.Address, address), seen)
+		}
+	}
+}
+
+// rotation: may a secret go?
+func (d *diagnosis) rotation() {
+	with := map[string][]string{} // by secret, who has it
+	all, first := []string{}, map[string]bool{}
+	several := false
+	for _, p := range append([]PodStatus{d.Self}, d.Pods...) {
+		if len(p.Secrets) == 0 || p.State != PodUp && p.State != PodSelf {
+			continue
+		}
+		all = append(all, p.Address)
+		first[p.Secrets[0]] = true
+		several = several || len(p.Secrets) > 1
+		for _, s := range p.Secrets {
+			with[s] = append(with[s], p.Address)
+		}
+	}
+	if !several && len(with) < 2 || len(all) == 0 {
+		return
+	}
+	mine := d.Self.Secrets[0]
+	var without, old []string
+	for _, address := range all {
+		if !slices.Contains(with[mine], address) {
+			without = append(without, address)
+		}
+	}
+	for s := range with {
+		if s != mine {
+			old = append(old, s)
+		}
+	}
+	slices.Sort(old)
+	switch {
+	case len(without) > 0:
+		d.note("", fmt.Sprintf("the cluster secret %s, the first one of this pod, is not yet at %s", mine, strings.Join(without, ", ")),
+			"leave the other secrets where they are until every pod has it")
+	case len(first) > 1:
+		d.note("", "all pods have the cluster secret "+mine+", and some put another one first", "put the new secret first on every pod; leave the old one until then")
+	default:
+		d.note("", fmt.Sprintf("every linked pod puts the cluster secret %s first: %s may go", mine, strings.Join(old, ", ")),
+			"when no pod is missing above, take it out of the file or variable of every pod, one after another")
 	}
 }
 

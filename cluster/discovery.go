@@ -123,6 +123,8 @@ type standing struct {
 	ended     error     // why the last session ended, if there is none
 	pending   bool      // a connection is there and may become one
 	left      bool      // the process there has said that it stops
+	own       bool      // with self: an address of this machine, and not of something that leads back
+	other     bool      // with linked: the pod there announces another address
 	notBefore time.Time // leave the first dial after a lost link to the other one until then
 }
 
@@ -133,6 +135,7 @@ type target struct {
 	dialing bool
 	tried   bool      // linked and answered once, or dialed in vain; not where a pod answers and refuses
 	linked  bool      // at the last look
+	back    bool      // it leads back to this pod through something else
 	left    bool      // the pod there has stopped; it is dialed in case another one starts there
 	since   time.Time // when linked was last true or first false
 	next    time.Time // of the next dial
@@ -303,7 +306,7 @@ func (d *Discovery) hurryLocked(now time.Time) {
 // dialed; zero for not now: it is linked, or something else will wake the loop.
 func (d *Discovery) lookAtLocked(addr netip.AddrPort, t *target, now time.Time) time.Time {
 	s := d.pods.standing(addr)
-	t.self, t.left = s.self, s.left
+	t.self, t.left, t.back = s.self, s.left, s.self && !s.own
 	switch {
 	case (s.self || s.linked) && !t.linked:
 		t.linked, t.since = true, now
@@ -317,7 +320,10 @@ func (d *Discovery) lookAtLocked(addr netip.AddrPort, t *target, now time.Time) 
 	}
 	switch {
 	case s.self || s.linked && s.answered:
-		t.tried, t.err, t.reason = true, nil, ""
+		t.tried = true
+		if !s.other || t.reason != "timeout" && t.reason != "no_route" { // else said as a note
+			t.err, t.reason = nil, ""
+		}
 	case !s.linked && s.ended != nil && refused(linkErrorReason(s.ended)):
 		// It led, and so had a session until it heard.
 		t.failed(s.ended)
@@ -363,6 +369,8 @@ func (d *Discovery) dial(ctx context.Context, addr netip.AddrPort) {
 			news = t.reason
 		}
 		t.tried = t.tried || !refused(t.reason)
+	} else {
+		t.err, t.reason = nil, ""
 	}
 	// Also after a success, in case the link ends before anybody has looked.
 	t.next = time.Now().Add(t.pace.NextBackOff())
@@ -512,6 +520,12 @@ func (d *Discovery) status() (DiscoveryStatus, []PodStatus) {
 	}
 	var pods []PodStatus
 	for addr, t := range d.targets {
+		switch {
+		case t.wanted && t.back:
+			s.LeadBack = append(s.LeadBack, addr.String())
+		case t.wanted && t.linked && t.err != nil:
+			s.Elsewhere = append(s.Elsewhere, Complaint{addr.String(), t.reason})
+		}
 		if t.linked || !t.wanted {
 			continue
 		}
@@ -527,5 +541,7 @@ func (d *Discovery) status() (DiscoveryStatus, []PodStatus) {
 		}
 		pods = append(pods, p)
 	}
+	slices.Sort(s.LeadBack)
+	slices.SortFunc(s.Elsewhere, func(a, b Complaint) int { return cmp.Compare(a.Address, b.Address) })
 	return s, pods
 }

@@ -25,8 +25,8 @@ func (t *Transport) standing(addr netip.AddrPort) (s standing) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	id, _ := t.aliases.Peek(addr)
-	if slices.Contains(t.owns, addr) || id == t.shaker.ID() {
-		return standing{self: true}
+	if own := slices.Contains(t.owns, addr); own || id == t.shaker.ID() {
+		return standing{self: true, own: own || slices.Contains(t.machine, addr.Addr())}
 	}
 	p := t.addresses[addr]
 	if p == nil || p.used == nil && len(p.conns) == 0 {
@@ -39,7 +39,7 @@ func (t *Transport) standing(addr netip.AddrPort) (s standing) {
 		return s
 	}
 	s.linked, s.notBefore, s.ended = p.used != nil, p.notBefore, p.err
-	s.answered = p.answeredLocked()
+	s.other, s.answered = p.addr != addr, p.answeredLocked()
 	for _, c := range p.conns {
 		s.pending = s.pending || c.state.Load() == connWaits
 	}
@@ -60,13 +60,21 @@ func (t *Transport) status() (self PodStatus, pods []PodStatus) {
 		Since:       t.began,
 		Version:     t.build,
 		Protocol:    wire.Version,
+		Secrets:     shortIDs(t.keys.IDs()),
 	}
+	for _, addr := range t.owns {
+		self.Addresses = append(self.Addresses, addr.String())
+	}
+	apart := t.apartLocked()
+	self.Apart = apart[t.own]
 	linked := map[string]bool{}
 	for _, p := range t.pods {
 		if !p.met && p.used == nil {
 			continue // it may never become more than a connection
 		}
-		pods = append(pods, p.statusLocked())
+		s := p.statusLocked()
+		s.Apart = apart[p.addr]
+		pods = append(pods, s)
 		linked[p.address] = true
 	}
 	for _, ip := range t.refusals.Keys() {
@@ -104,6 +112,7 @@ func (t *Transport) known(addresses []string) map[string]bool {
 func (t *Transport) figures(f *figures) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	f.secrets = shortIDs(t.keys.IDs())
 	for _, p := range t.pods {
 		messages, bytes := p.queue.Len()
 		f.queuedMessages += messages
@@ -132,6 +141,12 @@ func (p *pod) statusLocked() PodStatus {
 		TokensDiffer:    p.differs.tokens,
 		Reason:          p.reason,
 		Complaints:      slices.Clone(p.complains),
+		Secrets:         p.secretsLocked(),
+	}
+	if p.about != nil {
+		for _, addr := range p.about.Own {
+			s.Addresses = append(s.Addresses, addr.String())
+		}
 	}
 	s.QueuedMessages, s.QueuedBytes = p.queue.Len()
 	if p.err != nil {

@@ -101,6 +101,7 @@ type Metrics struct {
 	// What is asked at collection; nil until the part is there.
 	figures atomic.Pointer[func() figures]
 
+	secret       metric.Int64ObservableGauge // a series for each secret
 	series       []series
 	registration metric.Registration
 }
@@ -109,10 +110,11 @@ const cacheLine = 128
 
 // figures are the gauges, as they are at one moment.
 type figures struct {
-	links                      int // in use
-	queuedMessages, queuedByte int // for links
-	instanceDiffers            int // linked pods that announce another instance address
-	tokensDiffer               int // linked pods that accept other peer tokens
+	links                      int      // in use
+	queuedMessages, queuedByte int      // for links
+	instanceDiffers            int      // linked pods that announce another instance address
+	tokensDiffer               int      // linked pods that accept other peer tokens
+	secrets                    []string // hashes of this pod's cluster secrets, the first one first
 
 	parkedMessages, parkedBytes int
 	owners, absences            int // remembered
@@ -168,6 +170,8 @@ func newMetrics(meter metric.Meter) (*Metrics, error) {
 	b.gauge("relay_cluster_queued_bytes", "By", "Bytes of those messages.", "", "", func(f *figures) int { return f.queuedByte })
 	b.gauge("relay_cluster_instance_mismatch", "", "Linked pods that announce another instance address.", "", "", func(f *figures) int { return f.instanceDiffers })
 	b.gauge("relay_cluster_tokens_mismatch", "", "Linked pods that accept other peer tokens.", "", "", func(f *figures) int { return f.tokensDiffer })
+
+	m.secret = b.gaugeOf("relay_cluster_secret", "", "The cluster secrets of this pod, by hash: 1 for the one it prefers, 2 and up for others.")
 
 	m.lookupDuration = b.histogram("relay_cluster_lookup_duration_seconds", lookupBounds, "Time from asking the directory to its answer.")
 	m.roundTrip = b.histogram("relay_cluster_link_round_trip_seconds", roundTripBounds, "Time from PING to PONG.")
@@ -230,6 +234,9 @@ func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 		s := &m.series[i]
 		o.ObserveInt64(s.instrument, s.value(&f), s.labels...)
 	}
+	for i, hash := range f.secrets {
+		o.ObserveInt64(m.secret, int64(i+1), labels("secret", hash)...)
+	}
 	return nil
 }
 
@@ -276,18 +283,25 @@ func (b *seriesBuilder) counters(name, key, help string, n []atomic.Int64, value
 func (b *seriesBuilder) gauge(name, unit, help, key, value string, fn func(*figures) int) {
 	g := b.gauges[name]
 	if g == nil {
-		var err error
-		g, err = b.meter.Int64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(help))
-		if b.failed(name, err) {
+		if g = b.gaugeOf(name, unit, help); g == nil {
 			return
 		}
 		if b.gauges == nil {
 			b.gauges = make(map[string]metric.Int64ObservableGauge)
 		}
 		b.gauges[name] = g
-		b.observables = append(b.observables, g)
 	}
 	b.m.series = append(b.m.series, series{g, labels(key, value), func(f *figures) int64 { return int64(fn(f)) }})
+}
+
+// gaugeOf makes a gauge without any value.
+func (b *seriesBuilder) gaugeOf(name, unit, help string) metric.Int64ObservableGauge {
+	g, err := b.meter.Int64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(help))
+	if b.failed(name, err) {
+		return nil
+	}
+	b.observables = append(b.observables, g)
+	return g
 }
 
 func (b *seriesBuilder) histogram(name string, bounds []float64, help string) metric.Float64Histogram {

@@ -188,3 +188,20 @@ func TestNoMeterCountsNothing(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSecretMetric: each secret is a series of its own, by its hash.
+func TestSecretMetric(t *testing.T) {
+	meter, scrape := exporter(t)
+	m, err := newMetrics(meter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	m.observeFigures(func() figures { return figures{secrets: []string{"01234567", "89abcdef"}} })
+	got, _ := scrape()
+	for _, want := range []string{`relay_cluster_secret{secret="01234567"} 1`, `relay_cluster_secret{secret="89abcdef"} 2`} {
+		if !slices.Contains(got, want) {
+			t.Errorf("no %s", want)
+		}
+	}
+}

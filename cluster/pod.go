@@ -40,6 +40,8 @@ type pod struct {
 	err       error     // why the last session ended
 	reason    string
 	complains []Complaint
+	about     *wire.About  // what it said of itself last; nil: nothing
+	aboutAt   time.Time    // when what it is linked to changed last
 	read      []wire.Tally // messages read in the last sessions that ended
 	accounts  []account    // that are open
 }

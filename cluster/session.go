@@ -71,6 +71,10 @@ func (t *Transport) openingLocked(c *conn) (frames []byte) {
 	if c.shaken.Capabilities.Has(wire.CapComplaint) && len(t.complaint) > 0 {
 		frames = wire.AppendComplaints(frames, t.complaint)
 	}
+	if c.shaken.Capabilities.Has(wire.CapAbout) {
+		frames = append(frames, t.aboutLocked()...)
+	}
+	t.aboutChangedLocked() // for the others
 	t.compareTokensLocked(c)
 	return append(frames, t.tokensChangedLocked(c)...)
 }
@@ -159,6 +163,7 @@ func (t *Transport) unusedLocked(c *conn, why error) {
 	}
 	c.state.Store(max(c.state.Load(), connReplaced))
 	p.used, p.since = nil, time.Now()
+	t.aboutChangedLocked()
 	p.err, p.reason = why, linkErrorReason(why)
 	p.notBefore = time.Time{}
 	switch {

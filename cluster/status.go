@@ -74,6 +74,18 @@ type PodStatus struct {
 
 	// Complaints are the pods it cannot reach, as it says itself.
 	Complaints []Complaint `json:"complaints,omitempty"`
+
+	// Addresses are where it can be dialed, as it says itself; Address is one.
+	Addresses []string `json:"addresses,omitempty"`
+
+	// Apart are pods that it has no link to, and they none to it, although the pod
+	// that reports is linked to both; of the pod that reports itself: those that
+	// pods it is linked to are linked to.
+	Apart []string `json:"apart,omitempty"`
+
+	// Secrets are hashes of the cluster secrets it has, 8 hex digits each, the
+	// one it prefers first.
+	Secrets []string `json:"secrets,omitempty"`
 }
 
 // Complaint is an address that a pod has resolved and has no link to.
@@ -90,6 +102,12 @@ type DiscoveryStatus struct {
 	Error     string    `json:"error,omitempty"`  // of the last resolution, if it failed
 	Failed    time.Time `json:"failed,omitzero"`  // when that was
 	Partly    bool      `json:"partly,omitempty"` // what it did answer is in Addresses, such as one of two families
+
+	// LeadBack are addresses that lead to the pod that reports, through something
+	// that is not this machine. Elsewhere are addresses of pods that are linked by
+	// another one, and why a dial of it failed.
+	LeadBack  []string    `json:"lead_back,omitempty"`
+	Elsewhere []Complaint `json:"elsewhere,omitempty"`
 }
 
 // DirectoryStatus is the size of this pod's part of the directory.

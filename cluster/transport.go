@@ -87,6 +87,7 @@ type Transport struct {
 	listeners   []net.Listener
 	own         netip.AddrPort // announced: where others dial this pod, and its name
 	owns        []netip.AddrPort
+	machine     []netip.Addr // of the interfaces of this machine
 	incarnation uint64
 	build       string
 	shaker      *handshake.Pod
@@ -106,6 +107,7 @@ type Transport struct {
 	lastUsed  uint64 // number of the last session here, see session
 	lastGiven uint64 // highest number this pod has said in USE, below maxGiven
 	complaint []wire.Complaint
+	aboutDue  bool                                // tellAbout will be called
 	refusals  *simplelru.LRU[netip.Addr, refusal] // connections that were refused, by where they came from
 	warned    *simplelru.LRU[warning, struct{}]   // what was said of pods and need not be again
 	reports   []report
@@ -217,6 +219,12 @@ func (t *Transport) listen() error {
 	t.own = netip.AddrPortFrom(t.cfg.PodIPs[0].Unmap(), uint16(port))
 	for _, ip := range t.cfg.PodIPs {
 		t.owns = append(t.owns, netip.AddrPortFrom(ip.Unmap(), uint16(port)))
+	}
+	interfaces, _ := net.InterfaceAddrs() // without, more is said to lead back through something
+	for _, i := range interfaces {
+		if prefix, err := netip.ParsePrefix(i.String()); err == nil {
+			t.machine = append(t.machine, prefix.Addr().Unmap())
+		}
 	}
 	var incarnation [8]byte
 	rand.Read(incarnation[:]) // never fails

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -160,8 +161,9 @@ func showStatus(w io.Writer, body []byte, asJSON bool) error {
 	if err != nil {
 		return err
 	}
-	up, others := 0, 0
+	up, others, apart := 0, 0, len(s.Self.Apart)
 	for _, pod := range s.Pods {
+		apart += len(pod.Apart)
 		switch pod.State {
 		case cluster.PodUp:
 			up++
@@ -174,6 +176,8 @@ func showStatus(w io.Writer, body []byte, asJSON bool) error {
 	switch {
 	case up < others:
 		return fmt.Errorf("linked to %d of %d other pods: relay cluster doctor says why", up, others)
+	case apart > 0:
+		return fmt.Errorf("pods are apart from each other, %d times: relay cluster doctor says which", apart)
 	case s.Discovery.Error != "" && !s.Discovery.Partly:
 		return fmt.Errorf("some pods may be missing, %s is not resolved: relay cluster doctor says what to do", s.Discovery.Name)
 	case !s.Ready:
@@ -208,6 +212,11 @@ func writeStatus(w io.Writer, s *cluster.Status, now time.Time) error {
 			fmt.Fprintf(&b, "%s: %s\n", pod.Address, pod.Error)
 		}
 	}
+	for _, pod := range append([]cluster.PodStatus{s.Self}, s.Pods...) {
+		for _, other := range pod.Apart {
+			fmt.Fprintf(&b, "%s and %s are apart\n", pod.Address, other)
+		}
+	}
 	d := s.Discovery
 	fmt.Fprintf(&b, "\nfound by   %s: ", d.Name)
 	if d.Answered.IsZero() {
@@ -219,6 +228,14 @@ func writeStatus(w io.Writer, s *cluster.Status, now time.Time) error {
 		b.WriteString("; " + d.Error)
 	}
 	fmt.Fprintf(&b, "\nproved     %s\n", yesNo(s.Signed, "by a secret", "NO: any pod that is reached is linked"))
+	if len(s.Self.Secrets) > 0 {
+		fmt.Fprintf(&b, "secrets    %s\n", strings.Join(s.Self.Secrets, ", "))
+	}
+	for _, pod := range s.Pods {
+		if len(pod.Secrets) > 0 && !slices.Equal(pod.Secrets, s.Self.Secrets) {
+			fmt.Fprintf(&b, "           %s at %s\n", strings.Join(pod.Secrets, ", "), pod.Address)
+		}
+	}
 	fmt.Fprintf(&b, "directory  %s; %d local names, %d names of interest\n", yesNo(s.Directory.Settled, "settled", "not settled"), s.Directory.Local, s.Directory.Interests)
 	fmt.Fprintf(&b, "           as a home: %d claims, %d subscriptions\n", s.Directory.Claims, s.Directory.Subscriptions)
 	for _, warning := range s.Warnings {

@@ -65,6 +65,10 @@ func TestClusterStatus(t *testing.T) {
 		{"a pod has stopped", func(s *cluster.Status) {
 			s.Pods = append(s.Pods, cluster.PodStatus{Address: "10.0.0.3:7090", State: cluster.PodGone, Reason: "stopping"})
 		}, exitOK, []string{"10.0.0.3:7090|gone|-"}, ""},
+		{"pods are apart", func(s *cluster.Status) {
+			s.Self.Apart, s.Self.Secrets = []string{"10.0.0.4:7090"}, []string{"01234567", "89abcdef"}
+			s.Pods[0].Secrets = []string{"89abcdef"}
+		}, exitError, []string{"10.0.0.1:7090 and 10.0.0.4:7090 are apart", "secrets|01234567, 89abcdef", "89abcdef at 10.0.0.2:7090"}, "apart"},
 		{"not ready", func(s *cluster.Status) { s.Ready = false }, exitError, nil, "not ready"},
 		{"nobody found", func(s *cluster.Status) {
 			s.Pods, s.Discovery = nil, cluster.DiscoveryStatus{Name: "relay-pods", Error: "no such host"}

@@ -77,6 +77,14 @@ func (r *KeyRing) Swap(secrets ...string) error {
 // Len returns the number of secrets.
 func (r *KeyRing) Len() int { return len(r.snapshot()) }
 
+// IDs returns the fingerprints of the secrets, the preferred one first.
+func (r *KeyRing) IDs() (ids []wire.Fingerprint) {
+	for _, k := range r.snapshot() {
+		ids = append(ids, k.id)
+	}
+	return ids
+}
+
 // snapshot returns the keys of now, which nobody changes.
 func (r *KeyRing) snapshot() []key {
 	if r == nil || r.keys.Load() == nil {

@@ -26,6 +26,7 @@ const (
 	MaxProof     = proofSize + macSize + MaxTokenSecrets*FingerprintSize // 304
 	MaxGoodbye   = 1 + maxText                                           // 256
 	MaxComplaint = maxComplaints * (2 + 255 + 64)                        // 10,272
+	MaxAbout     = 2 + MaxKeys*FingerprintSize + (maxOwn+maxLinked)*19   // 64,970
 	MaxEntries   = 16 << 10                                              // entries of one kind
 	MaxData      = DataPrefix + messages.MaxSize                         // FWD and BOUNCE: 8,865
 	MaxUnknown   = 64 << 10                                              // of types that this version does not have
@@ -46,6 +47,7 @@ const (
 	TypeTally     Type = 0x12 // from version 2 on, with [CapTally]
 	TypeComplaint Type = 0x13 // from version 2 on, with [CapComplaint]
 	TypeTokens    Type = 0x14 // from version 2 on, with [CapTokens]
+	TypeAbout     Type = 0x15 // from version 2 on, with [CapAbout]
 	TypeEntries   Type = 0x20 // and the kind
 	TypeForward   Type = 0x40
 	TypeBounce    Type = 0x41
@@ -54,7 +56,7 @@ const (
 var typeNames = map[Type]string{
 	TypeHello: "HELLO", TypeProof: "PROOF", TypeUse: "USE", TypeGoodbye: "GOODBYE",
 	TypePing: "PING", TypePong: "PONG", TypeTally: "TALLY", TypeComplaint: "COMPLAINT",
-	TypeTokens:  "TOKENS",
+	TypeTokens: "TOKENS", TypeAbout: "ABOUT",
 	TypeForward: "FWD", TypeBounce: "BOUNCE",
 }
 
@@ -92,6 +94,8 @@ func (t Type) limit() int {
 		return MaxComplaint
 	case TypeTokens:
 		return FingerprintSize
+	case TypeAbout:
+		return MaxAbout
 	case TypeForward, TypeBounce:
 		return MaxData
 	}

@@ -64,6 +64,7 @@ func FuzzPong(f *testing.F)       { fuzz(f, wire.TypePong) }
 func FuzzTally(f *testing.F)      { fuzz(f, wire.TypeTally) }
 func FuzzComplaints(f *testing.F) { fuzz(f, wire.TypeComplaint) }
 func FuzzTokens(f *testing.F)     { fuzz(f, wire.TypeTokens) }
+func FuzzAbout(f *testing.F)      { fuzz(f, wire.TypeAbout) }
 
 // FuzzEntries also holds what the directory relies on, and that entries can be cut
 // into frames anywhere.

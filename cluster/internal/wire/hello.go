@@ -35,9 +35,10 @@ const (
 	CapTally     Capabilities = 1 << 0 // reads TALLY
 	CapComplaint Capabilities = 1 << 1 // reads COMPLAINT
 	CapTokens    Capabilities = 1 << 2 // reads TOKENS
+	CapAbout     Capabilities = 1 << 4 // reads ABOUT
 	CapEach      Capabilities = 1 << 3 // reads a PROOF with the fingerprint of each secret of peer tokens
 
-	AllCapabilities = CapTally | CapComplaint | CapTokens | CapEach
+	AllCapabilities = CapTally | CapComplaint | CapTokens | CapEach | CapAbout
 )
 
 // Has reports whether all bits of other are set in c.

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -218,6 +219,22 @@ func (v vector) make(t testing.TB) []byte {
 		return wire.AppendPong(nil, wire.Pong{ID: uint32(v.number(t, "id")), Clock: v.number(t, "clock"), Read: v.number(t, "read")})
 	case wire.TypeTally:
 		return wire.AppendTally(nil, wire.Tally{Session: v.number(t, "session"), Read: v.number(t, "read")})
+	case wire.TypeAbout:
+		var a wire.About
+		for _, key := range v.fields["key"] {
+			b, err := hex.DecodeString(key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.Keys = append(a.Keys, wire.Fingerprint(b))
+		}
+		for _, text := range v.fields["own"] {
+			a.Own = append(a.Own, netip.MustParseAddrPort(text))
+		}
+		for _, text := range v.fields["linked"] {
+			a.Linked = append(a.Linked, netip.MustParseAddrPort(text))
+		}
+		return wire.AppendAbout(nil, a)
 	case wire.TypeTokens:
 		return wire.AppendTokens(nil, wire.Fingerprint(v.bytes(t, "tokens")))
 	case wire.TypeComplaint:
@@ -301,6 +318,9 @@ func reencode(typ wire.Type, payload []byte) ([]byte, error) {
 	case wire.TypeTally:
 		p, err := wire.ParseTally(payload)
 		return wire.AppendTally(nil, p), err
+	case wire.TypeAbout:
+		a, err := wire.ParseAbout(payload)
+		return wire.AppendAbout(nil, a), err
 	case wire.TypeTokens:
 		f, err := wire.ParseTokens(payload)
 		return wire.AppendTokens(nil, f), err
@@ -382,6 +402,8 @@ func TestVectors(t *testing.T) {
 // whole reports whether the first n bytes of a payload are one themselves.
 func whole(t testing.TB, v vector, typ wire.Type, n int) bool {
 	switch typ {
+	case wire.TypeAbout:
+		return n == 2+8*len(v.fields["key"])+7 || n == 2+8*len(v.fields["key"])+7+19
 	case wire.TypeGoodbye:
 		return n >= 1
 	case wire.TypeProof:
