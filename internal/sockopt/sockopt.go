@@ -9,8 +9,12 @@ import (
 	"time"
 )
 
-// Unsent is a good value for [Options.Unsent].
-const Unsent = 128 << 10
+// Good values for [Options.Unsent]: for many connections, and for a few on which
+// messages of all are behind each other.
+const (
+	Unsent      = 128 << 10
+	UnsentShort = 64 << 10
+)
 
 // Options are what [Set] sets.
 type Options struct {

@@ -158,7 +158,7 @@ func New(c Config) *Link {
 		ended:   make(chan struct{}),
 	}
 	l.write = l.writeLoop
-	sockopt.Set(l.socket, sockopt.Options{Probe: c.Stall, Stalled: c.Stall, Unsent: sockopt.Unsent})
+	sockopt.Set(l.socket, sockopt.Options{Probe: c.Stall, Stalled: c.Stall, Unsent: sockopt.UnsentShort})
 	l.records, l.raw = c.Below.Gather(c.TLS)
 	l.in.Init(l.socket, l.raw, l.records)
 	l.out.Init(l.socket, l.raw, c.Stall)
