@@ -49,7 +49,7 @@ func TestTrimsWhileSubscriptionsAreReplaced(t *testing.T) {
 		want         int // in a minute
 	}{
 		{"nobody subscribes", 20 << 20, 0, 0},
-		{"a few do", 20 << 20, 30, 0},
+		{"a few do", 20 << 20, 10, 0},
 		{"8,000 a second on a small heap", 20 << 20, 2000, 80},
 		{"the same on a large one", 800 << 20, 2000, 9},
 	} {
