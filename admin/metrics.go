@@ -3,10 +3,14 @@ package admin
 import (
 	"log/slog"
 	"net/http"
+	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
+	"golang.org/x/time/rate"
 )
 
 // NewRegistry returns a registry with the collectors for Go and the process.
@@ -20,19 +24,88 @@ func NewRegistry() *prometheus.Registry {
 	return registry
 }
 
-// maxScrapes is how many scrapes may be under way at once.
-const maxScrapes = 8
+const (
+	// maxScrapes is how many scrapes may be under way at once.
+	maxScrapes = 32
+	// gathersPerSecond and gatherBurst bound the work that scrapers cause, however
+	// many there are.
+	gathersPerSecond = 4
+	gatherBurst      = 20
+)
+
+// sharedGatherer gathers once for all who wait, one time after another and not too
+// often. What it returns was gathered after it was asked for, so it is never old;
+// under load it waits for a quarter of a second. Its result must not be changed.
+type sharedGatherer struct {
+	// Set by MetricsHandler, never changed.
+	gatherer prometheus.Gatherer
+	log      *slog.Logger
+	pace     *rate.Limiter
+
+	turn chan struct{} // holds a token while gathering, and waiting for it
+
+	failing rate.Sometimes // for a line that gathering fails
+
+	mu   sync.Mutex // guards what follows
+	next *gathering // has not begun; nil: no one waits for one
+}
+
+// gathering is one time.
+type gathering struct {
+	done     chan struct{} // closed when what follows is set
+	families []*dto.MetricFamily
+	err      error
+}
+
+// Gather implements [prometheus.Gatherer].
+func (s *sharedGatherer) Gather() ([]*dto.MetricFamily, error) {
+	s.mu.Lock()
+	g, first := s.next, s.next == nil
+	if first {
+		g = &gathering{done: make(chan struct{})}
+		s.next = g
+	}
+	s.mu.Unlock()
+	if first {
+		s.run(g)
+	}
+	<-g.done
+	return g.families, g.err
+}
+
+func (s *sharedGatherer) run(g *gathering) {
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	time.Sleep(s.pace.Reserve().Delay())
+	s.mu.Lock()
+	s.next = nil // what is asked from now on is not answered by this one
+	s.mu.Unlock()
+	defer close(g.done)
+	if g.families, g.err = s.gatherer.Gather(); g.err != nil {
+		s.failing.Do(func() { s.log.Warn("metrics are not complete", "err", g.err) })
+	}
+}
 
 // MetricsHandler serves GET /metrics, in Prometheus' text format or, when asked
-// for, as OpenMetrics, and nothing else. Failures to gather go to logger.
+// for, as OpenMetrics, and nothing else. Failures to gather go to logger, once a
+// minute. Any number of scrapers cost 4 times to gather in a second at most, after
+// a burst of 20.
 func MetricsHandler(gatherer prometheus.Gatherer, logger *slog.Logger) http.Handler {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	metrics := promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{
+	shared := &sharedGatherer{
+		gatherer: gatherer,
+		log:      logger,
+		pace:     rate.NewLimiter(gathersPerSecond, gatherBurst),
+		turn:     make(chan struct{}, 1),
+		failing:  rate.Sometimes{Interval: time.Minute},
+	}
+	metrics := promhttp.HandlerFor(shared, promhttp.HandlerOpts{
 		EnableOpenMetrics:   true,
 		MaxRequestsInFlight: maxScrapes,
-		ErrorLog:            slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+		// What is left to log is that a scraper has gone.
+		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/metrics" {

@@ -8,9 +8,15 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -178,6 +184,56 @@ func TestMetrics(t *testing.T) {
 	for _, path := range []string{"/", "/metrics/", "/health", "/livez", "/readyz", "/debug/pprof/", "/v1/log-level"} {
 		s.wantStatus(http.StatusNotFound, http.MethodGet, "metrics", path, "")
 	}
+}
+
+// Many scrapers share what is gathered, and none is shown what was gathered before
+// it asked.
+func TestScrapersShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const scrapers, seconds = 16, 60
+		var events, gathers, underWay atomic.Int64
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "relay_test_total", Help: "A test."}, func() float64 {
+			if underWay.Add(1) > 1 {
+				t.Error("two gather at once")
+			}
+			defer underWay.Add(-1)
+			gathers.Add(1)
+			n := events.Load()
+			time.Sleep(20 * time.Millisecond)
+			return float64(n)
+		}))
+		handler := admin.MetricsHandler(registry, nil)
+		scrape := func() {
+			seen := events.Add(1)
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+			_, rest, _ := strings.Cut(w.Body.String(), "\nrelay_test_total ")
+			value, err := strconv.ParseFloat(strings.TrimSpace(rest), 64)
+			if err != nil || w.Code != http.StatusOK || int64(value) < seen {
+				t.Errorf("status %d, %v: shows %v events, want at least the %d before the request", w.Code, err, value, seen)
+			}
+		}
+		start := time.Now()
+		for range 10 {
+			scrape()
+		}
+		if took := time.Since(start); took != 10*20*time.Millisecond {
+			t.Errorf("ten scrapes of one scraper took %v, want them at once", took)
+		}
+		var all sync.WaitGroup
+		for range scrapers {
+			all.Go(func() {
+				for time.Since(start) < seconds*time.Second {
+					scrape()
+				}
+			})
+		}
+		all.Wait()
+		if n := gathers.Load(); n > 20+4*(seconds+1) {
+			t.Errorf("%d times gathered in %d s, want 4 a second after a burst of 20", n, seconds)
+		}
+	})
 }
 
 func TestBrokenCollectorIsAnErrorAndALogLine(t *testing.T) {
