@@ -57,7 +57,7 @@ type pod struct {
 // listener and starts nothing.
 func newPod(cfg *setting.Relay, texts secretTexts, log *logging.Log) (*pod, error) {
 	p := &pod{cfg: cfg, log: log, opsToken: texts.opsToken, registry: admin.NewRegistry()}
-	exporter, err := otelprom.New(otelprom.WithRegisterer(p.registry))
+	exporter, err := otelprom.New(otelprom.WithRegisterer(p.registry), otelprom.WithoutScopeInfo())
 	if err != nil {
 		return nil, fmt.Errorf("export metrics: %w", err)
 	}
