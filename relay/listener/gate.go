@@ -144,7 +144,8 @@ type HalfOpen struct {
 	trusted  bool // the TCP peer is a trusted proxy
 	unsure   bool // refused, unless it turns out to be one of Self's
 
-	remote atomic.Pointer[net.TCPAddr] // what the proxy said; nil: conn's own
+	remote  atomic.Pointer[net.TCPAddr] // what the proxy said; nil: conn's own
+	hangUps atomic.Bool                 // see CountHangUp
 
 	// Guarded by gate.mu.
 	ended      bool
@@ -358,12 +359,29 @@ func (h *HalfOpen) Established() bool { return h.End(OutcomeOK) }
 // End gives the place up with an outcome, which is told and, where it is a
 // failure, counted against the source. It does not close the connection. Only
 // the first end counts; End reports whether this was it.
-func (h *HalfOpen) End(o Outcome) bool { return h.end(o, o.cost()) }
+func (h *HalfOpen) End(o Outcome) bool {
+	cost := o.cost()
+	if o == OutcomeClosed && h.hangUps.Load() {
+		cost = costFailure
+	}
+	return h.end(o, cost)
+}
+
+// CountHangUp says whether it is a failure when the other side closes the
+// connection now: once TLS has answered, a handshake has cost more than any other
+// part of a connection.
+func (h *HalfOpen) CountHangUp(yes bool) { h.hangUps.Store(yes) }
 
 // Answered is End with [OutcomeBadHTTP] after a request that was proper HTTP and
 // was answered, though not for a relay. That is what uptime checks and curious
-// programs do, so it is no failure.
-func (h *HalfOpen) Answered() bool { return h.end(OutcomeBadHTTP, 0) }
+// programs do, so it is no failure. Over TLS it counts a tenth of one.
+func (h *HalfOpen) Answered() bool {
+	cost := 0
+	if h.hangUps.Load() {
+		cost = costAnswer
+	}
+	return h.end(OutcomeBadHTTP, cost)
+}
 
 func (h *HalfOpen) end(o Outcome, cost int) bool {
 	g := h.gate
@@ -420,7 +438,7 @@ func (g *Gate) fail(source netip.Prefix, cost int) {
 	}
 	limiter, ok := g.failures.Get(source)
 	if !ok {
-		limiter = rate.NewLimiter(rate.Limit(g.cfg.FailuresPerSecond), g.cfg.FailureBurst)
+		limiter = rate.NewLimiter(rate.Limit(costFailure*g.cfg.FailuresPerSecond), costFailure*g.cfg.FailureBurst)
 		if other, found, _ := g.failures.PeekOrAdd(source, limiter); found {
 			limiter = other
 		}
@@ -434,7 +452,7 @@ func (g *Gate) refused(source netip.Prefix) bool {
 		return false
 	}
 	limiter, ok := g.failures.Peek(source)
-	return ok && limiter.Tokens() < 1
+	return ok && limiter.Tokens() < costFailure
 }
 
 func (g *Gate) trusts(addr netip.Addr) bool {

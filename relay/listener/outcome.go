@@ -26,15 +26,21 @@ func Outcomes() []Outcome {
 	}
 }
 
+// What a connection counts against its source, in tenths of a failure.
+const (
+	costFailure = 10
+	costAnswer  = 1 // an answer to proper HTTP, over TLS
+)
+
 // cost is what o counts against the source of the connection. One that the other
-// side closed costs nothing: clients dial several transports at once and close all
-// but the first. Nor does a token that is only expired: programs that were stopped
+// side closed costs nothing, unless TLS had done its work for it: clients dial
+// several transports at once and close all but the first. Nor does a token that is only expired: programs that were stopped
 // for long have such, and it is no guess. One that was evicted does: it had longer than any other, and it is
 // what a flood of silent connections ends in.
 func (o Outcome) cost() int {
 	switch o {
 	case OutcomeBadAuth, OutcomeBadHTTP, OutcomeTimeout, OutcomeEvicted:
-		return 1
+		return costFailure
 	}
 	return 0
 }

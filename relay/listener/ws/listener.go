@@ -128,7 +128,7 @@ func (l *Listener) Serve(ln net.Listener, tlsConfig *tls.Config, accept func(lis
 		l.ended()
 	}()
 
-	var gated net.Listener = &gatedListener{Listener: ln, l: l}
+	var gated net.Listener = &gatedListener{Listener: ln, l: l, secure: tlsConfig != nil}
 	if tlsConfig != nil {
 		gated = tls.NewListener(gated, peerTLS(tlsConfig))
 	}
@@ -161,6 +161,7 @@ func peerTLS(cfg *tls.Config) *tls.Config {
 // all there is to it.
 func endChallenge(_ *http.Server, conn *tls.Conn, _ http.Handler) {
 	if s, ok := conn.NetConn().(*socket); ok {
+		s.half.CountHangUp(false) // nothing else is to come
 		s.refuse(listener.OutcomeClosed)
 	}
 }
@@ -168,7 +169,8 @@ func endChallenge(_ *http.Server, conn *tls.Conn, _ http.Handler) {
 // gatedListener accepts what the gate lets in.
 type gatedListener struct {
 	net.Listener
-	l *Listener
+	l      *Listener
+	secure bool
 }
 
 func (g *gatedListener) Accept() (net.Conn, error) {
@@ -176,7 +178,9 @@ func (g *gatedListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newSocket(half), nil
+	s := newSocket(half)
+	s.secure = g.secure
+	return s, nil
 }
 
 // connState counts the connections that net/http holds. A hijacked one goes on

@@ -18,6 +18,7 @@ import (
 type socket struct {
 	net.Conn                 // as accepted
 	raw      syscall.RawConn // nil on the plain path
+	secure   bool            // TLS runs over it
 	half     *listener.HalfOpen
 	records  *netbatch.Records // set by the upgrade, with TLS
 
@@ -47,6 +48,9 @@ func (s *socket) Read(p []byte) (int, error) {
 func (s *socket) Write(p []byte) (int, error) {
 	if s.records != nil {
 		return s.records.Write(p)
+	}
+	if s.secure {
+		s.half.CountHangUp(true)
 	}
 	return s.Conn.Write(p)
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -428,6 +429,84 @@ func TestProxyHeaders(t *testing.T) {
 			if test.refused { // another client of the same proxy
 				dialRaw("X-Real-Ip: 203.0.113.10\r\nX-Real-Port: 1\r\n")
 				<-remotes
+			}
+		})
+	}
+}
+
+// Whoever hangs up once TLS has done its work is refused like one who guesses.
+// What has cost nothing, or hardly anything, is no failure.
+func TestHangUps(t *testing.T) {
+	serverTLS, clientTLS := testTLS(t)
+	const burst = 5
+	over := func(c net.Conn) *tls.Conn {
+		secure := tls.Client(c, clientTLS)
+		if err := secure.Handshake(); err != nil {
+			t.Error(err)
+		}
+		return secure
+	}
+	ask := func(c net.Conn, request string) {
+		io.WriteString(c, request)
+		_, _ = io.ReadAll(c) // a reset is as good an end
+	}
+	notFound := "GET /x HTTP/1.1\r\nHost: x\r\n\r\n"
+	for _, test := range []struct {
+		name    string
+		secure  bool
+		outcome listener.Outcome
+		do      func(net.Conn)
+		times   int
+		refused bool
+	}{
+		{"plain, nothing", false, listener.OutcomeClosed, func(net.Conn) {}, 3 * burst, false},
+		{"plain, half a request", false, listener.OutcomeClosed, func(c net.Conn) { io.WriteString(c, "GET /") }, 3 * burst, false},
+		{"plain, another path", false, listener.OutcomeBadHTTP, func(c net.Conn) { ask(c, notFound) }, 15 * burst, false},
+		{"TLS, nothing", true, listener.OutcomeClosed, func(net.Conn) {}, 3 * burst, false},
+		{"TLS, at the certificate", true, listener.OutcomeClosed, func(c net.Conn) {
+			cfg := clientTLS.Clone()
+			cfg.VerifyPeerCertificate = func([][]byte, [][]*x509.Certificate) error { c.Close(); return net.ErrClosed }
+			_ = tls.Client(c, cfg).Handshake() // it fails
+		}, burst, true},
+		{"TLS, after the handshake", true, listener.OutcomeClosed, func(c net.Conn) { over(c) }, burst, true},
+		{"TLS, after the upgrade", true, listener.OutcomeClosed, func(c net.Conn) {
+			secure := over(c)
+			fmt.Fprintf(secure, upgrade, "")
+			_, _ = http.ReadResponse(bufio.NewReader(secure), nil)
+		}, burst, true},
+		{"TLS, another path", true, listener.OutcomeBadHTTP, func(c net.Conn) { ask(over(c), notFound) }, 3 * burst, false},
+		{"TLS, another path for ever", true, listener.OutcomeBadHTTP, func(c net.Conn) { ask(over(c), notFound) }, 10*burst - 9, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var got outcomes
+			cfg := serverTLS
+			if !test.secure {
+				cfg = nil
+			}
+			addr := serve(t, ws.Config{Gate: listener.GateConfig{
+				FailuresPerSecond: 1e-9, FailureBurst: burst, Observe: got.observe,
+			}}, cfg, func(c listener.Conn) {
+				_, _, _ = c.NextMessage()
+				c.(*ws.Conn).Failed(listener.OutcomeClosed)
+			})
+			for i := range test.times {
+				c, err := net.Dial("tcp", addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				test.do(c)
+				c.Close()
+				got.await(t, test.outcome, i+1)
+			}
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+			if test.refused {
+				got.await(t, listener.OutcomeRefusedSource, 1)
+			} else {
+				got.await(t, listener.OutcomeClosed, map[bool]int{true: test.times + 1, false: 1}[test.outcome == listener.OutcomeClosed])
 			}
 		})
 	}
