@@ -110,7 +110,7 @@ func (l localPeers) Evict(id messages.PeerID, conn uint64) (kept bool) {
 	if !ok {
 		return false
 	}
-	p.logger().Info("peer connected to another pod")
+	p.info("peer connected to another pod")
 	p.superseded()
 	return p.env.runnersUp.has(id)
 }

@@ -83,6 +83,7 @@ type environment struct {
 	metrics *metrics.Metrics
 	wheel   *wheel
 	log     *slog.Logger
+	lines   *peerLines
 
 	runnersUp *runnersUp // nil: superseded peers are cut
 	flapping  flapping
@@ -113,6 +114,7 @@ func NewPeer(m *metrics.Metrics, id messages.PeerID, conn net.Conn, st *store.St
 		metrics: m,
 		wheel:   newWheel(limits),
 		log:     slog.New(slog.DiscardHandler),
+		lines:   newPeerLines(),
 	}
 	return newPeer(env, id, asListenerConn(conn, limits), st, notifier, newOtherPods(crossPodFwd))
 }
@@ -439,6 +441,31 @@ func (p *Peer) unsubscribe(msg []byte) {
 // by each idle peer would be a tenth of what the peer costs.
 func (p *Peer) logger() *slog.Logger {
 	return p.env.log.With("peer", p.id, "remote", p.conn.RemoteAddr())
+}
+
+// peerLines bounds the lines at Info about single peers, which peers cause as often
+// as they like.
+type peerLines struct {
+	rate   *rate.Limiter
+	unsaid atomic.Uint64 // lines since the last one
+}
+
+func newPeerLines() *peerLines { return &peerLines{rate: rate.NewLimiter(1, 20)} }
+
+// info logs a line about p, at Debug where there were too many of late.
+func (p *Peer) info(msg string, args ...any) {
+	lines := p.env.lines
+	if !lines.rate.Allow() {
+		lines.unsaid.Add(1)
+		if p.env.log.Enabled(context.Background(), slog.LevelDebug) {
+			p.logger().Debug(msg, args...)
+		}
+		return
+	}
+	if n := lines.unsaid.Swap(0); n > 0 {
+		args = append(args, "unsaid", n)
+	}
+	p.logger().Info(msg, args...)
 }
 
 // sink is a Peer as its subscriptions see it.

@@ -85,7 +85,7 @@ func NewRelay(cfg Config) (*Relay, error) {
 		}
 		limits.MaxPeers = most
 	}
-	env := &environment{limits: limits, budget: processBudget(), metrics: m, wheel: newWheel(limits), log: cfg.Logger}
+	env := &environment{limits: limits, budget: processBudget(), metrics: m, wheel: newWheel(limits), log: cfg.Logger, lines: newPeerLines()}
 	if limits.TotalQueueBytes > 0 {
 		env.budget = budget.New(limits.TotalQueueBytes)
 	}
@@ -338,7 +338,7 @@ func (r *Relay) start(id messages.PeerID, c listener.Conn) {
 	if old != nil {
 		old.superseded()
 		r.env.metrics.PeerReplaced()
-		p.logger().Info("peer replaced", "older", old.RemoteAddr())
+		p.info("peer replaced", "older", old.RemoteAddr())
 	}
 	if !p.out.endIfIdle() {
 		go p.write()
@@ -378,7 +378,7 @@ func (r *Relay) serve(p *Peer, transport string) {
 func (r *Relay) ended(p *Peer) {
 	cause := *p.cause.Load()
 	if errors.Is(cause, errNoHealthCheck) || errors.Is(cause, errNoAck) {
-		p.logger().Info("peer closed", "reason", cause)
+		p.info("peer closed", "reason", cause)
 		return
 	}
 	if r.env.log.Enabled(context.Background(), slog.LevelDebug) {

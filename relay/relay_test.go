@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -52,6 +54,28 @@ func TestNewestConnectionWins(t *testing.T) {
 		watcher.expect(from(watcher, "nothing in between"))
 		_ = newer.Close()
 		watcher.expect(offline(older.id))
+	})
+}
+
+// However often ids change hands, few lines say so, and the next one says how many
+// were left out.
+func TestLinesAboutPeersAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		r := newRelay(t, func(c *relay.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+		const takeovers = 100
+		for i := range takeovers + 1 {
+			connect(t, r, fmt.Sprint("peer ", i%2))
+		}
+		const most = 20
+		if n := strings.Count(log.String(), "peer replaced"); n == 0 || n > most {
+			t.Errorf("%d lines about %d takeovers, want at most %d", n, takeovers, most)
+		}
+		time.Sleep(2 * time.Second)
+		connect(t, r, "peer 0")
+		if !strings.Contains(log.String(), fmt.Sprint("unsaid=", takeovers-1-most)) {
+			t.Errorf("what was left out is not said:\n%s", &log)
+		}
 	})
 }
 

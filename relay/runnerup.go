@@ -153,7 +153,7 @@ func (r *runnersUp) takeBack(id messages.PeerID, from *Peer) bool {
 		return false
 	}
 	r.metrics.RunnerUpEnded(metrics.RunnerUpReturned)
-	ru.peer.logger().Info("peer returned to an older connection")
+	ru.peer.info("peer returned to an older connection")
 	r.lookAt(id)
 	return true
 }
