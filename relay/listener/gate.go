@@ -85,6 +85,8 @@ type Gate struct {
 	acceptErrors atomic.Uint64
 	shortage     rate.Sometimes // for a line about them
 
+	proxyHeader sync.Once // for the line about it
+
 	refusals atomic.Uint64  // refused sources that no line at Info has counted
 	say      rate.Sometimes // for that line
 
@@ -349,6 +351,15 @@ func (h *HalfOpen) RemoteAddr() net.Addr {
 		return addr
 	}
 	return h.conn.RemoteAddr()
+}
+
+// ProxyHeader says, once, that a connection begins with the header of the PROXY
+// protocol, which no peer can get through.
+func (h *HalfOpen) ProxyHeader() {
+	h.gate.proxyHeader.Do(func() {
+		h.gate.cfg.Logger.Warn("connections begin with a PROXY protocol header, which is not read: switch it off where they come from "+
+			"(send-proxy or send-proxy-v2 of HAProxy, proxy_protocol of nginx, proxy_protocol_v2 of a load balancer's target group)", "remote", h.conn.RemoteAddr())
+	})
 }
 
 // Established gives the place up because the peer has proved itself, and lifts

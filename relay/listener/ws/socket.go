@@ -1,6 +1,7 @@
 package ws
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"os"
@@ -22,6 +23,7 @@ type socket struct {
 	half     *listener.HalfOpen
 	records  *netbatch.Records // set by the upgrade, with TLS
 
+	begun    bool                             // a byte was read
 	gone     atomic.Bool                      // the other side has closed
 	answered atomic.Bool                      // the handler has answered, and that was all
 	verdict  atomic.Pointer[listener.Outcome] // set by the handler that refuses
@@ -38,10 +40,22 @@ func (s *socket) Read(p []byte) (int, error) {
 		return s.records.Read(p)
 	}
 	n, err := s.Conn.Read(p)
+	if !s.begun && n > 0 {
+		s.begun = true
+		if proxyHeader(p[:n]) {
+			s.half.ProxyHeader()
+		}
+	}
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		s.gone.Store(true)
 	}
 	return n, err
+}
+
+// proxyHeader reports whether b begins with the header of the PROXY protocol,
+// version 1 or 2.
+func proxyHeader(b []byte) bool {
+	return bytes.HasPrefix(b, []byte("PROXY ")) || bytes.HasPrefix(b, []byte("\r\n\r\n\x00\r\nQUIT\n"))
 }
 
 // Write implements [net.Conn].

@@ -2,12 +2,14 @@ package ws_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -507,6 +509,43 @@ func TestHangUps(t *testing.T) {
 				got.await(t, listener.OutcomeRefusedSource, 1)
 			} else {
 				got.await(t, listener.OutcomeClosed, map[bool]int{true: test.times + 1, false: 1}[test.outcome == listener.OutcomeClosed])
+			}
+		})
+	}
+}
+
+// A balancer that speaks the PROXY protocol is named once, with what to switch off,
+// over TLS too. A path or a header of that name is no such thing.
+func TestProxyProtocolIsSaid(t *testing.T) {
+	serverTLS, _ := testTLS(t)
+	for _, test := range []struct {
+		name, send string
+		secure     bool
+		says       int
+	}{
+		{"version 1", "PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n" + fmt.Sprintf(upgrade, ""), false, 1},
+		{"version 1 before TLS", "PROXY TCP6 2001:db8::1 2001:db8::2 56324 443\r\n\x16\x03\x01\x02\x00\x01", true, 1},
+		{"version 1, of the balancer itself", "PROXY UNKNOWN\r\n", false, 1},
+		{"version 2", "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x01\xc6\x33\x64\x01\xdc\x04\x01\xbb" + fmt.Sprintf(upgrade, ""), false, 1},
+		{"version 2 before TLS", "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00\x16\x03\x01\x02\x00\x01", true, 1},
+		{"a request", "GET /PROXY HTTP/1.1\r\nHost: PROXY \r\n\r\n", false, 0},
+		{"a blank line before a request", "\r\n\r\nGET / HTTP/1.1\r\n\r\n", false, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cfg := serverTLS
+			if !test.secure {
+				cfg = nil
+			}
+			var log bytes.Buffer
+			inBubble(t, ws.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, cfg, authenticate, func(t *testing.T, dial func() net.Conn, _ *ws.Listener) {
+				for range 3 {
+					c := dial()
+					io.WriteString(c, test.send)
+					closed(t, c)
+				}
+			})
+			if n := strings.Count(log.String(), "level=WARN"); n != test.says || n > 0 && !strings.Contains(log.String(), "switch it off") {
+				t.Errorf("%d warnings, want %d:\n%s", n, test.says, &log)
 			}
 		})
 	}
