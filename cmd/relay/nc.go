@@ -255,35 +255,29 @@ func (n *netcat) dial(ctx context.Context, cfg client.Config) (*client.Client, e
 		select {
 		case <-time.After(ncRetry):
 		case <-ctx.Done():
-			return nil, fmt.Errorf("no relay at %s within %v: %w", cfg.URL, n.o.timeout, innermost(err))
+			return nil, fmt.Errorf("no relay at %s within %v: %w", cfg.URL, n.o.timeout, shortly(err))
 		}
 		if !said { // not before there was time to start
 			said = true
 			if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 				n.say("waiting for the relay at %s", cfg.URL)
 			} else {
-				n.say("waiting for the relay at %s: %v", cfg.URL, innermost(err))
+				n.say("waiting for the relay at %s: %v", cfg.URL, shortly(err))
 			}
 		}
 	}
 }
 
-// innermost is the cause at the bottom of err.
-func innermost(err error) error {
-	for {
-		switch e := err.(type) {
-		case interface{ Unwrap() []error }:
-			all := e.Unwrap()
-			err = all[len(all)-1]
-		case interface{ Unwrap() error }:
-			if e.Unwrap() == nil {
-				return err
-			}
-			err = e.Unwrap()
-		default:
-			return err
-		}
+// shortly returns what a user needs of why a relay is not reached, where that is
+// known.
+func shortly(err error) error {
+	if name, ok := errors.AsType[*net.DNSError](err); ok {
+		return name
 	}
+	if system, ok := errors.AsType[syscall.Errno](err); ok {
+		return system
+	}
+	return err
 }
 
 // watch tells the user of the connection to the relay, and ends run when what is
