@@ -241,7 +241,7 @@ func (c *Cluster) validate(bad func(format string, args ...any)) {
 		bad("--cluster-exposed-address-previous has %d addresses: want at most %d", n, maxFormerExposed)
 	}
 	if c.Interval < minClusterInterval {
-		bad("--cluster-interval is %v: want at least %v", c.Interval, minClusterInterval)
+		bad("%s is %v: want at least %v", c.source("cluster-interval"), c.Interval, minClusterInterval)
 	}
 	switch {
 	case c.SecretFile != "" && c.Secret != "":

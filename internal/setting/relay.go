@@ -306,16 +306,16 @@ func (r *Relay) Validate() error {
 		bad("--letsencrypt-aws-route53 is not supported: this relay proves its domains on port 443 (--letsencrypt-data-dir and --letsencrypt-domains); or give it a certificate made elsewhere (--tls-cert-file), which it reads again when it changes")
 	}
 	if r.HandshakeTimeout == 0 {
-		bad("--handshake-timeout is 0: want more, since what has no end can be held open by anyone")
+		bad("%s is 0: want more, since what has no end can be held open by anyone", r.Source("handshake-timeout"))
 	}
 	if r.StallTimeout == 0 {
-		bad("--stall-timeout is 0: want more, since what has no end can be held open by anyone")
+		bad("%s is 0: want more, since what has no end can be held open by anyone", r.Source("stall-timeout"))
 	}
 	if r.MaxQueueBytes < minQueueBytes {
-		bad("--max-queue-bytes is %d: want at least %d, room for a few of the largest messages", r.MaxQueueBytes, minQueueBytes)
+		bad("%s is %d: want at least %d, room for a few of the largest messages", r.Source("max-queue-bytes"), r.MaxQueueBytes, minQueueBytes)
 	}
 	if n := r.MaxTotalQueueBytes; n != 0 && n < minTotalQueueBytes {
-		bad("--max-total-queue-bytes is %d: want at least %d, or 0 for a quarter of the memory limit", n, minTotalQueueBytes)
+		bad("%s is %d: want at least %d, or 0 for a quarter of the memory limit", r.Source("max-total-queue-bytes"), n, minTotalQueueBytes)
 	}
 	return errors.Join(errs...)
 }

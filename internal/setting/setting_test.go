@@ -257,9 +257,9 @@ func TestEndsAndWords(t *testing.T) {
 
 // All that is wrong is said at once, of options, variables, and both together.
 func TestAllAtOnce(t *testing.T) {
-	r, _, err := read(t, []string{"--metrics-port=http", "--max-peers=-1", "-l", "nowhere"}, map[string]string{"NB_DRAIN_GRACE": "soon", "RELAY_LOG_FORMAT": "xml"})
+	r, _, err := read(t, []string{"--metrics-port=http", "--max-peers=-1", "-l", "nowhere"}, map[string]string{"NB_DRAIN_GRACE": "soon", "RELAY_LOG_FORMAT": "xml", "RELAY_STALL_TIMEOUT": "0"})
 	err = errors.Join(err, r.Validate())
-	for _, want := range []string{`--metrics-port is "http"`, `--max-peers is "-1"`, `--listen-address is "nowhere"`, `NB_DRAIN_GRACE is "soon"`, `RELAY_LOG_FORMAT is "xml"`, "--exposed-address (RELAY_EXPOSED_ADDRESS) is missing"} {
+	for _, want := range []string{`--metrics-port is "http"`, `--max-peers is "-1"`, `--listen-address is "nowhere"`, `NB_DRAIN_GRACE is "soon"`, `RELAY_LOG_FORMAT is "xml"`, "RELAY_STALL_TIMEOUT is 0", "--exposed-address (RELAY_EXPOSED_ADDRESS) is missing"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("it says\n%v\nwant also %s", err, want)
 		}
