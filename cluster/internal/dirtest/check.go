@@ -47,14 +47,15 @@ func (w *world) checkEviction(loser, winner *tenure) {
 }
 
 // made is when a connection was made. A runner-up that is back counts as old as
-// the newest connection that it followed.
+// the newest connection that it followed: one that its pod knew of, so that it took a
+// higher epoch.
 func (t *tenure) made() int64 {
 	if !t.takenBack {
 		return t.start
 	}
 	at := t.socket.handshake
 	for _, u := range t.peer.tenures {
-		if !u.takenBack && u.end != 0 && u.end <= t.start {
+		if !u.takenBack && u.end != 0 && u.end <= t.start && u.epoch < t.epoch {
 			at = max(at, u.start)
 		}
 	}
