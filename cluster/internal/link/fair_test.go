@@ -33,13 +33,13 @@ func TestLightFlowBesideHeavyOnes(t *testing.T) {
 		size     int
 	}{
 		{"pairs of their own", func(i int) int { return i }, func(i int) int { return 300 + i }, 8000},
-		{"small messages", func(i int) int { return i }, func(i int) int { return 300 + i }, 300},
+		{"small messages", func(i int) int { return i }, func(i int) int { return 300 + i }, 600},
 		{"from one sender", func(int) int { return 100 }, func(i int) int { return 300 + i }, 8000},
 		{"to one receiver", func(i int) int { return i }, func(int) int { return 200 }, 8000},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				const lasts, lights = 5 * time.Second, 500
+				const lasts, lights = 3 * time.Second, 300
 				n := memnet.New(memnet.Config{Latency: time.Millisecond})
 				ln, err := n.Host("b").Listen("tcp", ":7090")
 				if err != nil {
