@@ -106,7 +106,9 @@ func (c *Conn) parseHeader(b []byte) (h header, code int, why string) {
 	case control && !h.fin:
 		return h, codeProtocol, "control frame fragmented"
 	case control && b[1]&^maskBit > maxControl:
-		return h, codeProtocol, "control frame too long"
+		// Over 125 bytes, RFC 6455, section 5.5, or not in the fewest bytes,
+		// section 5.2.
+		return h, codeProtocol, "control frame with an extended length"
 	case h.op == opContinuation && !c.assembles:
 		return h, codeProtocol, "continuation of no message"
 	case (h.op == opBinary || h.op == opText) && c.assembles:

@@ -26,6 +26,8 @@ import (
 //	empty message             1003                          delivers it
 //	frame not masked          1002                          ends without a close frame
 //	top bit of the length     1002                          ends without a close frame
+//	control frame with its    1002, as RFC 6455, 5.2 and    takes it when it has 125
+//	length in 16 or 64 bits   5.5, forbids all of them      bytes at most
 //	message too long          1009 from the header          1009 once the limit was read
 //	close reason not UTF-8    1007                          echoes the code
 //	end inside a message      io.ErrUnexpectedEOF           may hand up what there is of it
@@ -39,7 +41,7 @@ import (
 // length over 125.
 var differences = []string{
 	"text message", "empty message", "frame not masked",
-	"length with the top bit set", "message too long",
+	"length with the top bit set", "message too long", "control frame with an extended length",
 }
 
 // oracleConn is the connection below the library: it reads a script to its end.

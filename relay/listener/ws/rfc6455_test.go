@@ -140,6 +140,19 @@ func scripts() []script {
 	add(script{name: "length in 64 bits", in: frames(long(5, "hello"), bye), msgs: []string{"hello"}, code: 1000})
 	add(script{name: "length in 16 bits", in: frames(appendMasked([]byte{fin | binary_, 0x80 | 126, 0, 5}, 7, []byte("hello")), hello, bye),
 		msgs: []string{"hello", "hello"}, code: 1000})
+	for _, long := range []struct {
+		name string
+		op   byte
+		size []byte
+	}{
+		{"ping with its length in 16 bits", ping, []byte{0x80 | 126, 0, 5}},
+		{"ping with its length in 64 bits", ping, []byte{0x80 | 127, 0, 0, 0, 0, 0, 0, 0, 5}},
+		{"pong with its length in 16 bits", pong, []byte{0x80 | 126, 0, 5}},
+		{"close with its length in 16 bits", closing, []byte{0x80 | 126, 0, 5}},
+	} {
+		add(script{name: long.name, code: 1002, msgs: []string{"hello"},
+			in: frames(hello, appendMasked(append([]byte{fin | long.op}, long.size...), 7, []byte("\x03\xe8bye")), hello)})
+	}
 	add(script{name: "length 0 in 16 bits", in: appendMasked([]byte{fin | binary_, 0x80 | 126, 0, 0}, 7, nil), code: 1003})
 	add(script{name: "length with the top bit", in: long(1<<63, ""), code: 1002})
 	add(script{name: "length just below the top bit", in: long(1<<63-1, ""), code: 1009})
