@@ -46,7 +46,7 @@ func TestChangesTakeTurns(t *testing.T) {
 			t.Fatal("there is room already")
 		default:
 		}
-		if ids, more = p.notifier.Changes(ids[:0], 16); len(ids) != 16 {
+		if ids, _ = p.notifier.Changes(ids[:0], 16); len(ids) != 16 {
 			t.Fatalf("%d in a turn", len(ids))
 		}
 		if greedy.Room() != nil {

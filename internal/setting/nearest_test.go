@@ -5,7 +5,7 @@ import "testing"
 func TestNearest(t *testing.T) {
 	words := []string{"start", "cluster", "dev", "nc", "token", "bench", "listen-address", "exposed-address"}
 	for text, want := range map[string]string{
-		"strat": "start", "sart": "start", "starts": "start", "tokne": "token", "nx": "nc", "dav": "dev",
+		"strt": "start", "sart": "start", "starts": "start", "tokne": "token", "nx": "nc", "dav": "dev",
 		"listen-addr": "listen-address", "expose-address": "exposed-address", "LISTEN": "",
 		"serve": "", "x": "", "": "", "extra": "", "once": "",
 	} {
