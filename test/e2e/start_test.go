@@ -179,7 +179,7 @@ func TestExitCodes(t *testing.T) {
 		{name: "unknown option", args: []string{"start", "--nope"}, code: 2, want: "-nope"},
 		{name: "wrong value", env: []string{"NB_METRICS_PORT=http"}, code: 2, want: "NB_METRICS_PORT"},
 		{name: "argument", args: onLoopback("-e", "r:443", "-s", secret, "serve"), code: 2, want: `"serve"`},
-		{name: "port that is taken", args: append(onLoopback("-e", "r:443", "-s", secret), "--listen-address", taken.peers), code: 1, want: "listen for peers"},
+		{name: "port that is taken", args: append(onLoopback("-e", "r:443", "-s", secret), "--listen-address", taken.peers), code: 1, want: "--listen-address is "},
 		{name: "help", args: []string{"start", "--help"}, code: 0},
 	}
 	for _, tt := range tests {
