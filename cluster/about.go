@@ -69,6 +69,11 @@ func (t *Transport) setSecrets(secrets []string) error {
 func (t *Transport) toldAbout(c *conn, a wire.About) {
 	t.mu.Lock()
 	p := c.of
+	if p.used != c {
+		t.mu.Unlock()
+		return // what it says on another link counts
+	}
+	t.toldLocked(p, a.Linked)
 	if p.about == nil || !slices.Equal(p.about.Linked, a.Linked) {
 		p.aboutAt = time.Now()
 	}

@@ -255,7 +255,7 @@ func (c *Cluster) figures() (f figures) {
 	c.Transport.figures(&f)
 	s := c.node.stats.Load()
 	f.local, f.claims, f.subscriptions, f.interests = s.Local, s.Claims, s.Subscriptions, s.Interests
-	f.pods, f.settled = s.Pods, s.Complete
+	f.pods, f.settled = s.Pods, s.Complete && !c.Discovery.alone()
 	r := c.Forwarder.routes.Stats()
 	f.parkedMessages, f.parkedBytes, f.owners, f.absences = r.Messages, r.Bytes, r.Owners, r.Absences
 	return f
@@ -288,7 +288,7 @@ func (c *Cluster) Status() Status {
 	})
 	d := c.node.stats.Load()
 	s.Directory = DirectoryStatus{
-		Local: d.Local, Claims: d.Claims, Subscriptions: d.Subscriptions, Interests: d.Interests, Settled: d.Complete,
+		Local: d.Local, Claims: d.Claims, Subscriptions: d.Subscriptions, Interests: d.Interests, Settled: d.Complete && !c.Discovery.alone(),
 	}
 	s.Ready, s.NotReady = c.Discovery.isReady(), c.NotReady()
 	if s.Signed = c.Transport.keys.Len() > 0; !s.Signed {

@@ -77,8 +77,8 @@ func (d *diagnosis) discovery() {
 		}
 	}
 	if len(unlisted) > 0 {
-		d.note("", fmt.Sprintf("%s leaves out %s, linked all the same since the other side has found this pod", f.Name, strings.Join(unlisted, ", ")),
-			"nothing, if it is about to stop, or has just started; if it stays, check that the name or the list has all pods: two that it leaves out do not find each other")
+		d.note("", fmt.Sprintf("%s leaves out %s, linked all the same since they have found this pod, or others have told of them", f.Name, strings.Join(unlisted, ", ")),
+			"nothing, if it is about to stop, or has just started, as name servers may answer for half a minute with what was; if it stays, check that the name or the list has all pods")
 	}
 }
 

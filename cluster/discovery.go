@@ -55,11 +55,11 @@ const (
 	maxAddresses = 4096
 )
 
-// Discovery keeps links to all pods that a [Resolver] finds. It is a loop that
-// compares what is wanted with what is there: it dials each address that has no
-// link, also when an earlier dial failed or a link was lost. It never closes
-// anything: an address that is not found any more is not dialed any more, and
-// its link stays until it fails by itself.
+// Discovery keeps links to all pods that a [Resolver] finds, and to those that
+// linked pods tell of. It is a loop that compares what is wanted with what is
+// there: it dials each address that has no link, also when an earlier dial failed
+// or a link was lost. It never closes anything: an address that is not found any
+// more is not dialed any more, and its link stays until it fails by itself.
 type Discovery struct {
 	// Set by newDiscovery, never changed.
 	resolver Resolver
@@ -80,10 +80,12 @@ type Discovery struct {
 	answered time.Time
 	failure  error // of the last resolution
 	failed   time.Time
-	partly   bool   // something was answered in it
-	absent   bool   // the first resolution said that there are no addresses
-	waitsFor string // what was logged of why this pod is not ready
-	lost     bool   // a link was lost since the last look
+	partly   bool      // something was answered in it
+	absent   bool      // the first resolution said that there are no addresses
+	others   time.Time // when there was another pod first, as long as this one is not ready
+	waitsFor string    // what was logged of why this pod is not ready
+	lost     bool      // a link was lost since the last look
+	lostAt   time.Time
 	dialing  int
 
 	// Owned by the loop.
@@ -108,6 +110,10 @@ type dialer interface {
 	// sessions is how many there are that the other pod has answered in.
 	sessions() int
 
+	// toldOf returns the addresses of pods that linked ones have told of, and to
+	// which there is no link.
+	toldOf() []netip.AddrPort
+
 	// named tells which addresses the last answer has.
 	named([]netip.AddrPort)
 
@@ -131,6 +137,7 @@ type standing struct {
 // target is an address that is wanted.
 type target struct {
 	wanted  bool // in the last answer
+	told    bool // a linked pod has told of it
 	self    bool // this pod's own
 	dialing bool
 	tried   bool      // linked and answered once, or dialed in vain; not where a pod answers and refuses
@@ -143,6 +150,9 @@ type target struct {
 	err     error  // of the last dial; nil: none failed since the last link
 	reason  string // the same in a word
 }
+
+// sought reports whether the pod there is to be linked.
+func (t *target) sought() bool { return t.wanted || t.told }
 
 func newPace(longest time.Duration) *backoff.ExponentialBackOff {
 	b := backoff.NewExponentialBackOff()
@@ -191,7 +201,9 @@ func (d *Discovery) stop() {
 // nothing took the place of.
 func (d *Discovery) linksChanged(lost bool) {
 	d.mu.Lock()
-	d.lost = d.lost || lost
+	if lost {
+		d.lost, d.lostAt = true, time.Now()
+	}
 	d.mu.Unlock()
 	d.again()
 }
@@ -232,6 +244,7 @@ func (d *Discovery) look(ctx context.Context, now time.Time) time.Time {
 			patience = resolveTimeout
 		}
 	}
+	d.toldLocked(now)
 	next := now.Add(resolveTimeout)
 	var dial []netip.AddrPort
 	for addr, t := range d.targets {
@@ -329,12 +342,12 @@ func (d *Discovery) lookAtLocked(addr netip.AddrPort, t *target, now time.Time) 
 		t.failed(s.ended)
 	}
 	switch {
-	case !t.wanted && !t.dialing:
+	case !t.sought() && !t.dialing:
 		delete(d.targets, addr)
 		return time.Time{}
-	case t.wanted && t.linked && !t.tried:
+	case t.sought() && t.linked && !t.tried:
 		return now.Add(lookForAnswer)
-	case !t.wanted, t.linked, t.dialing, s.pending:
+	case !t.sought(), t.linked, t.dialing, s.pending:
 		return time.Time{}
 	case t.next.IsZero():
 		return now
@@ -465,15 +478,49 @@ func (d *Discovery) found(texts []string) (err error) {
 		t.wanted = false
 	}
 	for addr := range found {
-		t := d.targets[addr]
-		if t == nil {
-			t = &target{since: now, pace: newPace(longestRedial)}
-			d.targets[addr] = t
-		}
-		t.wanted = true
+		d.targetLocked(addr, now).wanted = true
 	}
 	d.again()
 	return err
+}
+
+// targetLocked returns the target of an address, which there is from now on.
+func (d *Discovery) targetLocked(addr netip.AddrPort, now time.Time) *target {
+	t := d.targets[addr]
+	if t == nil {
+		t = &target{since: now, pace: newPace(longestRedial)}
+		d.targets[addr] = t
+	}
+	return t
+}
+
+// toldLocked takes the addresses that other pods tell of.
+func (d *Discovery) toldLocked(now time.Time) {
+	for _, t := range d.targets {
+		t.told = false
+	}
+	for _, addr := range d.pods.toldOf() {
+		d.targetLocked(addr, now).told = true
+	}
+}
+
+// alone reports whether there is no link though there are, or were, other pods: an
+// answer leads to another one, or not to this one, or is older than the loss of
+// the last link.
+func (d *Discovery) alone() bool {
+	if d.pods.sessions() > 0 {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	listed := !d.named
+	for _, t := range d.targets {
+		if t.sought() && !t.self {
+			return true
+		}
+		listed = listed || t.wanted && t.self
+	}
+	return !listed || d.answered.Before(d.lostAt)
 }
 
 // notFound reports whether err is the answer that there are no addresses, and
@@ -494,7 +541,7 @@ func notFound(err error) bool {
 // enough to be told, and when there may be more.
 func (d *Discovery) complaintsLocked(now time.Time) (list []wire.Complaint, more time.Time) {
 	for addr, t := range d.targets {
-		if !t.wanted || t.linked || t.err == nil || t.gone() {
+		if !t.sought() || t.linked || t.err == nil || t.gone() {
 			continue
 		}
 		if at := t.since.Add(complainAfter); at.After(now) {
@@ -526,7 +573,7 @@ func (d *Discovery) status() (DiscoveryStatus, []PodStatus) {
 		case t.wanted && t.linked && t.err != nil:
 			s.Elsewhere = append(s.Elsewhere, Complaint{addr.String(), t.reason})
 		}
-		if t.linked || !t.wanted {
+		if t.linked || !t.sought() {
 			continue
 		}
 		p := PodStatus{Address: addr.String(), State: PodDialing, Since: t.since}

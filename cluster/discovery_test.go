@@ -422,6 +422,7 @@ func (f *fakeDialer) dial(context.Context, netip.AddrPort) error {
 }
 func (f *fakeDialer) standing(addr netip.AddrPort) standing { return standing{linked: f.links[addr]} }
 func (f *fakeDialer) sessions() int                         { return len(f.links) }
+func (f *fakeDialer) toldOf() []netip.AddrPort              { return nil }
 func (f *fakeDialer) named([]netip.AddrPort)                {}
 func (f *fakeDialer) complain([]wire.Complaint)             {}
 

@@ -19,8 +19,8 @@
 //
 // # The parts
 //
-//   - [Discovery] finds the addresses of pods and has those dialed that have no
-//     link. It only adds.
+//   - [Discovery] finds the addresses of pods, by a name or list and by what linked
+//     pods tell, and has those dialed that have no link. It only adds.
 //   - [Transport] has the links: one for each pod, TLS 1.3, proved with a shared
 //     secret from both sides, with one writer at a time, control before
 //     directory before messages. The queue of messages belongs to the pod, so a
@@ -47,7 +47,8 @@
 // earlier one is closed ([LocalPeers.Evict]).
 //
 // docs/protocol.md has the frames, docs/adr/0014-cross-pod-fabric.md the reasons,
-// 0015 the directory, 0016 trust, 0017 what a lookup may cost.
+// 0015 the directory, 0016 trust, 0017 what a lookup may cost, 0026 what a pod
+// links to, 0027 how it is found and when it is ready.
 //
 // # Metrics
 //

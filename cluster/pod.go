@@ -36,8 +36,9 @@ type pod struct {
 	version   byte
 	offset    time.Duration // of its cluster clock when it said HELLO
 	differs   differences
-	unnamed   time.Time // since when it has another instance address and nothing leads to it
-	err       error     // why the last session ended
+	sees      []netip.AddrPort // those of about that are counted in transport.seen
+	unnamed   time.Time        // since when it has another instance address and nothing leads to it
+	err       error            // why the last session ended
 	reason    string
 	complains []Complaint
 	about     *wire.About  // what it said of itself last; nil: nothing

@@ -30,8 +30,14 @@ func (d *Discovery) judgeLocked(now time.Time) (again time.Time) {
 	if d.isReady() {
 		return again
 	}
-	why, bound := d.waitsForLocked()
+	why, bound, others := d.waitsForLocked()
 	waited := now.Sub(d.began)
+	if others && d.others.IsZero() {
+		d.others = now
+	}
+	if bound == readyWait && d.others.Sub(d.began) > readyWait {
+		bound += d.others.Sub(d.began) // they were found late
+	}
 	if why != "" && waited < unlistedWait {
 		d.nextResolve = earlier(d.nextResolve, d.resolvedAt.Add(waitPace))
 	}
@@ -56,17 +62,17 @@ func (d *Discovery) judgeLocked(now time.Time) (again time.Time) {
 }
 
 // waitsForLocked says why this pod should not serve yet, "" for no reason, and
-// for how long that counts; 0: until it has changed.
-func (d *Discovery) waitsForLocked() (why string, bound time.Duration) {
+// for how long that counts; 0: until it has changed. others: there are other pods.
+func (d *Discovery) waitsForLocked() (why string, bound time.Duration, others bool) {
 	var refused, open int
 	var reasons []string
 	linked := d.pods.sessions()
 	listed := !d.named
 	for _, t := range d.targets {
 		switch {
-		case !t.wanted:
+		case !t.sought():
 		case t.self:
-			listed = true
+			listed = listed || t.wanted
 		case refusedByPod(t.reason): // until it has answered in a session
 			refused++
 			reasons = append(reasons, t.reason)
@@ -74,23 +80,24 @@ func (d *Discovery) waitsForLocked() (why string, bound time.Duration) {
 			open++
 		}
 	}
+	others = linked+refused+open > 0
 	slices.Sort(reasons)
 	reason := strings.Join(slices.Compact(reasons), ", ")
 	switch {
 	case refused > 0 && linked == 0:
-		return fmt.Sprintf("no other pod links to this one, and all that answer (%d) refuse it or are refused: %s; this one is set wrongly, or the pods are two camps", refused, reason), 0
+		return fmt.Sprintf("no other pod links to this one, and all that answer (%d) refuse it or are refused: %s; this one is set wrongly, or the pods are two camps", refused, reason), 0, others
 	case refused > 0:
-		return fmt.Sprintf("the pods are two camps: this one is linked to %d others, and %d refuse it or are refused: %s", linked, refused, reason), readyWait
+		return fmt.Sprintf("the pods are two camps: this one is linked to %d others, and %d refuse it or are refused: %s", linked, refused, reason), readyWait, others
 	case d.answered.IsZero() && !d.absent:
-		return "the other pods have not been found", readyWait
+		return "the other pods have not been found", readyWait, others
 	case open > 0:
-		return fmt.Sprintf("%d other pods have not been reached", open), readyWait
-	case !listed && linked == 0:
-		return "no other pod is linked, and the name of the pods does not lead to this one, so that none can find it", unlistedWait
+		return fmt.Sprintf("%d other pods have not been reached", open), readyWait, others
+	case !listed && !others:
+		return "no other pod is linked, and the name of the pods does not lead to this one, so that none can find it", unlistedWait, others
 	case !listed:
-		return "the name of the pods does not lead to this one", readyWait
+		return "the name of the pods does not lead to this one", readyWait, others
 	}
-	return "", 0
+	return "", 0, others
 }
 
 // refusedByPod reports whether a reason means that another pod, and not this one
@@ -116,6 +123,6 @@ func (d *Discovery) notReady() string {
 	if d.isReady() {
 		return ""
 	}
-	why, _ := d.waitsForLocked()
+	why, _, _ := d.waitsForLocked()
 	return why
 }

@@ -116,5 +116,5 @@ type DirectoryStatus struct {
 	Claims        int  `json:"claims"`        // claims kept as a home
 	Subscriptions int  `json:"subscriptions"` // of other pods and this one, kept as a home
 	Interests     int  `json:"interests"`     // names that peers of this pod asked about
-	Settled       bool `json:"settled"`       // all pods have the same view
+	Settled       bool `json:"settled"`       // all pods have the same view, and this one is not alone where others are or were
 }

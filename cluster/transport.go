@@ -101,6 +101,7 @@ type Transport struct {
 	addresses map[netip.AddrPort]*pod                    // by announced address: the last one seen there
 	aliases   *simplelru.LRU[netip.AddrPort, wire.PodID] // who answered at an address that was dialed
 	left      *simplelru.LRU[wire.PodID, struct{}]       // incarnations that have said they stop
+	seen      map[netip.AddrPort]int                     // addresses that linked pods are linked to, and how many are
 	listed    []netip.AddrPort                           // the last answer of discovery
 	unnamed   *simplelru.LRU[wire.PodID, struct{}]       // pods whose links ended for errUnnamed
 	lastConn  mesh.Conn
@@ -162,6 +163,7 @@ func newTransport(c *Config, m *Metrics, log *slog.Logger) (*Transport, error) {
 		gate:      newGate(),
 		pods:      map[wire.PodID]*pod{},
 		addresses: map[netip.AddrPort]*pod{},
+		seen:      map[netip.AddrPort]int{},
 		aliases:   newLRU[netip.AddrPort, wire.PodID](maxAliases),
 		left:      newLRU[wire.PodID, struct{}](maxLeft),
 		unnamed:   newLRU[wire.PodID, struct{}](maxLeft),
@@ -315,12 +317,6 @@ func (t *Transport) sessions() (n int) {
 		n += number(p.answeredLocked())
 	}
 	return n
-}
-
-// answeredLocked reports whether there is a session with p of which p knows.
-func (p *pod) answeredLocked() bool {
-	// A follower has heard USE.
-	return p.used != nil && (!p.pair.Leads() || p.used.link.RTT() > 0)
 }
 
 // usedLocked returns the sessions.

@@ -1,0 +1,64 @@
+package cluster
+
+import (
+	"net/netip"
+
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+)
+
+// Pods dial what linked pods are linked to, as they say in ABOUT, whatever the
+// name or list of pods says: its answer may be older than a pod. Each pod only
+// tells of its own links, so what it has told ends with them, and with the link
+// that it was told on. See ADR-0027.
+
+// maxTold bounds the addresses that are known from being told.
+const maxTold = 1024
+
+// toldLocked counts the addresses that p is linked to in place of those before.
+// They count from pods that have proved themselves, since else anyone could have
+// addresses dialed, and not from those that link only while the address of their
+// relay changes: nothing but the name leads to more of their kind.
+func (t *Transport) toldLocked(p *pod, linked []netip.AddrPort) {
+	for _, addr := range p.sees {
+		if t.seen[addr]--; t.seen[addr] == 0 {
+			delete(t.seen, addr)
+		}
+	}
+	p.sees = nil
+	if p.used == nil || !p.used.shaken.Signed || p.differs.instance {
+		return
+	}
+	for _, addr := range linked {
+		if t.seen[addr] == 0 && len(t.seen) == maxTold || addr.Port() == 0 || addr.Addr().IsUnspecified() {
+			continue
+		}
+		t.seen[addr]++
+		p.sees = append(p.sees, addr)
+	}
+}
+
+// toldOf implements dialer.
+func (t *Transport) toldOf() (all []netip.AddrPort) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for addr := range t.seen {
+		id, _ := t.aliases.Peek(addr)
+		if p := t.addresses[addr]; p != nil && p.used != nil || id == t.shaker.ID() || t.left.Contains(id) || t.unnamed.Contains(id) {
+			continue
+		}
+		all = append(all, addr)
+	}
+	return all
+}
+
+// answeredLocked reports whether there is a session with p of which p knows, and
+// whose links are known.
+func (p *pod) answeredLocked() bool {
+	switch {
+	case p.used == nil:
+		return false
+	case p.used.shaken.Capabilities.Has(wire.CapAbout):
+		return p.about != nil
+	}
+	return !p.pair.Leads() || p.used.link.RTT() > 0 // a follower has heard USE
+}
