@@ -82,6 +82,7 @@ type Discovery struct {
 	failed   time.Time
 	partly   bool      // something was answered in it
 	absent   bool      // the first resolution said that there are no addresses
+	looked   bool      // a resolution has ended, and has brought an answer or none is to be had
 	others   time.Time // when there was another pod first, as long as this one is not ready
 	waitsFor string    // what was logged of why this pod is not ready
 	lost     bool      // a link was lost since the last look
@@ -437,6 +438,7 @@ func (d *Discovery) resolve(ctx context.Context, patience time.Duration) {
 		// the name may be wrong.
 		d.absent = true
 	}
+	d.looked = d.absent || !d.answered.IsZero()
 	d.mu.Unlock()
 	if err == nil {
 		d.pods.named(answer)

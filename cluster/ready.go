@@ -88,7 +88,7 @@ func (d *Discovery) waitsForLocked() (why string, bound time.Duration, others bo
 		return fmt.Sprintf("no other pod links to this one, and all that answer (%d) refuse it or are refused: %s; this one is set wrongly, or the pods are two camps", refused, reason), 0, others
 	case refused > 0:
 		return fmt.Sprintf("the pods are two camps: this one is linked to %d others, and %d refuse it or are refused: %s", linked, refused, reason), readyWait, others
-	case d.answered.IsZero() && !d.absent:
+	case !d.looked:
 		return "the other pods have not been found", readyWait, others
 	case open > 0:
 		return fmt.Sprintf("%d other pods have not been reached", open), readyWait, others

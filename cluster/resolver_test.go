@@ -178,6 +178,29 @@ func TestEachFamilyIsAskedByItself(t *testing.T) {
 	}
 }
 
+// TestNotReadyByPartOfAList: a pod that is not done with its list is not ready,
+// however soon a part of it is known.
+func TestNotReadyByPartOfAList(t *testing.T) {
+	inBubble(t, pace, func(t *testing.T, r *rig) {
+		r.resolves("10.0.0.2")
+		r.pod("10.0.0.2").start()
+		a := r.pod("10.0.0.1", func(c *Config) {
+			c.Static, c.Resolver = []string{"10.0.0.1", "pod-2"}, nil
+			found, err := newResolver(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found.(*names).lookup = func(context.Context, string, string) ([]netip.Addr, error) {
+				time.Sleep(20 * time.Millisecond)
+				return []netip.Addr{netip.MustParseAddr("10.0.0.2")}, nil
+			}
+			c.Resolver = found
+			c.Secrets = []string{"another secret, as long as the others"}
+		}).start()
+		r.throughout(time.Minute, "not ready", func() bool { return !a.discovery.isReady() })
+	})
+}
+
 // TestPodsFindEachOtherByOneFamily: pods link while the questions for the other
 // family are never answered, also those that the name leads to later on.
 func TestPodsFindEachOtherByOneFamily(t *testing.T) {
