@@ -43,7 +43,7 @@ func TestPods(t *testing.T) {
 		t.Errorf("relay cluster doctor: exit code %d\n%s", code, out)
 	}
 	code, body := get(t, "http://"+all[0].metrics+"/metrics")
-	for _, want := range []string{"relay_cluster_streams{", "relay_cluster_forwards_total{", `result="ok"`, "relay_cluster_hello_rejects_total{"} {
+	for _, want := range []string{"\nrelay_cluster_streams 2\n", "relay_cluster_forwards_total{", `result="ok"`, "relay_cluster_hello_rejects_total{"} {
 		if !strings.Contains(body, want) {
 			t.Errorf("/metrics: %d without %s", code, want)
 		}
