@@ -255,7 +255,13 @@ func (p *Pod) observeEpoch(epoch uint64) {
 
 // nextEpoch returns the epoch of a connection made now.
 func (p *Pod) nextEpoch() uint64 {
-	p.lastEpoch = max(p.lastEpoch+1, p.Clock(p.now))
+	// Where the clock is behind an epoch that others have seen too, no two pods may
+	// take the same next one.
+	if clock := p.Clock(p.now); clock > p.lastEpoch {
+		p.lastEpoch = clock
+	} else {
+		p.lastEpoch += 1 + uint64(slices.Index(p.view, p.self))
+	}
 	p.observeEpoch(p.lastEpoch)
 	return p.lastEpoch
 }
