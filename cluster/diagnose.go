@@ -110,7 +110,7 @@ func (d *diagnosis) camps() {
 	for _, c := range []struct{ reason, what, give, advice string }{
 		{reasonOtherSecret, "cluster secret", "the cluster secret",
 			"; to change it, give every pod [new, old], then [new], one pod after another (--cluster-auth-secret-file)"},
-		{reasonOtherInstance, "instance address, which is what peers are told", "the --exposed-address",
+		{reasonOtherInstance, "instance address (what peers are told)", "the --exposed-address",
 			", byte for byte; a pod of another relay must be taken out of the name or the list; to change the address of a relay, tell the new pods of the former one (--cluster-exposed-address-previous)"},
 		{reasonOtherTokens, "secret of peer tokens", "the --auth-secret or --auth-secret-file",
 			"; to change it, give every pod the new one beside the old one first; a pod of another relay must be taken out of the name or the list"},
