@@ -1,10 +1,13 @@
 package setting
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Nearest returns the one of words that text was probably meant to be, "" when
-// none is near: one that begins with text, or one that a typing mistake or two
-// turn into it.
+// none is near: one that begins with text, one that has all its parts and another,
+// or one that a typing mistake or two turn into it.
 func Nearest(text string, words []string) string {
 	best, least := "", 1+max(1, (len(text)+1)/3)
 	for _, word := range words {
@@ -12,11 +15,30 @@ func Nearest(text string, words []string) string {
 		if len(text) >= 3 && strings.HasPrefix(word, text) {
 			d = min(d, 1)
 		}
+		if more, all := missing(text, word); all && text != "" {
+			d = min(d, more)
+		}
 		if d < least {
 			best, least = word, d
 		}
 	}
 	return best
+}
+
+// missing reports whether all parts of a name are parts of word, as those of
+// RELAY_CLUSTER_SECRET are of RELAY_CLUSTER_AUTH_SECRET, and how many more that
+// has.
+func missing(name, word string) (more int, all bool) {
+	between := func(r rune) bool { return r == '_' || r == '-' }
+	parts := strings.FieldsFunc(word, between)
+	for part := range strings.FieldsFuncSeq(name, between) {
+		i := slices.Index(parts, part)
+		if i < 0 {
+			return 0, false
+		}
+		parts = slices.Delete(parts, i, i+1)
+	}
+	return len(parts), true
 }
 
 // distance is how many letters were changed, added, left out, or swapped with

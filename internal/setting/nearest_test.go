@@ -3,10 +3,11 @@ package setting
 import "testing"
 
 func TestNearest(t *testing.T) {
-	words := []string{"start", "cluster", "dev", "nc", "token", "bench", "listen-address", "exposed-address"}
+	words := []string{"start", "cluster", "dev", "nc", "token", "bench", "listen-address", "exposed-address", "cluster-peers", "cluster-auth-secret-file", "cluster-auth-secret"}
 	for text, want := range map[string]string{
 		"strt": "start", "sart": "start", "starts": "start", "tokne": "token", "nx": "nc", "dav": "dev",
 		"listen-addr": "listen-address", "expose-address": "exposed-address", "LISTEN": "",
+		"cluster-secret": "cluster-auth-secret", "cluster-secret-file": "cluster-auth-secret-file", "address": "listen-address",
 		"serve": "", "x": "", "": "", "extra": "", "once": "",
 	} {
 		if got := Nearest(text, words); got != want {
