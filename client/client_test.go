@@ -355,6 +355,49 @@ func TestAtOnceAfterClose(t *testing.T) {
 	})
 }
 
+// A load balancer sends some connections to a machine that is gone, where nothing
+// answers: another attempt, beside the first, goes another way. Attempts that
+// another one has beaten leave nothing open.
+func TestDeadWayToTheRelay(t *testing.T) {
+	for dead := range 5 {
+		bubble(t, func(t *testing.T, n *memnet.Network) {
+			r := startRelay(t, n, "relay", nil)
+			cfg := config(n, "alice")
+			dial := cfg.DialContext
+			var dials, open atomic.Int64
+			cfg.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if int(dials.Add(1)) <= dead {
+					open.Add(1)
+					defer open.Add(-1)
+					<-ctx.Done()
+					if dead%2 == 0 {
+						return nil, ctx.Err()
+					}
+					ctx = context.Background() // it has come just then
+				}
+				return dial(ctx, network, addr)
+			}
+			start := time.Now()
+			c, err := client.Dial(t.Context(), cfg)
+			took := time.Since(start).Round(time.Second)
+			if dead == 4 { // as many as there are
+				if err == nil || took != 30*time.Second {
+					t.Errorf("Dial = %v after %v, want an error after 30 s", err, took)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			synctest.Wait()
+			if took != time.Duration(2*dead)*time.Second || open.Load() != 0 || len(r.attempts()) != 1 {
+				t.Errorf("with %d dead ways: after %v, %d dials left, %d handshakes", dead, took, open.Load(), len(r.attempts()))
+			}
+		})
+	}
+}
+
 // Two programs with one id take the name from each other for ever; what matters
 // is how often.
 func TestTwoWithOneIDDoNotFight(t *testing.T) {

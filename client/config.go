@@ -44,6 +44,12 @@ const (
 	closeLinger = 2 * time.Second
 
 	maxURLs = 7
+
+	// dialPatience is how long an attempt to open a network connection may take
+	// before another one begins beside it, of maxDials in all for each address.
+	// TCP sends its first packet again after 1 s.
+	dialPatience = 2 * time.Second
+	maxDials     = 4
 )
 
 var (
@@ -123,7 +129,8 @@ type Config struct {
 
 	// DialContext opens the network connections; nil means a [net.Dialer].
 	// Proxy variables of the environment are not looked at. It must return
-	// when ctx ends.
+	// when ctx ends. A call that takes more than 2 s has another one beside it,
+	// up to 4 for each address, since the way that the first takes may be dead.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// Logger gets the life of the connection; nil means nothing is logged.

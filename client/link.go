@@ -69,9 +69,52 @@ type link struct {
 	goodbye bool   // Close was sent after all data
 }
 
+// dialTCP opens a network connection. The way that the first attempt takes may be
+// dead, and then nothing answers it until ctx ends, while a load balancer sends
+// another one, from another port, to a pod that lives. So further attempts begin
+// beside one that takes long, and the first connection wins.
+func (c *Client) dialTCP(ctx context.Context, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the others
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	results := make(chan result)
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for started, failed := 0, 0; ; {
+		select {
+		case <-next.C:
+			c.loops.Go(func() {
+				conn, err := c.cfg.DialContext(ctx, "tcp", addr)
+				select {
+				case results <- result{conn, err}:
+				case <-ctx.Done():
+					if err == nil {
+						_ = conn.Close() // another one has won
+					}
+				}
+			})
+			if started++; started < maxDials {
+				next.Reset(dialPatience)
+			}
+		case r := <-results:
+			if r.err == nil {
+				return r.conn, nil
+			}
+			if failed++; failed == started {
+				return nil, r.err
+			}
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
 // dial opens a connection to t and does the handshake. ctx bounds all of it.
 func (c *Client) dial(ctx context.Context, t target, token []byte) (_ *link, err error) {
-	raw, err := c.cfg.DialContext(ctx, "tcp", t.addr)
+	raw, err := c.dialTCP(ctx, t.addr)
 	if err != nil {
 		return nil, fmt.Errorf("dial relay %s: %w", t.url, err)
 	}
