@@ -83,7 +83,8 @@ type environment struct {
 	metrics *metrics.Metrics
 	wheel   *wheel
 	log     *slog.Logger
-	lines   *peerLines
+	lines   *peerLines // at Info
+	warned  *peerLines // at Warn, so that they do not go under in the others
 
 	runnersUp *runnersUp // nil: superseded peers are cut
 	flapping  flapping
@@ -115,6 +116,7 @@ func NewPeer(m *metrics.Metrics, id messages.PeerID, conn net.Conn, st *store.St
 		wheel:   newWheel(limits),
 		log:     slog.New(slog.DiscardHandler),
 		lines:   newPeerLines(),
+		warned:  newPeerLines(),
 	}
 	return newPeer(env, id, asListenerConn(conn, limits), st, notifier, newOtherPods(crossPodFwd))
 }
@@ -240,7 +242,7 @@ func (p *Peer) superseded() {
 	p.gone.Or(supersededBit)
 	if p.env.flapping.changed(p.id, now()) {
 		p.env.metrics.PeerFlapping()
-		p.logger().Warn("peer id changes hands again and again: two machines with one key?", "changes", flappingChanges+1, "within", flappingWindow)
+		p.env.warned.say(p, slog.LevelWarn, "peer id changes hands again and again: two machines with one key?", "changes", flappingChanges+1, "within", flappingWindow)
 	}
 	if !p.env.runnersUp.keep(p) {
 		p.cut(errReplaced)
@@ -443,8 +445,8 @@ func (p *Peer) logger() *slog.Logger {
 	return p.env.log.With("peer", p.id, "remote", p.conn.RemoteAddr())
 }
 
-// peerLines bounds the lines at Info about single peers, which peers cause as often
-// as they like.
+// peerLines bounds the lines about single peers, which peers cause as often as they
+// like.
 type peerLines struct {
 	rate   *rate.Limiter
 	unsaid atomic.Uint64 // lines since the last one
@@ -452,20 +454,20 @@ type peerLines struct {
 
 func newPeerLines() *peerLines { return &peerLines{rate: rate.NewLimiter(1, 20)} }
 
-// info logs a line about p, at Debug where there were too many of late.
-func (p *Peer) info(msg string, args ...any) {
-	lines := p.env.lines
-	if !lines.rate.Allow() {
-		lines.unsaid.Add(1)
-		if p.env.log.Enabled(context.Background(), slog.LevelDebug) {
-			p.logger().Debug(msg, args...)
-		}
-		return
-	}
-	if n := lines.unsaid.Swap(0); n > 0 {
+// info logs a line about p at Info, or where there are too many at Debug.
+func (p *Peer) info(msg string, args ...any) { p.env.lines.say(p, slog.LevelInfo, msg, args...) }
+
+// say logs a line about p, at Debug when there were too many in a short time.
+func (l *peerLines) say(p *Peer, level slog.Level, msg string, args ...any) {
+	if !l.rate.Allow() {
+		l.unsaid.Add(1)
+		level = slog.LevelDebug
+	} else if n := l.unsaid.Swap(0); n > 0 {
 		args = append(args, "unsaid", n)
 	}
-	p.logger().Info(msg, args...)
+	if ctx := context.Background(); p.env.log.Enabled(ctx, level) {
+		p.logger().Log(ctx, level, msg, args...)
+	}
 }
 
 // sink is a Peer as its subscriptions see it.

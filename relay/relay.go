@@ -85,7 +85,7 @@ func NewRelay(cfg Config) (*Relay, error) {
 		}
 		limits.MaxPeers = most
 	}
-	env := &environment{limits: limits, budget: processBudget(), metrics: m, wheel: newWheel(limits), log: cfg.Logger, lines: newPeerLines()}
+	env := &environment{limits: limits, budget: processBudget(), metrics: m, wheel: newWheel(limits), log: cfg.Logger, lines: newPeerLines(), warned: newPeerLines()}
 	if limits.TotalQueueBytes > 0 {
 		env.budget = budget.New(limits.TotalQueueBytes)
 	}
@@ -100,7 +100,7 @@ func NewRelay(cfg Config) (*Relay, error) {
 		halfOpen: make(map[listener.Conn]func()),
 		full:     rate.Sometimes{Interval: time.Minute},
 	}
-	env.runnersUp = newRunnersUp(r.store, m, r.lookAt)
+	env.runnersUp = newRunnersUp(r.store, m, r.lookAt, r.crowded)
 	r.notifier.SetLimits(limits.SubscriptionsPerPeer, limits.Subscriptions)
 	r.store.Observe(r.observe)
 	r.SetCrossPodForwarder(cfg.CrossPodForwarder)
@@ -287,6 +287,15 @@ func (r *Relay) admit(id messages.PeerID, c listener.Conn) bool {
 	}
 	r.admitted++
 	return true
+}
+
+// crowded reports whether there are more peers than the limit allows: a peer that
+// is here may always come once more, and then its older connection has to go.
+func (r *Relay) crowded() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	limit := r.env.limits.MaxPeers
+	return limit > 0 && r.admitted > limit
 }
 
 // room returns how many connections may be in their handshake beside the peers

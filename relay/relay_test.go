@@ -76,6 +76,18 @@ func TestLinesAboutPeersAreBounded(t *testing.T) {
 		if !strings.Contains(log.String(), fmt.Sprint("unsaid=", takeovers-1-most)) {
 			t.Errorf("what was left out is not said:\n%s", &log)
 		}
+		// Ids that change hands all the time are a warning each, as far as that is
+		// of use.
+		const seconds = 7
+		for range seconds {
+			for i := range 60 {
+				connect(t, r, fmt.Sprint("restless ", i))
+			}
+			time.Sleep(1050 * time.Millisecond)
+		}
+		if n := strings.Count(log.String(), "changes hands"); n == 0 || n > most+seconds {
+			t.Errorf("%d warnings about ids that change hands, want at most %d", n, most+seconds)
+		}
 	})
 }
 

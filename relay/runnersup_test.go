@@ -12,7 +12,7 @@ import (
 // supersededPeers returns runners-up with two of one id, oldest first.
 func supersededPeers(t *testing.T) (r *runnersUp, st *store.Store, peers []*Peer) {
 	st = store.New()
-	r = newRunnersUp(st, noMetrics(), func(messages.PeerID) {})
+	r = newRunnersUp(st, noMetrics(), func(messages.PeerID) {}, func() bool { return false })
 	for range 2 {
 		p := NewPeer(nil, messages.HashID("alice"), newTryConn(0), st, nil, nil)
 		p.gone.Or(supersededBit)

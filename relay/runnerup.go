@@ -37,6 +37,7 @@ type runnersUp struct {
 	store   *store.Store
 	metrics *metrics.Metrics
 	lookAt  func(messages.PeerID) // has the fabric ask whether an id is still waited for
+	crowded func() bool           // there is no room for one more
 
 	mu     sync.Mutex // guards what follows
 	byID   map[messages.PeerID][]*runnerUp
@@ -51,14 +52,14 @@ type runnerUp struct {
 	timer *time.Timer
 }
 
-func newRunnersUp(st *store.Store, m *metrics.Metrics, lookAt func(messages.PeerID)) *runnersUp {
-	return &runnersUp{store: st, metrics: m, lookAt: lookAt, byID: make(map[messages.PeerID][]*runnerUp)}
+func newRunnersUp(st *store.Store, m *metrics.Metrics, lookAt func(messages.PeerID), crowded func() bool) *runnersUp {
+	return &runnersUp{store: st, metrics: m, lookAt: lookAt, crowded: crowded, byID: make(map[messages.PeerID][]*runnerUp)}
 }
 
 // keep takes in a connection that is no longer in the store and reports whether
 // it did. A nil r keeps none.
 func (r *runnersUp) keep(p *Peer) bool {
-	if r == nil || time.Duration(now()-p.since) >= runnerUpAge {
+	if r == nil || time.Duration(now()-p.since) >= runnerUpAge || r.crowded() {
 		return false
 	}
 	return r.add(&runnerUp{peer: p, until: time.Now().Add(runnerUpTime)})
