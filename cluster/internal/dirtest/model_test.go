@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 )
@@ -54,8 +53,6 @@ func check(t *testing.T, p Profile, steps int) {
 		}
 	}
 	t.Logf("%v, %d failed, %.1f s", &sum, failed, time.Since(start).Seconds())
-	total.add(sum.Result)
-	total.runs += sum.runs - 1
 }
 
 func fail(t *testing.T, p Profile, seed uint64, script *Script, r Result) {
@@ -74,16 +71,11 @@ func fail(t *testing.T, p Profile, seed uint64, script *Script, r Result) {
 
 // tally adds up results.
 type tally struct {
-	mu sync.Mutex
 	Result
 	runs, outOfTouch int
 }
 
-var total tally
-
 func (s *tally) add(r Result) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.runs++
 	s.Steps += r.Steps
 	s.Lookups += r.Lookups
