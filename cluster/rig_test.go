@@ -382,7 +382,7 @@ func (p *rigPod) lose() {
 	p.ice.mu.Unlock()
 	for _, c := range conns {
 		c.lost.Store(true)
-		_ = c.Conn.SetDeadline(time.Unix(1, 0))
+		_ = c.SetDeadline(time.Time{})
 	}
 }
 
@@ -465,6 +465,20 @@ func (c *icyConn) Write(b []byte) (int, error) {
 	c.hold()
 	return c.Conn.Write(b)
 }
+
+// deadline sets a deadline. A connection that was lost stays lost: lose sets c.lost first,
+// so one of the two sees what the other has done.
+func (c *icyConn) deadline(set func(time.Time) error, t time.Time) error {
+	err := set(t)
+	if c.lost.Load() {
+		err = c.Conn.SetDeadline(time.Unix(1, 0))
+	}
+	return err
+}
+
+func (c *icyConn) SetDeadline(t time.Time) error      { return c.deadline(c.Conn.SetDeadline, t) }
+func (c *icyConn) SetReadDeadline(t time.Time) error  { return c.deadline(c.Conn.SetReadDeadline, t) }
+func (c *icyConn) SetWriteDeadline(t time.Time) error { return c.deadline(c.Conn.SetWriteDeadline, t) }
 
 func (c *icyConn) Close() error {
 	c.once.Do(func() {
