@@ -108,7 +108,7 @@ type Link struct {
 	began   time.Time
 	write   func()        // l.writeLoop, made once so that starting it allocates nothing
 	drained chan struct{} // closed when Drain has been called
-	said    chan struct{} // closed when a draining writer has written its last
+	said    chan struct{} // closed when nothing is written any more
 	ended   chan struct{} // closed with the socket
 
 	// Owned by the reader.
@@ -205,7 +205,7 @@ func (l *Link) Run() error {
 // other.
 func (l *Link) Use() {
 	l.mu.Lock()
-	late := l.closed || l.draining || l.released
+	late := l.endingLocked() || l.released
 	if !late {
 		l.cfg.Queue.attach(l) // in here, so that it is before letGo or not at all
 	}
@@ -268,6 +268,9 @@ func (l *Link) endWriting(cause error) {
 		go l.write()
 	}
 }
+
+// endingLocked reports whether nothing more can be given to the writer.
+func (l *Link) endingLocked() bool { return l.closed || l.draining || l.silent }
 
 // endLocked notes why the link ends and drops the directory entries that wait.
 func (l *Link) endLocked(cause error) {

@@ -541,6 +541,50 @@ func TestWriteErrorCloses(t *testing.T) {
 	})
 }
 
+// TestWhatWasSentBeforeTheEndIsRead: a write that fails because the other side has
+// closed the connection does not keep the reader from what came before that.
+func TestWhatWasSentBeforeTheEndIsRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hold := make(chan struct{})
+		last := errors.New("the last word")
+		g := &trace{}
+		g.control = func(typ wire.Type) {
+			if typ == wire.TypeUse {
+				<-hold // as a reader that gets no turn
+			} else {
+				g.refuse = last
+			}
+		}
+		_, a, b := memory(t, memnet.Config{}, func(ca, cb *link.Config) {
+			quiet(ca, cb)
+			ca.Handler = g
+		})
+		synctest.Wait()
+		b.SendControl(wire.AppendUse(nil, 1))
+		synctest.Wait()
+		b.send(1, transport([]byte("before")))
+		synctest.Wait()
+		b.SendControl(wire.AppendGoodbye(nil, wire.Goodbye{}))
+		synctest.Wait()
+		b.Close(errors.New("test"))
+		a.send(1, sized(100))
+		synctest.Wait()
+		if a.SendControl(wire.AppendUse(nil, 2)) || a.SendEntries([]wire.Entry{{Kind: wire.Digest}}) {
+			t.Error("takes more when a write has failed")
+		}
+		if a.Writing() {
+			t.Error("writes on when a write has failed")
+		}
+		close(hold)
+		if err := <-a.result; err != last {
+			t.Errorf("Run = %v, want %v", err, last)
+		}
+		if got := without(g.take(), "end"); len(got) != 1 {
+			t.Errorf("read %q, want the message", got)
+		}
+	})
+}
+
 // TestEntriesFull: a directory that missed an entry would be wrong for good, so
 // the link ends.
 func TestEntriesFull(t *testing.T) {

@@ -67,7 +67,7 @@ func fitting(entries []wire.Entry, room int) int {
 // too much waited, which ends it.
 func (l *Link) SendEntries(entries []wire.Entry) bool {
 	l.mu.Lock()
-	if l.closed || l.draining {
+	if l.endingLocked() {
 		l.mu.Unlock()
 		return false
 	}
@@ -106,7 +106,7 @@ func (l *Link) EntryBytes() int {
 // ending, or the other side takes so little that there is no room.
 func (l *Link) SendControl(frame []byte) bool {
 	l.mu.Lock()
-	if l.closed || l.draining || len(l.box.control)+len(frame) > maxControlBytes {
+	if l.endingLocked() || len(l.box.control)+len(frame) > maxControlBytes {
 		l.mu.Unlock()
 		return false
 	}

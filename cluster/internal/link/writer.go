@@ -3,6 +3,7 @@ package link
 import (
 	"errors"
 	"os"
+	"syscall"
 
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/netbatch"
@@ -86,10 +87,7 @@ func (l *Link) writeLoop() {
 		again = data != nil
 		l.wrote(l.writeTurn(w, data))
 		if w.last {
-			l.mu.Lock()
-			l.silent = true
-			l.mu.Unlock()
-			close(l.said)
+			l.fallSilent()
 		}
 		if w.emptied && l.cfg.EntriesWritten != nil {
 			l.cfg.EntriesWritten()
@@ -138,14 +136,32 @@ func (l *Link) takeData() *chunk {
 	return l.cfg.Queue.take(l)
 }
 
-// wrote ends the link when a write has failed.
+// wrote ends the link when a write has failed. Where the other side has closed the
+// connection, it is left to the reader to end the link: it first reads what was sent
+// before that, messages and maybe why.
 func (l *Link) wrote(err error) {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = ErrStalled
-	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET):
+		l.fallSilent()
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		l.Close(ErrStalled)
+	default:
 		l.Close(err)
 	}
+}
+
+// fallSilent ends all writing. If the reader does not end the link, pings that are
+// not answered do.
+func (l *Link) fallSilent() {
+	l.mu.Lock()
+	if !l.silent {
+		l.silent = true
+		l.box.dropEntries()
+		close(l.said)
+	}
+	l.mu.Unlock()
+	l.letGo()
 }
 
 // writeTurn writes w and then data, with one call of the system if all of it fits
@@ -250,7 +266,7 @@ func (l *Link) endIfIdle() bool {
 	more := l.cfg.Queue.pending(l)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.closed && (more || l.dataDue || l.dueLocked()) {
+	if !l.closed && !l.silent && (more || l.dataDue || l.dueLocked()) {
 		l.dataDue = true
 		return false
 	}
