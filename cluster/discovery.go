@@ -383,7 +383,7 @@ func (d *Discovery) dial(ctx context.Context, addr netip.AddrPort) {
 			news = t.reason
 		}
 		t.tried = t.tried || !refused(t.reason)
-	} else {
+	} else if !refused(t.reason) { // else it may be about to refuse again: see lookAtLocked
 		t.err, t.reason = nil, ""
 	}
 	// Also after a success, in case the link ends before anybody has looked.
@@ -572,7 +572,7 @@ func (d *Discovery) status() (DiscoveryStatus, []PodStatus) {
 		switch {
 		case t.wanted && t.back:
 			s.LeadBack = append(s.LeadBack, addr.String())
-		case t.wanted && t.linked && t.err != nil:
+		case t.wanted && t.linked && t.err != nil && !refused(t.reason):
 			s.Elsewhere = append(s.Elsewhere, Complaint{addr.String(), t.reason})
 		}
 		if t.linked || !t.sought() {

@@ -432,6 +432,30 @@ type fakeResolver func(context.Context) ([]string, error)
 func (f fakeResolver) Resolve(ctx context.Context) ([]string, error) { return f(ctx) }
 func (f fakeResolver) String() string                                { return "fake" }
 
+// TestRefusedUntilAnswered: a pod that was refused by all others is not ready when
+// its dials succeed at the same time, before the others can refuse it again.
+func TestRefusedUntilAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pod := netip.MustParseAddrPort("10.0.0.2:7090")
+		f := &fakeDialer{err: errTaken(pod)}
+		d := newDiscovery(fakeResolver(func(context.Context) ([]string, error) {
+			return []string{pod.String()}, nil
+		}), 0, f, slog.New(slog.DiscardHandler))
+		d.start()
+		defer d.stop()
+		time.Sleep(2 * readyWait)
+		synctest.Wait()
+		f.err = nil
+		before := len(f.dials)
+		d.linksChanged(false)
+		time.Sleep(2 * longestRefused)
+		synctest.Wait()
+		if len(f.dials) == before || d.isReady() {
+			t.Error("ready before another pod has answered")
+		}
+	})
+}
+
 // TestPaceOfDials: the first dials come soon after each other and then ever more
 // rarely, those to a pod that refuses more rarely still, and none at once.
 func TestPaceOfDials(t *testing.T) {
