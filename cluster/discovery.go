@@ -235,14 +235,14 @@ func (d *Discovery) run(ctx context.Context) {
 func (d *Discovery) look(ctx context.Context, now time.Time) time.Time {
 	d.mu.Lock()
 	d.hurryLocked(now)
-	var patience time.Duration // with answers that are missing when others have come
+	var patience time.Duration // with answers that are missing when others have come; 0: all that there is time for
 	resolve := !d.resolving && !now.Before(d.nextResolve)
 	if resolve {
 		d.resolving, d.resolvedAt = true, now
 		d.nextResolve = now.Add(d.pace.NextBackOff())
 		// Soon after the start, or a loss, the next look is better than a late answer.
 		if patience = d.nextResolve.Sub(now); patience > d.interval/4 {
-			patience = resolveTimeout
+			patience = 0
 		}
 	}
 	d.toldLocked(now)

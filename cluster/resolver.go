@@ -130,8 +130,8 @@ var errEnough = errors.New("other answers have come")
 // resolve looks all names up at once, and calls came with all addresses that are
 // known by then whenever an answer has come: a name or a family that is not
 // answered delays no other. From the first answer on it waits for the others for
-// patience at most; cut says that this was not enough, which is no error. came
-// must not wait.
+// patience at most, or for as long as ctx lasts if that is 0; cut says that patience
+// was not enough, which is no error. came must not wait.
 func (r *names) resolve(ctx context.Context, patience time.Duration, came func(found []string)) (cut bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -149,7 +149,7 @@ func (r *names) resolve(ctx context.Context, patience time.Duration, came func(f
 			errs[i] = e.resolve(ctx, r.lookup, func() {
 				turn.Lock()
 				defer turn.Unlock()
-				if enough == nil {
+				if enough == nil && patience > 0 {
 					enough = time.AfterFunc(patience, func() { cancel(errEnough) })
 				}
 				came(r.known())
