@@ -657,7 +657,7 @@ func TestWaitReady(t *testing.T) {
 		{"an answer without pods", []string{}, 0, 0, 0},
 		{"late answer", []string{"a", "b"}, 2 * time.Second, 2 * time.Second, 2200 * time.Millisecond},
 		{"a pod that is not there", []string{"a", "b", "c"}, 0, 0, 3100 * time.Millisecond},
-		{"no answer", nil, time.Hour, 10 * time.Second, 10 * time.Second},
+		{"no answer", nil, time.Hour, unlistedWait, unlistedWait},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -409,6 +409,26 @@ func TestReadyWhenTheNameLeadsHere(t *testing.T) {
 	}
 }
 
+// TestReadyWithoutAnAnswer: pods that start while the name server does not answer
+// are not ready alone as soon as a pod that is linked would be.
+func TestReadyWithoutAnAnswer(t *testing.T) {
+	for name, answered := range map[string]time.Duration{"late": 30 * time.Second, "never": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, pace, func(t *testing.T, r *rig) {
+				a, b := r.pod("10.0.0.1").start(), r.pod("10.0.0.2").start()
+				r.throughout(min(answered, unlistedWait-time.Second), "not ready", func() bool { return !a.discovery.isReady() && !b.discovery.isReady() })
+				if answered < unlistedWait {
+					r.resolves("10.0.0.1", "10.0.0.2")
+				}
+				r.within(waitPace+time.Second, "ready", func() bool { return a.discovery.isReady() && b.discovery.isReady() })
+				if meshed(a, b) != (answered < unlistedWait) {
+					t.Error("ready before the link that there can be")
+				}
+			})
+		})
+	}
+}
+
 // fakeDialer is the transport as a Discovery sees it.
 type fakeDialer struct {
 	err   error

@@ -15,9 +15,9 @@ const (
 	readyWait = 10 * time.Second
 
 	// unlistedWait is how long a pod waits that has no link to any other while its
-	// name does not lead to it: the others cannot find it either. It is longer
-	// than the 30 s that name servers of clusters keep an answer, also one that
-	// says that there is none.
+	// name does not lead to it, or is not answered: the others cannot find it
+	// either. It is longer than the 30 s that name servers of clusters keep an
+	// answer, also one that says that there is none.
 	unlistedWait = 35 * time.Second
 
 	// waitPace is how often pods are looked up until then.
@@ -35,8 +35,8 @@ func (d *Discovery) judgeLocked(now time.Time) (again time.Time) {
 	if others && d.others.IsZero() {
 		d.others = now
 	}
-	if bound == readyWait && d.others.Sub(d.began) > readyWait {
-		bound += d.others.Sub(d.began) // they were found late
+	if late := d.others.Sub(d.began); bound > 0 && late > readyWait {
+		bound = max(bound, late+readyWait)
 	}
 	if why != "" && waited < unlistedWait {
 		d.nextResolve = earlier(d.nextResolve, d.resolvedAt.Add(waitPace))
@@ -83,19 +83,23 @@ func (d *Discovery) waitsForLocked() (why string, bound time.Duration, others bo
 	others = linked+refused+open > 0
 	slices.Sort(reasons)
 	reason := strings.Join(slices.Compact(reasons), ", ")
+	bound = readyWait
+	if linked == 0 && (!d.looked || !listed) {
+		bound = unlistedWait
+	}
 	switch {
 	case refused > 0 && linked == 0:
 		return fmt.Sprintf("no other pod links to this one, and all that answer (%d) refuse it or are refused: %s; this one is set wrongly, or the pods are two camps", refused, reason), 0, others
 	case refused > 0:
-		return fmt.Sprintf("the pods are two camps: this one is linked to %d others, and %d refuse it or are refused: %s", linked, refused, reason), readyWait, others
+		return fmt.Sprintf("the pods are two camps: this one is linked to %d others, and %d refuse it or are refused: %s", linked, refused, reason), bound, others
 	case !d.looked:
-		return "the other pods have not been found", readyWait, others
+		return "the other pods have not been found", bound, others
 	case open > 0:
-		return fmt.Sprintf("%d other pods have not been reached", open), readyWait, others
+		return fmt.Sprintf("%d other pods have not been reached", open), bound, others
 	case !listed && !others:
-		return "no other pod is linked, and the name of the pods does not lead to this one, so that none can find it", unlistedWait, others
+		return "no other pod is linked, and the name of the pods does not lead to this one, so that none can find it", bound, others
 	case !listed:
-		return "the name of the pods does not lead to this one", readyWait, others
+		return "the name of the pods does not lead to this one", bound, others
 	}
 	return "", 0, others
 }
