@@ -97,7 +97,6 @@ func (t *Transport) admit(c *conn) error {
 		return &linkError{reason: string(handshake.Malformed), text: fmt.Sprintf("announced address %q cannot be dialed", hello.Address)}
 	}
 	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
-	ahead := int64(hello.Clock - t.fabric.clock())
 	if err := t.fabric.observeClock(hello.Clock); err != nil {
 		err = errAhead(err)
 		t.mu.Lock()
@@ -161,7 +160,7 @@ func (t *Transport) admit(c *conn) error {
 		}
 		c.admitted(p)
 		p.conns[c.id] = c
-		p.version, p.offset = c.shaken.Version, time.Duration(ahead)*time.Microsecond
+		p.version, p.offset = c.shaken.Version, time.Duration(c.shaken.Ahead)*time.Microsecond
 		differed := p.differs.instance
 		p.differs.instance = c.shaken.OtherInstance
 		differs := p.differs.instance

@@ -122,6 +122,7 @@ type Conn struct {
 
 	Peer  wire.PodID
 	Hello *wire.Hello // the other side's
+	Ahead int64       // of this side's clock the other's was so many µs when its HELLO came
 	Have  uint64      // session that the other side has in use with this pod, 0: none
 
 	// OtherInstance: the sides tell their peers different addresses, one of them

@@ -22,6 +22,7 @@ type shake struct {
 
 	mine, theirs       *wire.Hello
 	mineRaw, theirsRaw []byte // payloads of the HELLOs
+	ahead              int64  // see Conn
 	terms              terms
 }
 
@@ -87,6 +88,9 @@ func (s *shake) listen() (err error) {
 	if s.theirs, err = wire.ParseHello(s.theirsRaw); err != nil {
 		return &Error{Reason: Malformed, Err: err}
 	}
+	if clock := s.pod.config.Clock; clock != nil {
+		s.ahead = int64(s.theirs.Clock - clock())
+	}
 	return nil
 }
 
@@ -125,6 +129,7 @@ func (s *shake) prove() (*Conn, error) {
 		Hello:         s.theirs,
 		Have:          theirs.Have,
 		OtherInstance: Differ(s.mine.Instance, s.theirs.Instance),
+		Ahead:         s.ahead,
 		MyTokens:      mine.Tokens,
 		TheirTokens:   theirs.Tokens,
 		pod:           s.pod,
