@@ -98,6 +98,18 @@ func (a *access) read(lookup func(string) (string, bool)) error {
 	return nil
 }
 
+// peerName takes the name of a peer. An empty one is a variable of a script that
+// is not set, and must not mean any peer.
+func peerName(to *string) func(string) error {
+	return func(v string) error {
+		if v == "" {
+			return errors.New("want the name of a peer")
+		}
+		*to = v
+		return nil
+	}
+}
+
 // theSecret returns the secret that signs; "" when there is none.
 func (a *access) theSecret() (string, error) {
 	if a.secretFile == "" {
@@ -126,7 +138,9 @@ func (a *access) tokens(name string) (client.TokenSource, error) {
 		text = string(bytes.TrimSpace(b))
 	}
 	if text != "" || a.tokenFile != "" {
-		token, err := hex.DecodeString(strings.TrimSpace(text))
+		// relay token prints further lines behind the token.
+		first, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
+		token, err := hex.DecodeString(strings.TrimSpace(strings.TrimPrefix(first, "token ")))
 		if err != nil || len(token) == 0 || len(token) > messages.MaxTokenSize {
 			return nil, usageError{errors.New("the token is not right: want the hexadecimal digits behind \"token\" that relay token prints"), ""}
 		}

@@ -130,6 +130,8 @@ func TestUsageOfOtherCommands(t *testing.T) {
 		{"token that is over at once", []string{"token", "--secret-file", "f", "--ttl", "0s"}, "want at least 1s"},
 		{"new secret and more", []string{"token", "--new-secret", "--json"}, "no other option"},
 		{"dev with an argument", []string{"dev", "once"}, `"once" is neither`},
+		{"token for a peer without a name", []string{"token", "--secret", "s", "--peer", ""}, `--peer is "": want the name of a peer`},
+		{"nc to a peer without a name", []string{"nc", "alice", "--to", ""}, `--to is "": want the name of a peer`},
 		{"nc without a name", []string{"nc"}, "the name of a peer is missing"},
 		{"nc with two names", []string{"nc", "alice", "--to", "bob", "carol"}, `"carol" is one argument too many`},
 		{"nc without a secret", []string{"nc", "alice"}, "set RELAY_AUTH_SECRET, or give --secret-file or --token"},

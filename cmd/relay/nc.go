@@ -55,7 +55,7 @@ type ncOptions struct {
 func (p *program) ncCommand() *command {
 	var o ncOptions
 	var s setting.Set
-	s.String(&o.to, "to", "", "`NAME` of the peer to talk to; without it, whoever talks first")
+	s.Func("to", "", "`NAME` of the peer to talk to; without it, whoever talks first", peerName(&o.to))
 	s.Duration(&o.timeout, "timeout", 0, "`TIME` to wait for the relay, a peer or what it confirms, then fail; 0 is for ever")
 	o.addURL("rel://"+devAddress, "`ADDRESS` of the relay, rel:// or, with TLS, rels://; or the variable RELAY_URL").AlsoEnv("EXPOSED_ADDRESS")
 	o.addSecret()

@@ -244,10 +244,11 @@ func TestNetcatAccess(t *testing.T) {
 	pod := runLive(t, nil, quiet("-s", "a secret of the relay", "-c", certFile, "-k", keyFile)...)
 	_, rest, _ := strings.Cut(pod.stderr.has(t, "tls=true"), "address=")
 	address := strings.Fields(rest)[0]
-	token := strings.Fields(run(t, nil, "token", "--secret", "a secret of the relay").stdout)[1]
+	printed := run(t, nil, "token", "--secret", "a secret of the relay").stdout
+	token := strings.Fields(printed)[1]
 	named := strings.Fields(run(t, nil, "token", "--secret", "a secret of the relay", "--peer", "alice").stdout)[1]
 	tokenFile := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(tokenFile, []byte(token+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(tokenFile, []byte(printed), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {

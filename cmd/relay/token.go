@@ -28,7 +28,7 @@ func (p *program) tokenCommand() *command {
 	var s setting.Set
 	o.addSecret()
 	s.Duration(&o.ttl, "ttl", 12*time.Hour, "`TIME` the token lasts")
-	s.String(&o.peer, "peer", "", "`NAME` of the one peer the token is for; without it, any peer may use it")
+	s.Func("peer", "", "`NAME` of the one peer the token is for; without it, any peer may use it", peerName(&o.peer))
 	s.Bool(&o.json, "json", "print JSON")
 	s.Bool(&o.newSecret, "new-secret", "print a new secret and nothing else")
 	return &command{
