@@ -194,9 +194,9 @@ func (w wired) peers() int                         { return int(w.connected.Load
 // WaitReady waits until this pod may serve peers: the pods have been looked up (an
 // answer without any counts), there has been a link to each of them that can be
 // reached, and the name that is Config.Headless leads to this pod. That takes
-// effect for ten seconds after the start, with two exceptions: a pod that has no
-// link and is not found by its name either waits for 35 s, and one that has no
-// link since each pod that answers refuses it, or is refused by it, is not ready
+// effect for ten seconds after the start, with two exceptions: a pod that is not
+// found by its name, nor by what a linked pod tells the others, waits for 35 s, and
+// one that has no link since each pod that answers refuses it, or is refused by it, is not ready
 // until that has changed. See [Cluster.NotReady].
 // The clock from which connections take their order depends on the links.
 // Ready once is ready until Stop. The error is that of ctx, or [ErrStopped].

@@ -108,8 +108,9 @@ type dialer interface {
 	// standing says how this pod stands with the one at addr.
 	standing(addr netip.AddrPort) standing
 
-	// sessions is how many there are that the other pod has answered in.
-	sessions() int
+	// sessions is how many there are that the other pod has answered in, and
+	// whether one of those pods tells others of this one.
+	sessions() (n int, tells bool)
 
 	// toldOf returns the addresses of pods that linked ones have told of, and to
 	// which there is no link.
@@ -510,7 +511,7 @@ func (d *Discovery) toldLocked(now time.Time) {
 // answer leads to another one, or not to this one, or is older than the loss of
 // the last link.
 func (d *Discovery) alone() bool {
-	if d.pods.sessions() > 0 {
+	if n, _ := d.pods.sessions(); n > 0 {
 		return false
 	}
 	d.mu.Lock()

@@ -374,24 +374,38 @@ func TestTwoCamps(t *testing.T) {
 // leads to it, and not for ever.
 func TestReadyWhenTheNameLeadsHere(t *testing.T) {
 	const never = time.Hour
+	same := func(*Config) {}
+	unsigned := func(c *Config) { c.Secrets = nil }
+	former := settings("rels://a:443")
+	renamed := func(c *Config) { settings("rels://b:443")(c); formerly("rels://a:443")(c) }
 	for _, tt := range []struct {
 		name          string
 		others        bool          // are listed
 		listed        time.Duration // when this pod is
 		after, before time.Duration // it must be ready
+		this, other   func(*Config)
+		old           bool // the other one is of a build that does not tell what it is linked to
 	}{
-		{"at once", false, 0, 0, time.Millisecond},
-		{"linked", true, 3 * time.Second, 3 * time.Second, 4100 * time.Millisecond},
-		{"linked and never found", true, never, readyWait, readyWait + time.Millisecond},
-		{"alone", false, 30 * time.Second, 30 * time.Second, 31100 * time.Millisecond},
-		{"alone and never found", false, never, unlistedWait, unlistedWait + time.Millisecond},
+		{"at once", false, 0, 0, time.Millisecond, same, same, false},
+		{"linked", true, 3 * time.Second, 3 * time.Second, 4100 * time.Millisecond, same, same, false},
+		{"linked and never found", true, never, readyWait, readyWait + time.Millisecond, same, same, false},
+		{"alone", false, 30 * time.Second, 30 * time.Second, 31100 * time.Millisecond, same, same, false},
+		{"alone and never found", false, never, unlistedWait, unlistedWait + time.Millisecond, same, same, false},
+		{"linked without a secret", true, 30 * time.Second, 30 * time.Second, 31100 * time.Millisecond, unsigned, unsigned, false},
+		{"linked without a secret and never found", true, never, unlistedWait, unlistedWait + time.Millisecond, unsigned, unsigned, false},
+		{"linked with another exposed address", true, 30 * time.Second, 30 * time.Second, 31100 * time.Millisecond, renamed, former, false},
+		{"linked to an older build", true, 30 * time.Second, 30 * time.Second, 31100 * time.Millisecond, same, same, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inBubble(t, pace, func(t *testing.T, r *rig) {
 				r.resolves("10.0.0.2")
-				r.pod("10.0.0.2").start()
+				other := r.pod("10.0.0.2", tt.other)
+				if tt.old {
+					other.transport.maxVersion = wire.Version - 1
+				}
+				other.start()
 				began := time.Now()
-				p := r.pod("10.0.0.1", named(t, func(context.Context, string) (hosts []string) {
+				p := r.pod("10.0.0.1", tt.this, named(t, func(context.Context, string) (hosts []string) {
 					if tt.others {
 						hosts = append(hosts, "10.0.0.2")
 					}
@@ -441,7 +455,7 @@ func (f *fakeDialer) dial(context.Context, netip.AddrPort) error {
 	return f.err
 }
 func (f *fakeDialer) standing(addr netip.AddrPort) standing { return standing{linked: f.links[addr]} }
-func (f *fakeDialer) sessions() int                         { return len(f.links) }
+func (f *fakeDialer) sessions() (int, bool)                 { return len(f.links), len(f.links) > 0 }
 func (f *fakeDialer) toldOf() []netip.AddrPort              { return nil }
 func (f *fakeDialer) named([]netip.AddrPort)                {}
 func (f *fakeDialer) complain([]wire.Complaint)             {}

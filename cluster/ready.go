@@ -14,9 +14,8 @@ const (
 	// are, and for its name to lead to it.
 	readyWait = 10 * time.Second
 
-	// unlistedWait is how long a pod waits that has no link to any other while its
-	// name does not lead to it, or is not answered: the others cannot find it
-	// either. It is longer than the 30 s that name servers of clusters keep an
+	// unlistedWait is how long a pod waits that no linked one tells others of while
+	// its name does not lead to it, or is not answered: they cannot find it either. It is longer than the 30 s that name servers of clusters keep an
 	// answer, also one that says that there is none.
 	unlistedWait = 35 * time.Second
 
@@ -66,7 +65,7 @@ func (d *Discovery) judgeLocked(now time.Time) (again time.Time) {
 func (d *Discovery) waitsForLocked() (why string, bound time.Duration, others bool) {
 	var refused, open int
 	var reasons []string
-	linked := d.pods.sessions()
+	linked, tells := d.pods.sessions()
 	listed := !d.named
 	for _, t := range d.targets {
 		switch {
@@ -84,7 +83,7 @@ func (d *Discovery) waitsForLocked() (why string, bound time.Duration, others bo
 	slices.Sort(reasons)
 	reason := strings.Join(slices.Compact(reasons), ", ")
 	bound = readyWait
-	if linked == 0 && (!d.looked || !listed) {
+	if !tells && (!d.looked || !listed) {
 		bound = unlistedWait
 	}
 	switch {

@@ -14,10 +14,16 @@ import (
 // maxTold bounds the addresses that are known from being told.
 const maxTold = 1024
 
+// tellsLocked reports whether what p is linked to counts: only from pods that have
+// proved themselves, since else anyone could have addresses dialed, and not from
+// those that link only while the address of their relay changes: nothing but the
+// name leads to more of their kind. Whether p tells others of this pod, and it
+// counts there, follows the same rule.
+func (p *pod) tellsLocked() bool {
+	return p.used != nil && p.used.shaken.Signed && p.used.shaken.Capabilities.Has(wire.CapAbout) && !p.differs.instance
+}
+
 // toldLocked counts the addresses that p is linked to in place of those before.
-// They count from pods that have proved themselves, since else anyone could have
-// addresses dialed, and not from those that link only while the address of their
-// relay changes: nothing but the name leads to more of their kind.
 func (t *Transport) toldLocked(p *pod, linked []netip.AddrPort) {
 	for _, addr := range p.sees {
 		if t.seen[addr]--; t.seen[addr] == 0 {
@@ -25,7 +31,7 @@ func (t *Transport) toldLocked(p *pod, linked []netip.AddrPort) {
 		}
 	}
 	p.sees = nil
-	if p.used == nil || !p.used.shaken.Signed || p.differs.instance {
+	if !p.tellsLocked() {
 		return
 	}
 	for _, addr := range linked {

@@ -310,13 +310,16 @@ func (t *Transport) complain(list []wire.Complaint) {
 }
 
 // sessions implements dialer.
-func (t *Transport) sessions() (n int) {
+func (t *Transport) sessions() (n int, tells bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, p := range t.pods {
-		n += number(p.answeredLocked())
+		if p.answeredLocked() {
+			n++
+			tells = tells || p.tellsLocked()
+		}
 	}
-	return n
+	return n, tells
 }
 
 // usedLocked returns the sessions.
