@@ -90,7 +90,7 @@ func TestUsage(t *testing.T) {
 func TestAllThatIsWrong(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "relay.log")
 	got := run(t, map[string]string{
-		"RELAY_CLUSTER_HEADLESS": `"relay-pods"`, "RELAY_LISTEN_ADDRESS": " 127.0.0.1:8081", "RELAY_EXPOSED_ADRES": "r:443",
+		"RELAY_CLUSTER_HEADLESS": `"relay-pods"`, "RELAY_LISTEN_ADDRESS": " 127.0.0.1:8081", "RELAY_EXPOZED_ADDRESS": "r:443",
 		"RELAY_LOG_FILE": log, "OZ_OPS_TOKEN_FILE": "missing",
 	}, "--metrics-port", "http", "--auth-secret-file", "missing", "-c", "missing", "-k", "missing", "--cluster-peers", "pod-1", "--pod-ip", "10.0.0.1", "--cluster-auth-secret-file", "missing")
 	for _, want := range []string{
@@ -102,7 +102,7 @@ func TestAllThatIsWrong(t *testing.T) {
 		"--cluster-auth-secret-file: read secret file missing",
 		"OZ_OPS_TOKEN_FILE: read secret file missing",
 		"--tls-cert-file and --tls-key-file: ",
-		"RELAY_EXPOSED_ADRES is no setting: is RELAY_EXPOSED_ADDRESS meant?",
+		"RELAY_EXPOZED_ADDRESS is no setting: is RELAY_EXPOSED_ADDRESS meant?",
 	} {
 		if !strings.Contains(got.stderr, want) {
 			t.Errorf("stderr lacks %s", want)

@@ -269,18 +269,18 @@ func TestAllAtOnce(t *testing.T) {
 func TestUnknownVariables(t *testing.T) {
 	_, s := NewRelay()
 	got := s.Unknown([]string{
-		"RELAY_EXPOSED_ADRES=r:443", "NB_LISTEN_ADRES=:443", "OZ_POD_IPS=10.0.0.1", "RELAY_AUTHSECRET=x", "NB_SETUP_KEY=x",
+		"RELAY_EXPOZED_ADDRESS=r:443", "NB_LISTAN_ADDRESS=:443", "OZ_POD_IPS=10.0.0.1", "RELAY_AUTHSECRET=x", "NB_SETUP_KEY=x",
 		"RELAY_LISTEN_ADDRESS=:443", "RELAY_RELAY_HC_ATTEMPT_THRESHOLD=1", "POD_IP=10.0.0.1", "RELAY_EMPTY=", "RELAY_TOKEN=t", "PATH=/bin",
 		"RELAY_PORT=tcp://10.96.0.12:443", "RELAY_SERVICE_HOST=10.96.0.12", "RELAY_SERVICE_PORT=443", "RELAY_SERVICE_PORT_PEERS=443",
 		"RELAY_PORT_443_TCP=tcp://10.96.0.12:443", "RELAY_PORT_443_TCP_PROTO=tcp", "RELAY_PORT_443_TCP_PORT=443", "RELAY_PORT_443_TCP_ADDR=10.96.0.12",
 		"RELAY_PORT_7090_TCP=tcp://10.96.0.12:7090", "RELAY_METRICS_SERVICE_HOST=10.96.0.13",
 	})
 	want := []string{
-		"NB_LISTEN_ADRES is no setting: is NB_LISTEN_ADDRESS meant?",
+		"NB_LISTAN_ADDRESS is no setting: is NB_LISTEN_ADDRESS meant?",
 		"NB_SETUP_KEY is no setting: relay start --help lists them",
 		"OZ_POD_IPS is no setting: is OZ_POD_IP meant?",
 		"RELAY_AUTHSECRET is no setting: is RELAY_AUTH_SECRET meant?",
-		"RELAY_EXPOSED_ADRES is no setting: is RELAY_EXPOSED_ADDRESS meant?",
+		"RELAY_EXPOZED_ADDRESS is no setting: is RELAY_EXPOSED_ADDRESS meant?",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
