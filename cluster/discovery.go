@@ -441,7 +441,7 @@ func (d *Discovery) resolve(ctx context.Context, patience time.Duration) {
 	}
 	d.looked = d.absent || !d.answered.IsZero()
 	d.mu.Unlock()
-	if err == nil {
+	if err == nil || partly {
 		d.pods.named(answer)
 	}
 	switch {

@@ -847,24 +847,44 @@ func TestInstanceAddressChanges(t *testing.T) {
 // TestUnnamedPodOfAnotherRelayGoes: a link to a pod with another instance address
 // lasts no longer than the name leads to it, and long enough for a pod that stops.
 func TestUnnamedPodOfAnotherRelayGoes(t *testing.T) {
-	inBubble(t, pace, func(t *testing.T, r *rig) {
-		r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
-		former := formerly("rels://a:443", "rels://b:443")
-		a := r.pod("10.0.0.1", settings("rels://a:443"), former).start()
-		b := r.pod("10.0.0.2", settings("rels://a:443"), former).start()
-		other := r.pod("10.0.0.3", settings("rels://b:443"), former).start()
-		r.within(time.Second, "links", func() bool { return meshed(a, b, other) })
-		r.resolves("10.0.0.1", "10.0.0.2")
-		r.throughout(unnamedFor, "the links", func() bool { return meshed(a, b, other) })
-		r.within(time.Minute, "no link", func() bool { return meshed(a, b) && other.linked() })
-		ups := a.count("up")
-		r.throughout(5*time.Minute, "no link again", func() bool { return meshed(a, b) && other.linked() && a.count("up") == ups })
-		r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
-		r.within(time.Minute, "links", func() bool { return meshed(a, b, other) })
-		// One with the same address may be unnamed for as long as it likes.
-		r.resolves("10.0.0.1", "10.0.0.3")
-		r.throughout(5*time.Minute, "the link to a pod of this relay", func() bool { return a.linked(b, other) })
-	})
+	for name, broken := range map[string]bool{"a list": false, "a name of which one family fails": true} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, pace, func(t *testing.T, r *rig) {
+				found := func(*Config) {}
+				if broken {
+					found = func(c *Config) {
+						named(t, nil)(c)
+						c.Resolver.(*names).lookup = func(ctx context.Context, network, name string) (ips []netip.Addr, err error) {
+							list, err := r.Resolve(ctx)
+							if network != "ip4" {
+								return nil, &net.DNSError{Err: "server misbehaving", Name: name, IsTemporary: true}
+							}
+							for _, text := range list {
+								ips = append(ips, netip.MustParseAddrPort(text).Addr())
+							}
+							return ips, err
+						}
+					}
+				}
+				r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
+				former := formerly("rels://a:443", "rels://b:443")
+				a := r.pod("10.0.0.1", found, settings("rels://a:443"), former).start()
+				b := r.pod("10.0.0.2", found, settings("rels://a:443"), former).start()
+				other := r.pod("10.0.0.3", found, settings("rels://b:443"), former).start()
+				r.within(time.Second, "links", func() bool { return meshed(a, b, other) })
+				r.resolves("10.0.0.1", "10.0.0.2")
+				r.throughout(unnamedFor, "the links", func() bool { return meshed(a, b, other) })
+				r.within(time.Minute, "no link", func() bool { return meshed(a, b) && other.linked() })
+				ups := a.count("up")
+				r.throughout(5*time.Minute, "no link again", func() bool { return meshed(a, b) && other.linked() && a.count("up") == ups })
+				r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
+				r.within(time.Minute, "links", func() bool { return meshed(a, b, other) })
+				// One with the same address may be unnamed for as long as it likes.
+				r.resolves("10.0.0.1", "10.0.0.3")
+				r.throughout(5*time.Minute, "the link to a pod of this relay", func() bool { return a.linked(b, other) })
+			})
+		})
+	}
 }
 
 // TestTokenSecretsChange: secrets of peer tokens are exchanged while the pods run,
