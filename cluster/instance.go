@@ -14,8 +14,8 @@ import (
 
 // unnamedFor is how long a pod with another instance address stays linked when
 // nothing leads to it any more: longer than one that stops takes to get rid of its
-// peers.
-const unnamedFor = 30 * time.Second
+// peers, with much to spare for a drain that is set longer than 35 s.
+const unnamedFor = 2 * time.Minute
 
 // named implements dialer.
 func (t *Transport) named(addresses []netip.AddrPort) {
