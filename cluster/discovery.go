@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"golang.org/x/time/rate"
 
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
@@ -66,6 +67,8 @@ type Discovery struct {
 	interval time.Duration
 	pods     dialer
 	log      *slog.Logger
+
+	toldLines *rate.Limiter // see say
 
 	named  bool          // by a name that leads to this pod too, once it is known
 	began  time.Time     // set by start
@@ -170,15 +173,16 @@ func newDiscovery(r Resolver, interval time.Duration, pods dialer, log *slog.Log
 	}
 	found, ok := r.(*names)
 	return &Discovery{
-		named:    ok && found.headless,
-		resolver: r,
-		interval: interval,
-		pods:     pods,
-		log:      log,
-		wake:     make(chan struct{}, 1),
-		ready:    make(chan struct{}),
-		targets:  map[netip.AddrPort]*target{},
-		pace:     newPace(interval),
+		toldLines: rate.NewLimiter(1, 20),
+		named:     ok && found.headless,
+		resolver:  r,
+		interval:  interval,
+		pods:      pods,
+		log:       log,
+		wake:      make(chan struct{}, 1),
+		ready:     make(chan struct{}),
+		targets:   map[netip.AddrPort]*target{},
+		pace:      newPace(interval),
 	}
 }
 
@@ -278,7 +282,7 @@ func (d *Discovery) look(ctx context.Context, now time.Time) time.Time {
 	if !slices.Equal(complaints, d.complained) {
 		for _, c := range complaints {
 			if !slices.Contains(d.complained, c) && !refused(c.Reason) { // those were told
-				d.log.Warn("pod cannot be reached", "remote", c.Address, "reason", c.Reason)
+				d.say(slog.LevelWarn, "pod cannot be reached", netip.MustParseAddrPort(c.Address), "reason", c.Reason)
 			}
 		}
 		d.complained = complaints
@@ -392,11 +396,24 @@ func (d *Discovery) dial(ctx context.Context, addr netip.AddrPort) {
 	d.mu.Unlock()
 	switch {
 	case refused(news):
-		d.log.Warn("pod not linked", "remote", addr, "reason", news, "err", err)
+		d.say(slog.LevelWarn, "pod not linked", addr, "reason", news, "err", err)
 	case news != "": // it may be about to start
-		d.log.Info("pod not linked yet", "remote", addr, "reason", news, "err", err)
+		d.say(slog.LevelInfo, "pod not linked yet", addr, "reason", news, "err", err)
 	}
 	d.again()
+}
+
+// say logs a line about an address. One that only other pods tell of is logged at
+// Debug where there are too many: a pod can tell of others as often as it likes.
+func (d *Discovery) say(level slog.Level, msg string, addr netip.AddrPort, args ...any) {
+	d.mu.Lock()
+	t := d.targets[addr]
+	told := t == nil || !t.wanted
+	d.mu.Unlock()
+	if told && !d.toldLines.Allow() {
+		level = slog.LevelDebug
+	}
+	d.log.Log(context.Background(), level, msg, append([]any{"remote", addr}, args...)...)
 }
 
 // resolve asks once where the pods are. What has come is used at once; a failure

@@ -25,26 +25,27 @@ type pod struct {
 	queue     *link.Queue
 
 	// Guarded by transport.mu.
-	pair      *mesh.Pair
-	conns     map[mesh.Conn]*conn // with both ends proved, of any state
-	used      *conn               // that carries the session; nil: none
-	forgotten bool                // nobody finds it any more
-	met       bool                // it has had a session
-	since     time.Time           // when used was set or lost
-	notBefore time.Time           // when to dial it at the earliest after a loss
-	grace     *time.Timer         // runs while it has no session
-	version   byte
-	offset    time.Duration // of its cluster clock when it said HELLO
-	differs   differences
-	sees      []netip.AddrPort // those of about that are counted in transport.seen
-	unnamed   time.Time        // since when it has another instance address and nothing leads to it
-	err       error            // why the last session ended
-	reason    string
-	complains []Complaint
-	about     *wire.About  // what it said of itself last; nil: nothing
-	aboutAt   time.Time    // when what it is linked to changed last
-	read      []wire.Tally // messages read in the last sessions that ended
-	accounts  []account    // that are open
+	pair       *mesh.Pair
+	conns      map[mesh.Conn]*conn // with both ends proved, of any state
+	used       *conn               // that carries the session; nil: none
+	forgotten  bool                // nobody finds it any more
+	met        bool                // it has had a session
+	since      time.Time           // when used was set or lost
+	notBefore  time.Time           // when to dial it at the earliest after a loss
+	grace      *time.Timer         // runs while it has no session
+	version    byte
+	offset     time.Duration // of its cluster clock when it said HELLO
+	differs    differences
+	tokensSaid time.Time        // when the log said last that differs.tokens is so
+	sees       []netip.AddrPort // those of about that are counted in transport.seen
+	unnamed    time.Time        // since when it has another instance address and nothing leads to it
+	err        error            // why the last session ended
+	reason     string
+	complains  []Complaint
+	about      *wire.About  // what it said of itself last; nil: nothing
+	aboutAt    time.Time    // when what it is linked to changed last
+	read       []wire.Tally // messages read in the last sessions that ended
+	accounts   []account    // that are open
 }
 
 // differences are settings that should be the same on all pods.

@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"time"
+
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
@@ -8,6 +10,10 @@ import (
 // Pods that accept other tokens of peers turn each other's peers away. They
 // compare their secrets in each handshake, and do not link if they have none in
 // common. On a link that there is they say when the secrets change.
+
+// tokensPause is how long is between two lines about the secrets of one pod, which can
+// say as often as it likes that they change.
+const tokensPause = time.Minute
 
 // setTokenSecrets tells the other pods of other secrets.
 func (t *Transport) setTokenSecrets(secrets []string) {
@@ -47,7 +53,8 @@ func (t *Transport) toldTokens(c *conn, theirs wire.Fingerprint) {
 
 func (t *Transport) compareTokensLocked(c *conn) {
 	p, differ := c.of, handshake.Differ(c.tokens.mine, c.tokens.theirs)
-	if differ && !p.differs.tokens {
+	if now := time.Now(); differ && !p.differs.tokens && now.Sub(p.tokensSaid) >= tokensPause {
+		p.tokensSaid = now
 		t.reports = append(t.reports, report{act: func() {
 			t.log.Warn("pod accepts other peer tokens: peers may be turned away there or here", "address", p.address)
 		}})

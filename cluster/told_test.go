@@ -223,3 +223,33 @@ func TestAloneIsNotSettled(t *testing.T) {
 		}
 	})
 }
+
+// TestOnePodDoesNotFloodTheLog: what a linked pod says as often as it likes makes
+// few lines.
+func TestOnePodDoesNotFloodTheLog(t *testing.T) {
+	inBubble(t, pace, func(t *testing.T, r *rig) {
+		r.resolves("10.0.0.1", "10.0.0.2")
+		a, b := r.pod("10.0.0.1", settings("rels://a:443", "t")).start(), r.pod("10.0.0.2", settings("rels://a:443", "t")).start()
+		r.within(time.Second, "a link", func() bool { return meshed(a, b) })
+		time.Sleep(settledAfter)
+		synctest.Wait()
+		b.transport.mu.Lock()
+		link := b.transport.pods[a.id()].used.link
+		b.transport.mu.Unlock()
+		for i := range 200 { // each 100 other addresses, for longer than it takes to complain of them
+			var many wire.About
+			for j := range 100 {
+				many.Linked = append(many.Linked, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i / 40), byte(j)}), 7090))
+			}
+			link.SendControl(wire.AppendAbout(nil, many))
+			link.SendControl(wire.AppendTokens(nil, wire.Fingerprint{byte(i % 2)}))
+			time.Sleep(100 * time.Millisecond)
+		}
+		synctest.Wait()
+		for line, most := range map[string]int{"level=INFO msg=\"pod not linked yet": 40, "level=WARN msg=\"pod cannot be reached": 40, "other peer tokens": 1} {
+			if n := a.log.count(line); n < 1 || n > most {
+				t.Errorf("%d lines with %s, want 1 to %d", n, line, most)
+			}
+		}
+	})
+}
