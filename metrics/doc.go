@@ -29,6 +29,7 @@
 //	relay_healthcheck_timeouts_total            peers closed because they did not answer
 //	relay_handshakes_total{outcome}             ends of half-open connections, see [Outcomes]
 //	relay_subscriptions_refused_total           peer ids refused by a subscription limit
+//	relay_subscription_floods_total             peers closed because their lists were over the rate for too long
 //	relay_build_info{version,revision,goversion} always 1
 //
 // At rest, summed over the pods of a relay, messages received are those

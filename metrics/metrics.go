@@ -198,6 +198,7 @@ type Metrics struct {
 	missed     atomic.Int64
 	stalled    atomic.Int64
 	throttled  atomic.Int64 // nanoseconds
+	floods     atomic.Int64
 	activity   atomic.Pointer[func() (active, idle int64)]
 	queue      atomic.Pointer[func() (messages, bytes int64)]
 
@@ -222,7 +223,7 @@ type instruments struct {
 	received, delivered, dropped           metric.Int64ObservableCounter
 	reconnections, handshakes              metric.Int64ObservableCounter
 	flapping, runnersUp                    metric.Int64ObservableCounter
-	subscriptionsRefused                   metric.Int64ObservableCounter
+	subscriptionsRefused, floods           metric.Int64ObservableCounter
 	stalled, healthcheckTimeouts           metric.Int64ObservableCounter
 	throttled                              metric.Float64ObservableCounter
 	peers                                  metric.Int64ObservableUpDownCounter
@@ -261,6 +262,8 @@ func New(meter metric.Meter) (*Metrics, error) {
 		"Ends of half-open connections, by outcome.")
 	i.subscriptionsRefused = b.counter("relay_subscriptions_refused", "",
 		"Peer ids that a subscription limit refused.")
+	i.floods = b.counter("relay_subscription_floods", "",
+		"Peers closed because their lists of subscriptions were over the rate for too long.")
 	i.stalled = b.counter("relay_peers_stalled", "",
 		"Peers closed because their socket took no byte for too long.")
 	i.healthcheckTimeouts = b.counter("relay_healthcheck_timeouts", "",
@@ -359,6 +362,10 @@ func (m *Metrics) PeerFlapping() { m.flapping.Add(1) }
 // SubscriptionsRefused counts peer ids that a subscription limit refused.
 func (m *Metrics) SubscriptionsRefused(ids int) { m.refused.Add(int64(ids)) }
 
+// SubscriptionFlood counts a peer that is closed because its lists were over the
+// rate for too long.
+func (m *Metrics) SubscriptionFlood() { m.floods.Add(1) }
+
 // QueueDelay notes how long the oldest message of a write waited in its queue.
 // It costs several atomic additions: call it once for a write, not for a message.
 func (m *Metrics) QueueDelay(d time.Duration) {
@@ -418,6 +425,7 @@ func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 		o.ObserveInt64(i.runnersUp, m.runnersUp[r].Load(), m.runnerUpLabels[r]...)
 	}
 	o.ObserveInt64(i.subscriptionsRefused, m.refused.Load())
+	o.ObserveInt64(i.floods, m.floods.Load())
 	o.ObserveInt64(i.stalled, m.stalled.Load())
 	o.ObserveInt64(i.healthcheckTimeouts, m.missed.Load())
 	o.ObserveFloat64(i.throttled, time.Duration(m.throttled.Load()).Seconds())

@@ -129,6 +129,7 @@ var zero = []string{
 	`relay_peers{transport="other"} 0`,
 	`relay_peers{transport="ws"} 0`,
 	`relay_queued_bytes 0`,
+	`relay_subscription_floods_total 0`,
 	`relay_subscriptions_refused_total 0`,
 	`relay_transfer_received_bytes_total 0`,
 	`relay_transfer_sent_bytes_total 0`,
@@ -151,6 +152,7 @@ var wantTypes = []string{
 	"relay_peers_idle gauge",
 	"relay_peers_stalled_total counter",
 	"relay_queued_bytes gauge",
+	"relay_subscription_floods_total counter",
 	"relay_subscriptions_refused_total counter",
 	"relay_transfer_received_bytes_total counter",
 	"relay_transfer_sent_bytes_total counter",
@@ -253,6 +255,9 @@ func TestEachEventCountsWhereItSays(t *testing.T) {
 		}},
 		{"subscriptions refused", func(s *scraped) { s.SubscriptionsRefused(7) }, []string{
 			`relay_subscriptions_refused_total 7`,
+		}},
+		{"subscription flood", func(s *scraped) { s.SubscriptionFlood() }, []string{
+			`relay_subscription_floods_total 1`,
 		}},
 		{"health check missed", func(s *scraped) { s.HealthCheckMissed() }, []string{
 			`relay_healthcheck_timeouts_total 1`,

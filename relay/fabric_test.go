@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -225,58 +224,83 @@ type busyFabric struct{ *scriptedFabric }
 
 func (busyFabric) InterestsChanged() {}
 
-// A peer that subscribes to ever new ids made the fabric's work for it pile up
-// without a bound. Now its lists are read no faster than the fabric takes them;
-// it is delayed by that and nobody else is.
+// A peer that subscribes to ever new ids is read at the rate of lists, delayed by that
+// and nobody else is, and ended when it goes on. One that keeps to the rate is not.
 func TestPeerThatAsksTooMuchIsReadMoreSlowly(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const lists = 30
-		f := busyFabric{&scriptedFabric{}}
-		meter, c := counted(t)
-		r := newFabricated(t, f, meter)
-		greedy := connect(t, r, "greedy")
-		var asked atomic.Int64 // how many ids it has written
-		go func() {
-			for err := error(nil); err == nil; { // it reads, and answers no health check
-				_, err = greedy.tryNext()
-			}
-		}()
-		go func() {
-			for i := range lists {
-				var ids []messages.PeerID
-				for j := range messages.MaxPeersPerList {
-					ids = append(ids, messages.HashID(fmt.Sprint(i, j)))
+	for _, tt := range []struct {
+		name  string
+		lists int           // of 244 ids
+		pause time.Duration // between two of them, beyond those it may send at once
+		ended bool
+	}{
+		{"a little too much", 90, 0, false},
+		{"as much as it may for long", 200, 250 * time.Millisecond, false},
+		{"much too much", 300, 0, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const atOnce = 80
+				f := busyFabric{&scriptedFabric{}}
+				meter, c := counted(t)
+				r := newFabricated(t, f, meter)
+				greedy := connect(t, r, "greedy")
+				go func() {
+					for err := error(nil); err == nil; { // it reads, and answers no health check
+						_, err = greedy.tryNext()
+					}
+				}()
+				said := make(chan bool)
+				go func() {
+					var err error
+					say := func(msg []byte) error {
+						_, err := greedy.Write(msg)
+						return err
+					}
+					for i := range tt.lists {
+						var ids []messages.PeerID
+						for j := range messages.MaxPeersPerList {
+							ids = append(ids, messages.HashID(fmt.Sprint(i%40, j)))
+						}
+						err = errors.Join(err, say(messages.AppendPeerList(nil, messages.TypeSubscribePeerState, ids)))
+						if i >= atOnce {
+							time.Sleep(tt.pause)
+						}
+					}
+					err = errors.Join(err, say(messages.AppendTransport(nil, messages.HashID("b"), []byte("at last"))))
+					said <- err == nil
+				}()
+				synctest.Wait() // it may go on only with time
+				a, b := connect(t, r, "a"), connect(t, r, "b")
+				a.subscribe(messages.HashID("x"))
+				a.send(b, "at once")
+				b.expect(from(a, "at once"))
+				if ids, _ := f.host.Interests(nil, 100); ids[16] != messages.HashID("x") {
+					t.Error("what another peer asks for waits behind all that this one does")
 				}
-				greedy.subscribe(ids...)
-				asked.Add(int64(len(ids)))
-			}
-			greedy.write(messages.AppendTransport(nil, messages.HashID("b"), []byte("at last")))
-		}()
-		time.Sleep(time.Minute) // longer than a health check waits for its answer
-		a, b := connect(t, r, "a"), connect(t, r, "b")
-		a.subscribe(messages.HashID("x"))
-		a.send(b, "at once")
-		b.expect(from(a, "at once"))
-		taken := 0
-		for time.Sleep(time.Second); taken < lists*messages.MaxPeersPerList+1; time.Sleep(time.Second) {
-			// Of what is not in the pipe. While ids are taken more are read.
-			if waiting := int(asked.Load()) - taken - pipeDepth*messages.MaxPeersPerList; waiting > 2000 {
-				t.Fatalf("%d ids wait after %d", waiting, taken)
-			}
-			ids, more := f.host.Interests(nil, 1<<20)
-			if taken == 0 && (ids[16] != messages.HashID("x") || more) {
-				t.Error("what another peer asks for waits behind all that this one does")
-			}
-			if len(ids) == 0 {
-				t.Fatalf("no id waits after %d", taken)
-			}
-			taken += len(ids)
-		}
-		b.expect(from(greedy, "at last"))
-		if got := c.value(t, "relay_peer_throttled_seconds_total"); got < 60 {
-			t.Errorf("throttled for %v s, want over a minute", got)
-		}
-	})
+				switch ok := <-said; {
+				case ok == tt.ended:
+					t.Fatalf("all could be said: %v", ok)
+				case ok:
+					b.expect(from(greedy, "at last"))
+				}
+				synctest.Wait()
+				floods := c.value(t, "relay_subscription_floods_total")
+				if ended := floods == 1; ended != tt.ended || floods > 1 {
+					t.Errorf("%v were ended", floods)
+				}
+				if slow := c.value(t, "relay_peer_throttled_seconds_total"); (slow > 0) != (tt.pause == 0) || slow > 21 {
+					t.Errorf("throttled for %v s", slow)
+				}
+				if !tt.ended {
+					return
+				}
+				ids, more := f.host.Interests(nil, 1<<20)
+				if len(ids) > 100 || more {
+					t.Errorf("%d ids that it asked for wait", len(ids))
+				}
+			})
+		})
+	}
 }
 
 func TestAnotherForwarderTakesPresenceOver(t *testing.T) {

@@ -26,6 +26,7 @@ var (
 	errNoHealthCheck = errors.New("no answer to health checks")
 	errNoAck         = errors.New("the way to the peer is dead: nothing is acknowledged")
 	errShutdown      = errors.New("relay is shutting down")
+	errFlood         = errors.New("lists of subscriptions were over the rate for too long")
 )
 
 // closeLinger is how long a peer that was sent Close may take to close its
@@ -262,7 +263,7 @@ func (p *Peer) hear(src messages.PeerID) {
 func (p *Peer) readLoop() error {
 	defer p.flush()
 	if c, ok := p.conn.(frameCounter); ok && p.limiter != nil {
-		c.CountFrames(func(frames, bytes int) { p.throttle(load{frames, bytes}) })
+		c.CountFrames(func(frames, bytes int) { p.pause(p.limiter.reserve(load{frames, bytes})) })
 	}
 	var batch load // for throttle: control messages cost as well
 	for {
@@ -276,7 +277,9 @@ func (p *Peer) readLoop() error {
 		}
 		if !more {
 			p.flush()
-			p.throttle(batch)
+			if err := p.throttle(batch); err != nil {
+				return err
+			}
 			batch = load{}
 		}
 	}
@@ -358,33 +361,30 @@ func (p *Peer) flush() {
 	}
 }
 
-// throttle waits until a peer over one of its rates may be read again, or one of
-// whose subscriptions too much waits for the other pods.
-func (p *Peer) throttle(batch load) {
-	var delay time.Duration
+// throttle waits until a peer over one of its rates may be read again. An error ends
+// the connection.
+func (p *Peer) throttle(batch load) (err error) {
+	var delay, lists time.Duration
 	if p.limiter != nil {
 		delay = p.limiter.reserve(batch)
 	}
-	var room <-chan struct{}
 	if s := p.subscriber.Load(); s != nil && s.listed > 0 {
-		delay = max(delay, reserve(s.rate, s.listed))
-		room = s.Room()
-		s.listed = 0
-	}
-	for (delay > 0 || room != nil) && !p.out.ended() {
-		began := time.Now()
-		if delay > 0 {
-			step := min(delay, throttleStep)
-			time.Sleep(step)
-			delay -= step
-		} else {
-			select {
-			case <-room:
-				room = nil
-			case <-time.After(throttleStep):
-			}
+		if lists, err = s.reserve(); err != nil {
+			p.env.metrics.SubscriptionFlood()
+			return err
 		}
-		p.env.metrics.Throttled(time.Since(began))
+	}
+	p.pause(max(delay, lists))
+	return nil
+}
+
+// pause has the peer not be read for a while.
+func (p *Peer) pause(delay time.Duration) {
+	for delay > 0 && !p.out.ended() {
+		step := min(delay, throttleStep)
+		time.Sleep(step)
+		delay -= step
+		p.env.metrics.Throttled(step)
 		p.answered.Store(now()) // its answers wait behind what it may not send yet
 	}
 }
@@ -396,6 +396,7 @@ type subscriptions struct {
 	// Owned by readLoop.
 	rate   *rate.Limiter // of ids in lists
 	listed int           // of them, since the last throttle
+	over   int           // of them, since the peer was last within its rate
 }
 
 // newSubscriptions returns those of p. Its lists may name at once twice what it
@@ -407,6 +408,22 @@ func (p *Peer) newSubscriptions() *subscriptions {
 		Subscriber: p.notifier.NewSubscriber(p.store, (*sink)(p)),
 		rate:       newRate(float64(burst)/20, burst),
 	}
+}
+
+// reserve takes what was listed from the rate and returns how long to wait for it.
+// It is an error when a peer has been over its rate for 20 seconds without a pause:
+// it may have left long ago, and its end would only be read behind all its lists.
+func (s *subscriptions) reserve() (delay time.Duration, err error) {
+	delay = reserve(s.rate, s.listed)
+	s.over += s.listed
+	s.listed = 0
+	if delay == 0 {
+		s.over = 0
+	}
+	if s.over > s.rate.Burst() {
+		return 0, errFlood
+	}
+	return delay, nil
 }
 
 func (p *Peer) subscribe(msg []byte) {

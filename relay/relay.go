@@ -121,8 +121,8 @@ func (r *Relay) Store() *store.Store { return r.store }
 // Subscriptions returns how many ids peers want to be told about.
 func (r *Relay) Subscriptions() int { return r.notifier.Len() }
 
-// SubscriptionsMade returns how many such subscriptions were made since the start.
-func (r *Relay) SubscriptionsMade() int { return r.notifier.Made() }
+// SubscriptionsTold returns how many ids other pods were asked about since the start.
+func (r *Relay) SubscriptionsTold() int { return r.notifier.Told() }
 
 // handshakeError is a handshake that failed, and how it is counted.
 type handshakeError struct {

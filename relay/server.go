@@ -42,8 +42,8 @@ func (s *Server) Store() *store.Store { return s.relay.Store() }
 // Subscriptions returns how many ids peers want to be told about.
 func (s *Server) Subscriptions() int { return s.relay.Subscriptions() }
 
-// SubscriptionsMade returns how many such subscriptions were made since the start.
-func (s *Server) SubscriptionsMade() int { return s.relay.SubscriptionsMade() }
+// SubscriptionsTold returns how many ids other pods were asked about since the start.
+func (s *Server) SubscriptionsTold() int { return s.relay.SubscriptionsTold() }
 
 // SetCrossPodForwarder has peers accepted from now on use f for destinations
 // that are not here. Call it before Listen. A typed nil counts as none.

@@ -8,16 +8,9 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-const (
-	// changesPerTurn is how many changes of one subscriber are handed out before
-	// it is the next one's turn.
-	changesPerTurn = 16
-
-	// maxChanges is how many changes of one subscriber may wait before its
-	// connection is to be read no further; see [Subscriber.Room]. It is more
-	// than a client asks for in one go.
-	maxChanges = 1024
-)
+// changesPerTurn is how many changes of one subscriber are handed out before it is
+// the next one's turn.
+const changesPerTurn = 16
 
 // changes is what the remote has not been told yet: ids whose first subscription
 // has come or whose last one has gone. Each subscriber has a queue of its own,
@@ -31,93 +24,152 @@ type changes struct {
 
 // pending is the changes of one subscriber; guarded by changes.mu.
 type pending struct {
-	topics fifo.Queue[*topic]
-	queued bool          // in changes.waiting
-	room   chan struct{} // closed when there is room again; nil: nobody waits
+	changes fifo.Queue[*interest]
+	undone  int  // of them: they wait for nothing any more
+	queued  bool // in changes.waiting
 }
 
-// changed has the remote told of topics, in turn.
-func (n *PeerNotifier) changed(s *Subscriber, topics []*topic) {
-	if len(topics) == 0 {
-		return
+// change is why an interest is in the queue of its subscriber.
+type change uint8
+
+const (
+	undone change = iota // or not in the queue
+	first                // the remote may not know of its id
+	last                 // it is over and was the last one: topic.leaves
+)
+
+// changed has the remote told of those that are first or last, in turn, and not
+// told of those whose change is undone before its turn. All are subscriptions of s,
+// whose changing is held. It returns what is to be called without a lock.
+func (n *PeerNotifier) changed(s *Subscriber, firsts, lasts, over []*interest) (wake func()) {
+	if len(firsts)+len(lasts)+len(over) == 0 {
+		return func() {}
 	}
 	n.changes.mu.Lock()
-	wake := n.remote.Load()
-	if wake != nil {
-		for _, t := range topics {
-			s.pending.topics.Push(t)
-		}
-		if !s.pending.queued {
-			s.pending.queued = true
-			n.changes.waiting.Push(s)
+	defer n.changes.mu.Unlock()
+	for _, in := range over {
+		if in.change != undone {
+			in.change = undone
+			s.pending.undone++
 		}
 	}
-	n.changes.mu.Unlock()
-	if wake != nil {
-		(*wake)()
+	s.pending.shrink()
+	remote := n.remote.Load()
+	if remote == nil || len(firsts)+len(lasts) == 0 {
+		return func() {}
+	}
+	for _, in := range firsts {
+		n.changes.push(in, first)
+	}
+	for _, in := range lasts {
+		n.changes.push(in, last)
+	}
+	return *remote
+}
+
+// push has in wait, in the place that it has already, if it has one.
+func (c *changes) push(in *interest, why change) {
+	p := &in.sub.pending
+	if in.change == undone {
+		p.changes.Push(in)
+	}
+	in.change = why
+	if !p.queued {
+		p.queued = true
+		c.waiting.Push(in.sub)
+	}
+}
+
+// shrink takes out what is undone when that is most of what there is.
+func (p *pending) shrink() {
+	if p.undone <= changesPerTurn || p.undone <= p.changes.Len()/2 {
+		return
+	}
+	all := p.changes
+	p.changes, p.undone = fifo.Queue[*interest]{}, 0
+	for all.Len() > 0 {
+		if in := all.Pop(); in.change != undone {
+			p.changes.Push(in)
+		}
 	}
 }
 
 // Changes appends to dst ids whose first subscription was made, or whose last one
 // has gone, since they were handed out last: [PeerNotifier.Interested] has the
-// answer. What has undone itself meanwhile is left out. It looks at limit changes
-// at most, those of each subscriber in their order and of all in turns, and
-// reports whether there are more.
+// answer. What has undone itself meanwhile is left out. They are limit at most,
+// those of each subscriber in their order and of all in turns. It reports whether
+// there may be more.
 func (n *PeerNotifier) Changes(dst []messages.PeerID, limit int) (ids []messages.PeerID, more bool) {
-	var few [changesPerTurn]*topic
+	var few [changesPerTurn]told
 	for limit > 0 {
-		topics := n.turn(few[:0], min(limit, changesPerTurn))
-		if len(topics) == 0 {
+		turn, ok := n.turn(few[:0], min(limit, changesPerTurn))
+		if !ok {
 			return dst, false
 		}
-		for _, t := range topics {
-			if n.handOut(t) {
-				dst = append(dst, t.id)
+		for _, c := range turn {
+			if n.handOut(c) {
+				dst = append(dst, c.topic.id)
 			}
 		}
-		limit -= len(topics)
+		limit -= max(len(turn), 1)
 	}
 	n.changes.mu.Lock()
 	defer n.changes.mu.Unlock()
 	return dst, n.changes.waiting.Len() > 0
 }
 
-// turn appends up to limit changes of the subscriber whose turn it is to dst.
-func (n *PeerNotifier) turn(dst []*topic, limit int) []*topic {
+// told is a change whose turn has come.
+type told struct {
+	topic *topic
+	why   change
+}
+
+// turn appends up to limit changes of the subscriber whose turn it is to dst. ok is
+// false when nobody waits for one.
+func (n *PeerNotifier) turn(dst []told, limit int) (turn []told, ok bool) {
 	n.changes.mu.Lock()
 	defer n.changes.mu.Unlock()
 	if n.changes.waiting.Len() == 0 {
-		return dst
+		return dst, false
 	}
 	s := n.changes.waiting.Pop()
 	p := &s.pending
-	for p.topics.Len() > 0 && len(dst) < limit {
-		dst = append(dst, p.topics.Pop())
+	for p.changes.Len() > 0 && len(dst) < limit {
+		in := p.changes.Pop()
+		if in.change == undone {
+			p.undone--
+			continue
+		}
+		dst = append(dst, told{in.topic, in.change})
+		in.change = undone
 	}
-	if p.queued = p.topics.Len() > 0; p.queued {
+	if p.queued = p.changes.Len() > 0; p.queued {
 		n.changes.waiting.Push(s)
 	}
-	if p.room != nil && p.topics.Len() <= maxChanges/2 {
-		close(p.room)
-		p.room = nil
-	}
-	return dst
+	return dst, true
 }
 
-// handOut notes that the remote is told of t, and reports whether there is
+// handOut notes that the remote is told of c, and reports whether there is
 // something to tell.
-func (n *PeerNotifier) handOut(t *topic) bool {
+func (n *PeerNotifier) handOut(c told) bool {
+	t := c.topic
 	hash, sh := n.shard(&t.id)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if t.dropped {
 		return false
 	}
+	if c.why == last {
+		t.leaves = false
+	}
 	wanted := len(t.interests) > 0
 	changed := wanted != t.known
 	t.known = wanted
-	if !wanted {
+	switch {
+	case !wanted:
 		n.drop(sh, hash, t)
+	case changed:
+		n.told.Add(1)
 	}
 	return changed
 }
@@ -127,23 +179,6 @@ func (n *PeerNotifier) drop(sh *topicShard, hash uint64, t *topic) {
 	t.dropped = true
 	sh.remove(hash, t)
 	n.n.Add(-1)
-}
-
-// Room returns nil while the connection may be read on. When too many changes of
-// its subscriptions wait for the remote it returns a channel, which is closed when
-// there is room again. It is for the one who calls Subscribe and Unsubscribe.
-func (s *Subscriber) Room() <-chan struct{} {
-	c := &s.notifier.changes
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	p := &s.pending
-	if p.topics.Len() < maxChanges {
-		return nil
-	}
-	if p.room == nil {
-		p.room = make(chan struct{})
-	}
-	return p.room
 }
 
 // SetRemote says that the store is only a part of the truth: an id that it does
@@ -173,43 +208,50 @@ func (n *PeerNotifier) SetRemote(wake func()) {
 		n.remote.Store(nil)
 	}
 	for n.changes.waiting.Len() > 0 {
-		s := n.changes.waiting.Pop()
-		if s.pending.room != nil {
-			close(s.pending.room)
+		p := &n.changes.waiting.Pop().pending
+		for p.changes.Len() > 0 {
+			p.changes.Pop().change = undone
 		}
-		s.pending = pending{}
+		*p = pending{}
 	}
 	n.changes.mu.Unlock()
 
-	all := n.NewSubscriber(nil, nil) // its turns are those of what is there already
 	for i := range n.shards {
 		topics := n.restart(&n.shards[i])
-		n.changed(all, topics)
-		if wake == nil {
-			for _, t := range topics {
-				n.Settle(t.id, false, false)
-			}
+		if wake != nil && len(topics) > 0 {
+			wake()
+			continue
+		}
+		for _, t := range topics {
+			n.Settle(t.id, false, false)
 		}
 	}
 }
 
-// restart takes it that the remote knows of no subscription, and returns the
-// topics of a shard.
+// restart takes it that the remote knows of no subscription, has those of a shard
+// wait to be told, and returns their topics.
 func (n *PeerNotifier) restart(sh *topicShard) (topics []*topic) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for _, t := range sh.topics {
 		for ; t != nil; t = t.next {
-			t.known = false
+			t.known, t.leaves = false, false
 			topics = append(topics, t)
 		}
 	}
+	n.changes.mu.Lock()
+	defer n.changes.mu.Unlock()
 	return slices.DeleteFunc(topics, func(t *topic) bool {
-		ended := len(t.interests) == 0
-		if ended {
+		if len(t.interests) == 0 {
 			hash, _ := n.shard(&t.id)
 			n.drop(sh, hash, t)
+			return true
 		}
-		return ended
+		if n.remote.Load() != nil {
+			for _, in := range t.interests {
+				n.changes.push(in, first)
+			}
+		}
+		return false
 	})
 }

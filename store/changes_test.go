@@ -31,33 +31,11 @@ func TestChangesTakeTurns(t *testing.T) {
 	if woken != 3 {
 		t.Errorf("the remote was woken %d times", woken)
 	}
-	if greedy.Room() == nil || modest.Room() != nil {
-		t.Error("the one who asks too much is not the one who waits")
-	}
 	ids, more := p.notifier.Changes(nil, 20)
 	want := slices.Concat(numbers(0, 16), numbers(5000, 5003), numbers(4999, 5000))
 	if !slices.Equal(ids, want) || !more {
 		t.Errorf("first turns: %v, more %v", ids, more)
 	}
-	room := greedy.Room()
-	for range 249 {
-		select {
-		case <-room:
-			t.Fatal("there is room already")
-		default:
-		}
-		if ids, _ = p.notifier.Changes(ids[:0], 16); len(ids) != 16 {
-			t.Fatalf("%d in a turn", len(ids))
-		}
-		if greedy.Room() != nil {
-			continue
-		}
-		break
-	}
-	for range 33 {
-		ids, _ = p.notifier.Changes(ids[:0], 16)
-	}
-	<-room
 	for more = true; more; {
 		var next []messages.PeerID
 		next, more = p.notifier.Changes(nil, 1000)
@@ -102,6 +80,88 @@ func TestChangesThatCancelOut(t *testing.T) {
 	changes("went", id)
 	if n, topics := p.notifier.Len(), store.Topics(p.notifier); n != 0 || topics != 0 {
 		t.Errorf("%d subscriptions and %d ids left", n, topics)
+	}
+}
+
+// Connections that come, subscribe to many ids and go, faster than the remote takes
+// anything, leave nothing behind but what it was told of, and hold nobody up.
+func TestThoseWhoComeAndGoLeaveNothing(t *testing.T) {
+	const rounds, at, each, taken = 30, 8, 1000, 256
+	p, told := newPod(), map[messages.PeerID]bool{}
+	p.notifier.SetRemote(func() {})
+	honest, next := p.notifier.NewSubscriber(p.Store, &sink{}), 0
+	for range rounds {
+		var churn []*store.Subscriber
+		for range at {
+			s := p.notifier.NewSubscriber(p.Store, &sink{})
+			s.Subscribe(list(numbers(next, next+each)...))
+			next += each
+			churn = append(churn, s)
+		}
+		mine := numbers(1<<30+next, 1<<30+next+3)
+		honest.Subscribe(list(mine...))
+		ids, _ := p.notifier.Changes(nil, taken)
+		for _, id := range ids {
+			if told[id] = p.notifier.Interested(id); !told[id] {
+				delete(told, id)
+			}
+		}
+		if !told[mine[0]] || !told[mine[1]] || !told[mine[2]] {
+			t.Fatalf("three ids wait behind those of %d connections that come and go", at)
+		}
+		honest.Unsubscribe(list(mine...))
+		for _, s := range churn {
+			s.Close()
+		}
+		if n, topics := p.notifier.Len(), store.Topics(p.notifier); n != len(told) || topics != n || n > taken {
+			t.Fatalf("%d subscriptions, %d ids are left of %d that the remote was told of", n, topics, len(told))
+		}
+	}
+	if ids, more := p.notifier.Changes(nil, 2*taken); more || len(ids) != len(told) {
+		t.Errorf("%d ids to take back and more %v, where %d were told", len(ids), more, len(told))
+	}
+	if n, topics := p.notifier.Len(), store.Topics(p.notifier); n != 0 || topics != 0 {
+		t.Errorf("%d subscriptions and %d ids left", n, topics)
+	}
+}
+
+// However often one subscribes and unsubscribes before the remote comes to it, what
+// waits is no more than what there is, and what the remote is to forget.
+func TestChangesOfOneAreBounded(t *testing.T) {
+	const each = 1000
+	for _, tt := range []struct {
+		name string
+		told int // of the first list
+	}{
+		{"nothing told", 0}, {"half of it told", each / 2}, {"all told", each},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newPod()
+			p.notifier.SetRemote(func() {})
+			s := p.notifier.NewSubscriber(p.Store, &sink{})
+			s.Subscribe(list(numbers(0, each)...))
+			p.notifier.Changes(nil, tt.told)
+			for i := range 20 {
+				from := i * each
+				s.Unsubscribe(list(numbers(from, from+each)...))
+				s.Subscribe(list(numbers(from+each, from+2*each)...))
+				s.Subscribe(list(numbers(0, each)...)) // of those that are to be forgotten
+				s.Unsubscribe(list(numbers(0, each)...))
+				if n := store.Waiting(s); n > 2*(each+tt.told)+50 {
+					t.Fatalf("%d changes wait with %d ids", n, each+tt.told)
+				}
+				if n := p.notifier.Len(); n > each+tt.told {
+					t.Fatalf("%d are counted, with %d subscriptions and %d that were told", n, each, tt.told)
+				}
+			}
+			s.Close()
+			if n := store.Waiting(s); n > 2*tt.told+50 {
+				t.Errorf("%d changes wait when it has gone, of %d told", n, tt.told)
+			}
+			if ids, more := p.notifier.Changes(nil, 10*each); len(ids) != tt.told || more {
+				t.Errorf("%d are taken back of %d", len(ids), tt.told)
+			}
+		})
 	}
 }
 

@@ -41,6 +41,7 @@
 // Locks, in the order in which they may be held together: that of changing a
 // subscriber's list, then either a shard of the index or the subscriber's
 // state, and under the latter a shard of the store. The lock of changes that
-// wait is held with no other. None is held during a call of an observer, of
+// wait may be taken with the list's or a shard's of the index, and no other is
+// taken under it. None is held during a call of an observer, of
 // [Sink].Wake or of the remote.
 package store

@@ -33,6 +33,13 @@ func Topics(n *PeerNotifier) int {
 	return topics
 }
 
+// Waiting returns how long the queue of changes of s is.
+func Waiting(s *Subscriber) int {
+	s.notifier.changes.mu.Lock()
+	defer s.notifier.changes.mu.Unlock()
+	return s.pending.changes.Len()
+}
+
 // HoldIndex holds the part of the index that id is in, until release is called.
 func HoldIndex(n *PeerNotifier, id messages.PeerID) (release func()) {
 	_, sh := n.shard(&id)

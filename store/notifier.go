@@ -26,7 +26,7 @@ type PeerNotifier struct {
 
 	perSubscriber, total atomic.Int64 // limits
 	n                    atomic.Int64 // subscriptions, and topics without any
-	made                 atomic.Int64 // subscriptions since the start
+	told                 atomic.Int64 // ids since the start, to the remote
 
 	remote  atomic.Pointer[func()] // see SetRemote; nil: there is only the store. Changed under changes.mu
 	changes changes
@@ -50,15 +50,16 @@ type topicShard struct {
 	_      [104]byte
 }
 
-// topic is an id that somebody asked to be told about. With a remote it stays when
-// the last interest has gone, until the remote has been told. All of it is
-// changed under the shard's lock.
+// topic is an id that somebody asked to be told about. It stays when the last
+// interest has gone, if the remote knows of it, until that has been told. All of it
+// is changed under the shard's lock.
 type topic struct {
 	id        messages.PeerID
 	settled   atomic.Uint32 // what was last settled
 	next      *topic        // with the same hash
 	interests []*interest
 	known     bool // the remote has been told that somebody is interested
+	leaves    bool // the last interest had gone, and the remote is to be told in turn
 	dropped   bool // it has left the index
 }
 
@@ -91,8 +92,9 @@ func (n *PeerNotifier) SetLimits(perSubscriber, total int) {
 // the remote has not been told.
 func (n *PeerNotifier) Len() int { return int(n.n.Load()) }
 
-// Made returns how many subscriptions were ever made.
-func (n *PeerNotifier) Made() int { return int(n.made.Load()) }
+// Told returns how many times the remote was ever told that there is a subscription
+// to an id where there was none.
+func (n *PeerNotifier) Told() int { return int(n.told.Load()) }
 
 // Observe tells those who are interested in e.ID. It costs others nothing,
 // waits for nobody, and holds no lock while it calls [Sink].Wake. Events of

@@ -77,6 +77,8 @@ type interest struct {
 	disarms     bool // a waiting online uses wantsOnline up when it is told
 	waiting     notice
 	told        notice // the last one told since subscribed
+
+	change change // guarded by notifier.changes
 }
 
 // notice is what a subscriber is told.
@@ -103,10 +105,10 @@ func (n *PeerNotifier) NewSubscriber(st *Store, sink Sink) *Subscriber {
 // [PeerNotifier.SetLimits]); those are as if they had not been asked for.
 // After Close it does nothing. ids is not kept.
 func (s *Subscriber) Subscribe(ids messages.PeerList) (refused int) {
-	var few [4]*topic
+	var few [4]*interest
 	firsts := few[:0]
 	s.changing.Lock()
-	wake, made := false, -int64(len(s.interests))
+	wake := false
 	for id := range ids.All() {
 		in, first, ok := s.interest(&id)
 		if !ok {
@@ -117,16 +119,15 @@ func (s *Subscriber) Subscribe(ids messages.PeerList) (refused int) {
 			wake = true
 		}
 		if first {
-			firsts = append(firsts, in.topic)
+			firsts = append(firsts, in)
 		}
 	}
-	made += int64(len(s.interests))
+	tell := s.notifier.changed(s, firsts, nil, nil)
 	s.changing.Unlock()
-	s.notifier.made.Add(made)
 	if wake {
 		s.sink.Wake()
 	}
-	s.notifier.changed(s, firsts)
+	tell()
 	return refused
 }
 
@@ -145,7 +146,7 @@ func (s *Subscriber) interest(id *messages.PeerID) (in *interest, first, ok bool
 		sh.mu.Unlock()
 		return in, false, true
 	}
-	ending := t != nil && len(t.interests) == 0 // and counted until the remote knows
+	ending := t != nil && len(t.interests) == 0 // and counted until the remote is told
 	if len(s.interests) >= int(n.perSubscriber.Load()) || !ending && !n.reserve(len(s.interests)) {
 		sh.mu.Unlock()
 		return nil, false, false
@@ -310,43 +311,55 @@ func (s *Subscriber) forget(in *interest) {
 // Unsubscribe drops the subscriptions of ids and the notices of them that
 // wait. Ids that are not subscribed are ignored. ids is not kept.
 func (s *Subscriber) Unsubscribe(ids messages.PeerList) {
-	var few [4]*topic
-	lasts := few[:0]
+	var ended ended
 	s.changing.Lock()
 	for id := range ids.All() {
 		hash, sh := s.notifier.shard(&id)
 		sh.mu.Lock()
 		in := s.interests[sh.find(hash, &id)] // nil for a nil topic
-		last := in != nil && s.unindex(sh, hash, in)
+		if in != nil {
+			ended.add(in, s.unindex(sh, hash, in))
+		}
 		sh.mu.Unlock()
 		if in != nil {
 			s.end(in)
 		}
-		if last {
-			lasts = append(lasts, in.topic)
-		}
 	}
 	s.shrink()
+	tell := s.notifier.changed(s, nil, ended.lasts, ended.over)
 	s.changing.Unlock()
-	s.notifier.changed(s, lasts)
+	tell()
 }
 
-// unindex takes in out of the index and reports whether it was the last one of
-// an id that the remote knows of. The lock of sh is held.
+// ended is subscriptions that were ended together.
+type ended struct {
+	lasts []*interest // of ids that the remote is to be told of
+	over  []*interest // the others
+}
+
+func (e *ended) add(in *interest, last bool) {
+	if last {
+		e.lasts = append(e.lasts, in)
+	} else {
+		e.over = append(e.over, in)
+	}
+}
+
+// unindex takes in out of the index and reports whether the remote is to be told:
+// it knows of the id, in was the last one, and no other that was waits for that.
+// The lock of sh is held.
 func (s *Subscriber) unindex(sh *topicShard, hash uint64, in *interest) (last bool) {
 	n, t := s.notifier, in.topic
 	t.remove(in)
 	switch {
 	case len(t.interests) > 0:
 		n.n.Add(-1)
-		return false
-	case n.remote.Load() == nil:
+	case !t.known || n.remote.Load() == nil:
 		n.drop(sh, hash, t)
-		return false
-	case !t.known:
-		t.settled.Store(0) // it waits to be handed out, and will be dropped then
+	default:
+		last, t.leaves = !t.leaves, true
 	}
-	return t.known
+	return last
 }
 
 // shrink gives back what the list had at its longest. s.changing is held, so
@@ -416,7 +429,7 @@ func (s *Subscriber) Pending() bool { return s.waiting.Load() > 0 }
 // Close drops all subscriptions and all notices. It may be called more than
 // once.
 func (s *Subscriber) Close() {
-	var lasts []*topic
+	var ended ended
 	s.changing.Lock()
 	s.mu.Lock()
 	all := s.interests
@@ -428,13 +441,12 @@ func (s *Subscriber) Close() {
 	for t, in := range all {
 		hash, sh := s.notifier.shard(&t.id)
 		sh.mu.Lock()
-		if s.unindex(sh, hash, in) {
-			lasts = append(lasts, t)
-		}
+		ended.add(in, s.unindex(sh, hash, in))
 		sh.mu.Unlock()
 	}
+	tell := s.notifier.changed(s, nil, ended.lasts, ended.over)
 	s.changing.Unlock()
-	s.notifier.changed(s, lasts)
+	tell()
 }
 
 // queue is a list of subscriptions with a notice that waits, oldest first.

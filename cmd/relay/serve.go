@@ -234,7 +234,7 @@ func (p *pod) serve(ctx, cut context.Context) error {
 		return nil
 	})
 	g.Go(func() error {
-		memtrim.Run(watching, p.held, p.relay.SubscriptionsMade)
+		memtrim.Run(watching, p.held, p.relay.SubscriptionsTold)
 		return nil
 	})
 	p.health.SetListeners("ws")

@@ -31,15 +31,16 @@ const (
 	// PeerWeight is how many subscriptions weigh as much as a peer.
 	PeerWeight = 20
 
-	// A subscription that was made and is over has left garbage, bytes with what
-	// other pods say of it. It is collected when it comes to leastLeft, and to an
+	// A subscription that other pods were told of and that is over has left garbage,
+	// bytes with what they say of it. It is collected when it comes to leastLeft, and to an
 	// eighth of what is in use.
 	subscriptionLeaves = 2 << 10
 	leastLeft          = 8 << 20
 )
 
 // Run looks until ctx ends at held, the number of peers and of what weighs as much,
-// and at made, the number of subscriptions made since the start. It calls
+// and at made, the number of subscriptions that other pods were told of since the
+// start; what is not told leaves little. It calls
 // [debug.FreeOSMemory] when many peers have come or gone and hardly any are coming or
 // going, and when many subscriptions were made.
 func Run(ctx context.Context, held, made func() int) {
