@@ -506,7 +506,8 @@ func (n *node) interest(id messages.PeerID) {
 			n.apply()
 		}
 	}
-	if !awaits && !n.effects.interested(id) {
+	interested := n.effects.interested(id) // asked in any case: the store notes what this pod knows
+	if !awaits && !interested {
 		if subscribed {
 			n.unheard.remove(id)
 			n.pod.Unsubscribe(n.now(), name)

@@ -149,11 +149,12 @@ func (n *PeerNotifier) turn(dst []told, limit int) (turn []told, ok bool) {
 	return dst, true
 }
 
-// handOut notes that the remote is told of c, and reports whether there is
-// something to tell.
+// handOut takes c out of what waits for its topic, and reports whether the remote
+// has to look at it: it knows something else. What it knows changes when it asks,
+// in [PeerNotifier.Interested], which may be later.
 func (n *PeerNotifier) handOut(c told) bool {
 	t := c.topic
-	hash, sh := n.shard(&t.id)
+	_, sh := n.shard(&t.id)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if t.dropped {
@@ -162,16 +163,7 @@ func (n *PeerNotifier) handOut(c told) bool {
 	if c.why == last {
 		t.leaves = false
 	}
-	wanted := len(t.interests) > 0
-	changed := wanted != t.known
-	t.known = wanted
-	switch {
-	case !wanted:
-		n.drop(sh, hash, t)
-	case changed:
-		n.told.Add(1)
-	}
-	return changed
+	return t.known != (len(t.interests) > 0)
 }
 
 // drop takes t, in which nobody is interested any more, out of the index.

@@ -109,13 +109,27 @@ func (n *PeerNotifier) Observe(e Event) {
 	}
 }
 
-// Interested reports whether somebody is subscribed to id.
+// Interested reports whether there is a subscription to id. With a remote, only the
+// remote may ask, and has to act on the answer: [PeerNotifier.Changes] tells it of
+// what is different since.
 func (n *PeerNotifier) Interested(id messages.PeerID) bool {
 	hash, sh := n.shard(&id)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	t := sh.find(hash, &id)
-	return t != nil && len(t.interests) > 0
+	if t == nil {
+		return false
+	}
+	wanted := len(t.interests) > 0
+	if n.remote.Load() == nil || wanted == t.known {
+		return wanted
+	}
+	if t.known = wanted; wanted {
+		n.told.Add(1)
+	} else {
+		n.drop(sh, hash, t)
+	}
+	return wanted
 }
 
 // interested appends the subscriptions of id to dst.

@@ -27,6 +27,7 @@ func setRemote(n *store.PeerNotifier, look func(messages.PeerID)) {
 			var ids []messages.PeerID
 			ids, more = n.Changes(nil, 100)
 			for _, id := range ids {
+				n.Interested(id)
 				look(id)
 			}
 		}
