@@ -420,7 +420,8 @@ func TestNewsThatNoHomeConfirms(t *testing.T) {
 			}
 		}
 		want := []string{"ghost is offline, again", "ghost is online", `bob gets "ghost: boo"`, "ghost is online", "ghost is offline"}
-		if !slices.Equal(slices.Compact(heard), want) && !slices.Equal(slices.Compact(heard), slices.Delete(want, 3, 4)) {
+		heard = slices.Compact(heard)
+		if !slices.Equal(heard, want) && !slices.Equal(heard, slices.Delete(slices.Clone(want), 3, 4)) {
 			t.Errorf("b heard\n%s", strings.Join(heard, "\n"))
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,7 +15,9 @@ import (
 
 // staleName is a name server that answers what was right some time ago.
 type staleName struct {
-	age  time.Duration
+	age time.Duration
+
+	mu   sync.Mutex // guards what follows
 	list []staleAnswer
 }
 
@@ -25,10 +28,14 @@ type staleAnswer struct {
 
 // now sets what is right from now on.
 func (s *staleName) now(hosts ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.list = append(s.list, staleAnswer{time.Now(), hosts})
 }
 
 func (s *staleName) hosts(context.Context, string) (hosts []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, a := range s.list {
 		if time.Since(a.from) >= s.age {
 			hosts = a.hosts

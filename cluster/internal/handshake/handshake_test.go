@@ -123,8 +123,8 @@ func TestLink(t *testing.T) {
 			got  *Conn
 			want Conn
 		}{
-			{"dialer", d, Conn{Role: Dialer, Peer: wire.NewPodID("right:7090", 'r'), Have: 8}},
-			{"acceptor", a, Conn{Role: Acceptor, Peer: wire.NewPodID("left:7090", 'l'), Have: 7}},
+			{"dialer", d, Conn{Role: Dialer, Peer: wire.NewPodID("right:7090", 'r'), Ahead: 1000, Have: 8}},
+			{"acceptor", a, Conn{Role: Acceptor, Peer: wire.NewPodID("left:7090", 'l'), Ahead: -1000, Have: 7}},
 		} {
 			tt.want.Version, tt.want.Capabilities, tt.want.Signed, tt.want.Key = 2, wire.AllCapabilities, true, key
 			tt.want.TLS, tt.want.Below, tt.want.Hello = tt.got.TLS, tt.got.Below, tt.got.Hello
