@@ -114,7 +114,7 @@ func NewRelay() (*Relay, *Set) {
 
 	s.Group("Peers")
 	s.String(&r.ListenAddress, "listen-address", ":443", "where to listen for peers").called("ADDRESS").Short("l")
-	s.String(&r.ExposedAddress, "exposed-address", "", "where peers reach this relay, such as relay.example.com:443; the same on every pod (required)").called("ADDRESS").Short("e")
+	s.String(&r.ExposedAddress, "exposed-address", "", "where peers reach this relay, such as relay.example.com:443; the same on every pod, to the letter (required)").called("ADDRESS").Short("e")
 	s.prefixes(&r.TrustedProxies, "trusted-proxies", "networks of reverse proxies whose X-Forwarded-For and X-Real-IP are believed, such as 10.0.0.0/8,192.0.2.7")
 
 	s.Group("Secrets")
