@@ -73,16 +73,11 @@ func (t *Transport) toldAbout(c *conn, a wire.About) {
 		t.mu.Unlock()
 		return // what it says on another link counts
 	}
-	t.toldLocked(p, a.Linked)
+	t.toldLocked(p, a)
 	if p.about == nil || !slices.Equal(p.about.Linked, a.Linked) {
 		p.aboutAt = time.Now()
 	}
 	p.about = &a
-	for _, addr := range a.Own {
-		if other := t.addresses[addr]; (other == nil || other == p) && !slices.Contains(t.owns, addr) {
-			t.aliases.Add(addr, p.id)
-		}
-	}
 	t.mu.Unlock()
 	t.links(false) // some address may need no dialing any more
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
 // fixed is a resolver with one answer.
@@ -158,4 +160,55 @@ func TestRotationIsSeen(t *testing.T) {
 			t.Errorf("after, doctor says %v", a.all().Diagnose())
 		}
 	})
+}
+
+// TestClaimedAddress: a pod that says that the address of another one is its own
+// keeps no third pod from it for long, and for no time when it says so no more.
+func TestClaimedAddress(t *testing.T) {
+	for _, kind := range []string{"said for good", "taken back", "said and taken back by turns"} {
+		t.Run(kind, func(t *testing.T) {
+			inBubble(t, pace, func(t *testing.T, r *rig) {
+				r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
+				a, b, liar := r.pod("10.0.0.1").start(), r.pod("10.0.0.2").start(), r.pod("10.0.0.3").start()
+				r.within(3*time.Second, "a full mesh", func() bool { return meshed(a, b, liar) })
+				time.Sleep(settledAfter)
+				say := func(to *rigPod, own ...netip.AddrPort) {
+					liar.transport.mu.Lock()
+					link := liar.transport.pods[to.id()].used.link
+					liar.transport.mu.Unlock()
+					link.SendControl(wire.AppendAbout(nil, wire.About{Own: append(own, liar.addr())}))
+				}
+				r.net.Partition([]string{a.host}, []string{b.host})
+				time.Sleep(30 * time.Second)
+				say(a, b.addr())
+				say(b, a.addr())
+				time.Sleep(time.Second)
+				dials := a.dials.Load() + b.dials.Load()
+				time.Sleep(3 * claimedRedial)
+				if n := a.dials.Load() + b.dials.Load() - dials; n < 4 || n > 8 {
+					t.Errorf("%d dials of two addresses in three times %v", n, claimedRedial)
+				}
+				r.net.Heal(memAny, memAny)
+				most := claimedRedial + dialTimeout
+				switch kind {
+				case "taken back":
+					say(a)
+					say(b)
+					most = longestRedial + time.Second
+				case "said and taken back by turns":
+					for range 20 {
+						say(a)
+						say(b)
+						time.Sleep(100 * time.Millisecond)
+						say(a, b.addr())
+						say(b, a.addr())
+						time.Sleep(100 * time.Millisecond)
+					}
+					most = 0
+				}
+				r.within(most, "a full mesh again", func() bool { return meshed(a, b, liar) })
+				r.throughout(3*claimedRedial, "a full mesh", func() bool { return meshed(a, b, liar) })
+			})
+		})
+	}
 }

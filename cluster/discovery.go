@@ -31,6 +31,11 @@ const (
 	// not answer, and so how long two pods stay apart after a partition.
 	longestRedial = time.Second
 
+	// claimedRedial is the wait between two dials of an address that a linked pod
+	// says is its own: another one may be there. One that cannot be reached, as
+	// the second address of pods may be, takes a place among those dialed for 3 s.
+	claimedRedial = time.Minute
+
 	// longestRefused is the same for an address where a pod answered that will
 	// not link, because of its secret for example: only an operator changes
 	// that.
@@ -135,6 +140,7 @@ type standing struct {
 	pending   bool      // a connection is there and may become one
 	left      bool      // the process there has said that it stops
 	own       bool      // with self: an address of this machine, and not of something that leads back
+	claimed   bool      // nothing but that a linked pod says that the address is its own
 	other     bool      // with linked: the pod there announces another address
 	notBefore time.Time // leave the first dial after a lost link to the other one until then
 }
@@ -147,6 +153,7 @@ type target struct {
 	dialing bool
 	tried   bool      // linked and answered once, or dialed in vain; not where a pod answers and refuses
 	linked  bool      // at the last look
+	claimed bool      // a linked pod says that the address is its own, and none answers there
 	back    bool      // it leads back to this pod through something else
 	left    bool      // the pod there has stopped; it is dialed in case another one starts there
 	since   time.Time // when linked was last true or first false
@@ -326,6 +333,11 @@ func (d *Discovery) hurryLocked(now time.Time) {
 func (d *Discovery) lookAtLocked(addr netip.AddrPort, t *target, now time.Time) time.Time {
 	s := d.pods.standing(addr)
 	t.self, t.left, t.back = s.self, s.left, s.self && !s.own
+	was := t.claimed
+	t.claimed = s.claimed && t.tried && !refused(t.reason)
+	if was && !t.claimed && !t.next.IsZero() {
+		t.next = earlier(t.next, now.Add(longestRedial))
+	}
 	switch {
 	case (s.self || s.linked) && !t.linked:
 		t.linked, t.since = true, now
@@ -393,6 +405,9 @@ func (d *Discovery) dial(ctx context.Context, addr netip.AddrPort) {
 	}
 	// Also after a success, in case the link ends before anybody has looked.
 	t.next = time.Now().Add(t.pace.NextBackOff())
+	if t.claimed {
+		t.next = time.Now().Add(claimedRedial)
+	}
 	d.mu.Unlock()
 	switch {
 	case refused(news):
@@ -561,7 +576,7 @@ func notFound(err error) bool {
 // enough to be told, and when there may be more.
 func (d *Discovery) complaintsLocked(now time.Time) (list []wire.Complaint, more time.Time) {
 	for addr, t := range d.targets {
-		if !t.sought() || t.linked || t.err == nil || t.gone() {
+		if !t.sought() || t.linked || t.claimed || t.err == nil || t.gone() {
 			continue
 		}
 		if at := t.since.Add(complainAfter); at.After(now) {
@@ -590,10 +605,10 @@ func (d *Discovery) status() (DiscoveryStatus, []PodStatus) {
 		switch {
 		case t.wanted && t.back:
 			s.LeadBack = append(s.LeadBack, addr.String())
-		case t.wanted && t.linked && t.err != nil && !refused(t.reason):
+		case t.wanted && (t.linked || t.claimed) && t.err != nil && !refused(t.reason):
 			s.Elsewhere = append(s.Elsewhere, Complaint{addr.String(), t.reason})
 		}
-		if t.linked || !t.sought() {
+		if t.linked || t.claimed || !t.sought() {
 			continue
 		}
 		p := PodStatus{Address: addr.String(), State: PodDialing, Since: t.since}

@@ -36,6 +36,7 @@ func (t *Transport) standing(addr netip.AddrPort) (s standing) {
 	}
 	s.left = t.left.Contains(id) && (p == nil || p.used == nil)
 	if p == nil {
+		_, s.claimed = t.claims[addr]
 		return s
 	}
 	s.linked, s.notBefore, s.ended = p.used != nil, p.notBefore, p.err
@@ -101,8 +102,11 @@ func (t *Transport) known(addresses []string) map[string]bool {
 		if err != nil {
 			continue
 		}
-		if id, ok := t.aliases.Peek(addr); ok && t.pods[id] != nil {
-			all[t.pods[id].address] = true
+		id, _ := t.aliases.Peek(addr)
+		for _, id := range []wire.PodID{id, t.claims[addr]} {
+			if p := t.pods[id]; p != nil {
+				all[p.address] = true
+			}
 		}
 	}
 	return all

@@ -39,7 +39,7 @@ func (t *Transport) actLocked(c *conn, d mesh.Decision) {
 	c.state.Store(connUsed)
 	c.decideLocked(nil)
 	p.used, p.met, p.since, p.about = c, true, time.Now(), nil
-	t.toldLocked(p, nil)
+	t.toldLocked(p, wire.About{})
 	p.err, p.reason, p.notBefore = nil, "", time.Time{}
 	if p.grace != nil {
 		p.grace.Stop()
@@ -164,7 +164,7 @@ func (t *Transport) unusedLocked(c *conn, why error) {
 	}
 	c.state.Store(max(c.state.Load(), connReplaced))
 	p.used, p.since = nil, time.Now()
-	t.toldLocked(p, nil)
+	t.toldLocked(p, wire.About{})
 	t.aboutChangedLocked()
 	p.err, p.reason = why, linkErrorReason(why)
 	p.notBefore = time.Time{}

@@ -23,8 +23,18 @@ func (p *pod) tellsLocked() bool {
 	return p.used != nil && p.used.shaken.Signed && p.used.shaken.Capabilities.Has(wire.CapAbout) && !p.differs.instance
 }
 
-// toldLocked counts the addresses that p is linked to in place of those before.
-func (t *Transport) toldLocked(p *pod, linked []netip.AddrPort) {
+// toldLocked counts the addresses that p is linked to, and those that it calls its
+// own, in place of those before.
+func (t *Transport) toldLocked(p *pod, a wire.About) {
+	for _, addr := range p.claims {
+		if t.claims[addr] == p.id {
+			delete(t.claims, addr)
+		}
+	}
+	p.claims = a.Own
+	for _, addr := range a.Own {
+		t.claims[addr] = p.id
+	}
 	for _, addr := range p.sees {
 		if t.seen[addr]--; t.seen[addr] == 0 {
 			delete(t.seen, addr)
@@ -34,7 +44,7 @@ func (t *Transport) toldLocked(p *pod, linked []netip.AddrPort) {
 	if !p.tellsLocked() {
 		return
 	}
-	for _, addr := range linked {
+	for _, addr := range a.Linked {
 		if t.seen[addr] == 0 && len(t.seen) == maxTold || addr.Port() == 0 || addr.Addr().IsUnspecified() {
 			continue
 		}

@@ -101,6 +101,7 @@ type Transport struct {
 	addresses map[netip.AddrPort]*pod                    // by announced address: the last one seen there
 	aliases   *simplelru.LRU[netip.AddrPort, wire.PodID] // who answered at an address that was dialed
 	left      *simplelru.LRU[wire.PodID, struct{}]       // incarnations that have said they stop
+	claims    map[netip.AddrPort]wire.PodID              // who says in ABOUT that an address is its own, which proves nothing
 	seen      map[netip.AddrPort]int                     // addresses that linked pods are linked to, and how many are
 	listed    []netip.AddrPort                           // the last answer of discovery
 	unnamed   *simplelru.LRU[wire.PodID, struct{}]       // pods whose links ended for errUnnamed
@@ -163,6 +164,7 @@ func newTransport(c *Config, m *Metrics, log *slog.Logger) (*Transport, error) {
 		gate:      newGate(),
 		pods:      map[wire.PodID]*pod{},
 		addresses: map[netip.AddrPort]*pod{},
+		claims:    map[netip.AddrPort]wire.PodID{},
 		seen:      map[netip.AddrPort]int{},
 		aliases:   newLRU[netip.AddrPort, wire.PodID](maxAliases),
 		left:      newLRU[wire.PodID, struct{}](maxLeft),
