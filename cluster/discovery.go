@@ -91,7 +91,7 @@ type Discovery struct {
 	partly   bool      // something was answered in it
 	absent   bool      // the first resolution said that there are no addresses
 	looked   bool      // a resolution has ended, and has brought an answer or none is to be had
-	others   time.Time // when there was another pod first, as long as this one is not ready
+	others   time.Time // since when there are other pods, as long as this one is not ready; zero: none
 	waitsFor string    // what was logged of why this pod is not ready
 	lost     bool      // a link was lost since the last look
 	lostAt   time.Time

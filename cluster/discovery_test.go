@@ -443,6 +443,28 @@ func TestReadyWithoutAnAnswer(t *testing.T) {
 	}
 }
 
+// TestReadyAfterPodsThatAreGone: a pod whose name led to pods that are gone has as
+// much time as any other from when it is found by one that is there.
+func TestReadyAfterPodsThatAreGone(t *testing.T) {
+	inBubble(t, pace, func(t *testing.T, r *rig) {
+		began := time.Now()
+		p := r.pod("10.0.0.1", named(t, func(context.Context, string) []string {
+			if time.Since(began) < 32*time.Second {
+				return []string{"10.0.0.9"} // nobody listens there
+			}
+			return []string{"10.0.0.1", "10.0.0.2"}
+		})).start()
+		time.Sleep(30 * time.Second)
+		o := r.pod("10.0.0.2", func(c *Config) { c.Resolver = fixed{"10.0.0.1:7090"} }).start()
+		r.within(time.Second, "a link", func() bool { return meshed(p, o) })
+		time.Sleep(500 * time.Millisecond)
+		if p.discovery.isReady() {
+			t.Error("it is ready though its name does not lead to it and the link is new")
+		}
+		r.within(3*time.Second, "ready", p.discovery.isReady)
+	})
+}
+
 // fakeDialer is the transport as a Discovery sees it.
 type fakeDialer struct {
 	err   error

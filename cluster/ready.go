@@ -31,7 +31,10 @@ func (d *Discovery) judgeLocked(now time.Time) (again time.Time) {
 	}
 	why, bound, others := d.waitsForLocked()
 	waited := now.Sub(d.began)
-	if others && d.others.IsZero() {
+	switch {
+	case !others:
+		d.others = time.Time{} // those that were found are gone
+	case d.others.IsZero():
 		d.others = now
 	}
 	if late := d.others.Sub(d.began); bound > 0 && late > readyWait {
