@@ -55,7 +55,7 @@ type ncOptions struct {
 func (p *program) ncCommand() *command {
 	var o ncOptions
 	var s setting.Set
-	s.Func("to", "", "`NAME` of the peer to talk to; without it, whoever talks first", peerName(&o.to))
+	s.Func("to", "", "`NAME` of the peer to talk to; without it, the first that talks", peerName(&o.to))
 	s.Duration(&o.timeout, "timeout", 0, "`TIME` to wait for the relay, a peer or what it confirms, then fail; 0 is for ever")
 	o.addURL("rel://"+devAddress, "`ADDRESS` of the relay, rel:// or, with TLS, rels://; or the variable RELAY_URL").AlsoEnv("EXPOSED_ADDRESS")
 	o.addSecret()
@@ -64,7 +64,7 @@ func (p *program) ncCommand() *command {
 	return &command{
 		name: "nc", argument: "NAME", short: "join the terminal to a peer, a line a message",
 		about: "Connects as the peer NAME, prints what it is sent and sends what is typed. With --to it waits for that peer, " +
-			"and ends when the input does; without, it answers whoever wrote last until it is stopped.\n" +
+			"and ends when the input does; without, it answers the peer that wrote last until it is stopped.\n" +
 			"Between two relay nc each line is confirmed: a pipe waits for its reader, and lines that were not " +
 			"confirmed end it with 1. Other programs get a line a message.",
 		examples: []string{
