@@ -397,7 +397,11 @@ func (n *netcat) listen(ctx context.Context) error {
 // serve talks to the peer on conn until it goes or ctx ends, and then returns nil.
 func (n *netcat) serve(ctx context.Context, t *talk, conn net.Conn) error {
 	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	stop := context.AfterFunc(ctx, func() {
+		// Not Close: a line that has been printed is still confirmed.
+		_ = conn.SetReadDeadline(time.Now())
+		_ = conn.SetWriteDeadline(time.Now().Add(ncSettle))
+	})
 	defer stop()
 	t.open(conn)
 	var pumping sync.WaitGroup

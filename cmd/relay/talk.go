@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -478,12 +479,13 @@ func (t *talk) setNext(next uint64, begun []byte) {
 	t.next, t.begun = next, begun
 }
 
-// read takes what the peer sends until it goes, and then returns nil.
+// read takes what the peer sends until it goes or the read deadline of conn
+// passes, and then returns nil.
 func (t *talk) read(conn net.Conn) error {
 	buf := make([]byte, messages.MaxPayloadSize)
 	for {
 		size, err := conn.Read(buf)
-		if errors.Is(err, client.ErrPeerOffline) || errors.Is(err, net.ErrClosed) {
+		if errors.Is(err, client.ErrPeerOffline) || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil
 		}
 		if err == nil {
