@@ -26,7 +26,7 @@ fuzz: ## fuzz each target for FUZZTIME (60s)
 bench: ## run the Go benchmarks ten times, for benchstat
 	$(GO) test -run '^$$' -bench . -count 10 ./...
 
-lint: bin/golangci-lint ## look for faults and for imports against the direction
+lint: bin/golangci-lint ## look for faults
 	bin/golangci-lint run
 
 fmt: ## format

@@ -22,13 +22,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/crosspod/crosspod/admin"
-	"github.com/crosspod/crosspod/internal/deptest"
 	"github.com/crosspod/crosspod/internal/logging"
 )
-
-func TestImports(t *testing.T) {
-	deptest.OnlyOurs(t, "github.com/crosspod/crosspod/internal")
-}
 
 var _ admin.LogLevel = (*slog.LevelVar)(nil)
 

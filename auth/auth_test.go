@@ -18,13 +18,8 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/auth"
-	"github.com/crosspod/crosspod/internal/deptest"
 	"github.com/crosspod/crosspod/messages"
 )
-
-func TestImports(t *testing.T) {
-	deptest.OnlyOurs(t, "github.com/crosspod/crosspod/messages", "github.com/crosspod/crosspod/internal")
-}
 
 var (
 	alice   = messages.HashID("alice")

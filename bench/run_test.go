@@ -20,16 +20,10 @@ import (
 
 	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/bench"
-	"github.com/crosspod/crosspod/internal/deptest"
 	"github.com/crosspod/crosspod/relay"
 	"github.com/crosspod/crosspod/relay/listener"
 	"github.com/crosspod/crosspod/relay/listener/ws"
 )
-
-func TestImports(t *testing.T) {
-	const module = "github.com/crosspod/crosspod"
-	deptest.OnlyOurs(t, module+"/messages", module+"/auth", module+"/internal")
-}
 
 // role is set in the environment of the processes that a run of bench starts:
 // they are this test program again.

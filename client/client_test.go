@@ -25,7 +25,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/crosspod/crosspod/client"
-	"github.com/crosspod/crosspod/internal/memnet"
+	"github.com/crosspod/crosspod/internal/test/memnet"
 	"github.com/crosspod/crosspod/messages"
 )
 

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/client"
-	"github.com/crosspod/crosspod/internal/memnet"
+	"github.com/crosspod/crosspod/internal/test/memnet"
 	"github.com/crosspod/crosspod/messages"
 )
 

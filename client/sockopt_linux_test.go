@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/crosspod/crosspod/client"
-	"github.com/crosspod/crosspod/internal/sockopt/sockopttest"
+	"github.com/crosspod/crosspod/internal/test/sockopttest"
 )
 
 // TestSocketOptions: the kernel finds out within five seconds that a relay does not

@@ -8,14 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/crosspod/crosspod/internal/deptest"
 	"github.com/crosspod/crosspod/messages"
 )
-
-func TestImports(t *testing.T) {
-	deptest.StdOnly(t)
-	deptest.OnlyOurs(t)
-}
 
 var (
 	alice = messages.HashID("alice")

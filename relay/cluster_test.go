@@ -13,7 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/crosspod/crosspod/internal/memnet"
+	"github.com/crosspod/crosspod/internal/test/memnet"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/relay"
 )

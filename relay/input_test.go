@@ -16,7 +16,7 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 
 	"github.com/crosspod/crosspod/auth"
-	"github.com/crosspod/crosspod/internal/memnet"
+	"github.com/crosspod/crosspod/internal/test/memnet"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/relay"
 	"github.com/crosspod/crosspod/relay/listener"

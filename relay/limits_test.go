@@ -15,8 +15,8 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/crosspod/crosspod/auth"
-	"github.com/crosspod/crosspod/internal/memnet"
 	"github.com/crosspod/crosspod/internal/oslimit"
+	"github.com/crosspod/crosspod/internal/test/memnet"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/relay"
 )

@@ -13,7 +13,7 @@ import (
 
 	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/client"
-	"github.com/crosspod/crosspod/internal/memnet"
+	"github.com/crosspod/crosspod/internal/test/memnet"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/relay"
 )

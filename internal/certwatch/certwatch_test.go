@@ -17,11 +17,7 @@ import (
 
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
-
-	"github.com/crosspod/crosspod/internal/deptest"
 )
-
-func TestImports(t *testing.T) { deptest.OnlyOurs(t) }
 
 const day = 24 * time.Hour
 

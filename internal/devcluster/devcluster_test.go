@@ -10,11 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/crosspod/crosspod/internal/deptest"
 )
-
-func TestImports(t *testing.T) { deptest.Never(t, "github.com/crosspod/crosspod/cmd") }
 
 func start(t *testing.T) *Cluster {
 	t.Helper()

@@ -17,11 +17,7 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/crosspod/crosspod/internal/deptest"
 )
-
-func TestImports(t *testing.T) { deptest.OnlyOurs(t) }
 
 func TestTLSConfig(t *testing.T) {
 	empty := filepath.Join(t.TempDir(), "ca.pem")

@@ -15,11 +15,7 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/crosspod/crosspod/internal/deptest"
 )
-
-func TestImports(t *testing.T) { deptest.OnlyOurs(t) }
 
 func TestLevels(t *testing.T) {
 	tests := []struct {

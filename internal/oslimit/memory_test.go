@@ -6,11 +6,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
-
-	"github.com/crosspod/crosspod/internal/deptest"
 )
-
-func TestImports(t *testing.T) { deptest.StdOnly(t) }
 
 // The tightest limit between the process's own cgroup and the root counts.
 func TestMemory(t *testing.T) {

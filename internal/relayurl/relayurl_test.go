@@ -3,11 +3,7 @@ package relayurl
 import (
 	"strings"
 	"testing"
-
-	"github.com/crosspod/crosspod/internal/deptest"
 )
-
-func TestImports(t *testing.T) { deptest.StdOnly(t) }
 
 func TestParse(t *testing.T) {
 	tests := []struct {

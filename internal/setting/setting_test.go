@@ -11,13 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/crosspod/crosspod/internal/deptest"
 )
-
-func TestImports(t *testing.T) {
-	deptest.OnlyOurs(t, "github.com/crosspod/crosspod/internal/secrettext", "github.com/crosspod/crosspod/internal/relayurl")
-}
 
 // read gives args and env to a fresh Relay, as the command does.
 func read(t *testing.T, args []string, env map[string]string) (*Relay, []string, error) {

@@ -7,7 +7,7 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/crosspod/crosspod/internal/sockopt/sockopttest"
+	"github.com/crosspod/crosspod/internal/test/sockopttest"
 )
 
 func TestSet(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 
 	"github.com/crosspod/crosspod/client"
 	"github.com/crosspod/crosspod/cluster"
-	"github.com/crosspod/crosspod/test/flow"
+	"github.com/crosspod/crosspod/internal/test/flow"
 )
 
 // Three pods are one relay: whoever lands where, all talk to all.

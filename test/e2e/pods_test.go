@@ -13,7 +13,7 @@ import (
 	"testing"
 
 	"github.com/crosspod/crosspod/cluster"
-	"github.com/crosspod/crosspod/test/flow"
+	"github.com/crosspod/crosspod/internal/test/flow"
 )
 
 const podSecret = "a secret that only pods have, 1234"

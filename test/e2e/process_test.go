@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/crosspod/crosspod/test/flow"
+	"github.com/crosspod/crosspod/internal/test/flow"
 )
 
 const patience = flow.Patience

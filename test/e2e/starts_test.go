@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster"
-	"github.com/crosspod/crosspod/test/flow"
+	"github.com/crosspod/crosspod/internal/test/flow"
 )
 
 // How often three pods are started at once, for the record:

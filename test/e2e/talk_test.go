@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/crosspod/crosspod/test/flow"
+	"github.com/crosspod/crosspod/internal/test/flow"
 )
 
 // hexBytes are bytes written in hexadecimal.

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/client"
-	"github.com/crosspod/crosspod/test/flow"
+	"github.com/crosspod/crosspod/internal/test/flow"
 )
 
 // Two packets of a hundred are lost everywhere: not one message is.

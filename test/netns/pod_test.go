@@ -22,7 +22,7 @@ import (
 
 	"github.com/crosspod/crosspod/client"
 	"github.com/crosspod/crosspod/cluster"
-	"github.com/crosspod/crosspod/test/flow"
+	"github.com/crosspod/crosspod/internal/test/flow"
 )
 
 const (

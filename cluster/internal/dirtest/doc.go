@@ -49,5 +49,5 @@
 // the allowance of [Check]: what lookups answered, second owners, messages
 // dropped because of an absence, notices; and, with no allowance but a round
 // trip, that no connection was closed in favour of an older one. The checks
-// are in check.go and settled.go, each named as the invariant it belongs to.
+// are in check_test.go and settled_test.go, each named as the invariant it belongs to.
 package dirtest

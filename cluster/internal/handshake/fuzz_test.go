@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/crosspod/crosspod/cluster/internal/wire"
-	"github.com/crosspod/crosspod/internal/memnet"
+	"github.com/crosspod/crosspod/internal/test/memnet"
 )
 
 // FuzzBeforeProof sends a side, after TLS, bytes that prove nothing: it must refuse

@@ -3,7 +3,7 @@ package link_test
 import (
 	"testing"
 
-	"github.com/crosspod/crosspod/internal/sockopt/sockopttest"
+	"github.com/crosspod/crosspod/internal/test/sockopttest"
 )
 
 // TestSocketOptions: the kernel gives up a connection between pods that nobody

@@ -18,8 +18,8 @@ import (
 
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
-	"github.com/crosspod/crosspod/internal/memnet"
 	"github.com/crosspod/crosspod/internal/netbatch"
+	"github.com/crosspod/crosspod/internal/test/memnet"
 	"github.com/crosspod/crosspod/messages"
 )
 

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/link"
-	"github.com/crosspod/crosspod/internal/memnet"
+	"github.com/crosspod/crosspod/internal/test/memnet"
 )
 
 // TestPings: every second, with a round trip, the clocks and the number of peers.

@@ -7,7 +7,7 @@ import (
 
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
-	"github.com/crosspod/crosspod/internal/memnet"
+	"github.com/crosspod/crosspod/internal/test/memnet"
 )
 
 // TestSendingWaitsForNobody: readers and the directory leave what they send to

@@ -9,14 +9,9 @@ import (
 	"testing"
 
 	"github.com/crosspod/crosspod/cluster/internal/wire"
-	"github.com/crosspod/crosspod/internal/deptest"
 )
 
 const module = "github.com/crosspod/crosspod"
-
-func TestImports(t *testing.T) {
-	deptest.OnlyOurs(t, module+"/cluster/internal/wire", module+"/messages")
-}
 
 const (
 	small wire.PodID = 1 // leads

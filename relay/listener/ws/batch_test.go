@@ -16,8 +16,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/crosspod/crosspod/internal/memnet"
 	"github.com/crosspod/crosspod/internal/netbatch"
+	"github.com/crosspod/crosspod/internal/test/memnet"
 	"github.com/crosspod/crosspod/relay/listener/ws"
 )
 

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/crosspod/crosspod/internal/sockopt/sockopttest"
+	"github.com/crosspod/crosspod/internal/test/sockopttest"
 	"github.com/crosspod/crosspod/relay/listener"
 	"github.com/crosspod/crosspod/relay/listener/ws"
 )

@@ -18,14 +18,8 @@ import (
 
 	"golang.org/x/net/nettest"
 
-	"github.com/crosspod/crosspod/internal/deptest"
-	"github.com/crosspod/crosspod/internal/memnet"
+	"github.com/crosspod/crosspod/internal/test/memnet"
 )
-
-func TestImports(t *testing.T) {
-	deptest.StdOnly(t)
-	deptest.OnlyOurs(t)
-}
 
 const latency = 30 * time.Millisecond
 

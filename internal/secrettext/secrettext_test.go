@@ -1,9 +1,0 @@
-package secrettext
-
-import (
-	"testing"
-
-	"github.com/crosspod/crosspod/internal/deptest"
-)
-
-func TestImports(t *testing.T) { deptest.StdOnly(t) }

@@ -1,0 +1,99 @@
+// Package imports holds the direction of imports: which package may use which.
+package imports
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/crosspod/crosspod"
+
+// allowed says, for each package and what lies below it, what it may import of
+// this module. The longest path applies. Tests are free.
+var allowed = map[string][]string{
+	"messages": {},
+	"internal": {"internal"},
+	// What runs pods for a newcomer.
+	"internal/devcluster": {"internal", "auth", "client", "messages", "relay"},
+	"internal/test":       {"."},
+
+	"metrics":        {"internal"},
+	"auth":           {"messages", "internal"},
+	"store":          {"messages", "internal"},
+	"cluster":        {"messages", "internal", "cluster/internal"},
+	"relay/listener": {"internal", "relay/listener"},
+	"relay":          {"messages", "internal", "store", "metrics", "cluster", "relay/listener"},
+	"client":         {"messages", "internal", "auth"},
+	"admin":          {"internal"},
+	"bench":          {"messages", "internal", "auth"},
+	"cmd":            {"."},
+
+	// Rooms of the cluster that decide and neither wait nor send.
+	"cluster/internal/wire":      {"messages"},
+	"cluster/internal/mesh":      {"messages", "cluster/internal/wire"},
+	"cluster/internal/routes":    {"messages", "cluster/internal/wire"},
+	"cluster/internal/directory": {"messages", "cluster/internal/wire", "internal/fifo"},
+
+	"docs": {},
+	"test": {"."},
+}
+
+// elsewhere says where packages of other modules may be used at all.
+var elsewhere = map[string][]string{
+	"github.com/spf13": {"cmd"}, // options are read there only
+}
+
+// bare may import the standard library only.
+var bare = []string{"messages", "store", "internal/netbatch", "internal/sockopt", "internal/budget"}
+
+func TestImports(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, module+"/...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	seen := 0
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		pkg := strings.TrimPrefix(fields[0], module+"/")
+		rule, known := "", false
+		for prefix := range allowed {
+			if below(pkg, prefix) && len(prefix) > len(rule) {
+				rule, known = prefix, true
+			}
+		}
+		if !known {
+			t.Errorf("%s has no rule in this test and in CONTRIBUTING.md", pkg)
+		}
+		for _, imported := range fields[1:] {
+			seen++
+			ours, is := strings.CutPrefix(imported, module+"/")
+			switch external := strings.Contains(strings.Split(imported, "/")[0], "."); {
+			case is && !underAny(ours, allowed[rule]) && !underAny(ours, []string{rule}):
+				t.Errorf("%s imports %s, of this module it may import only %q", pkg, ours, allowed[rule])
+			case !is && external && slices.Contains(bare, pkg):
+				t.Errorf("%s imports %s, it may import only the standard library", pkg, imported)
+			}
+			if strings.HasPrefix(ours, "internal/test/") && is && !underAny(pkg, []string{"internal/test"}) {
+				t.Errorf("%s imports %s, which is for tests", pkg, ours)
+			}
+			for prefix, where := range elsewhere {
+				if below(imported, prefix) && !underAny(pkg, where) {
+					t.Errorf("%s imports %s, which only %q may", pkg, imported, where)
+				}
+			}
+		}
+	}
+	if seen < 100 {
+		t.Errorf("go list named %d imports: too few to be all", seen)
+	}
+}
+
+func below(path, root string) bool {
+	return root == "." || path == root || strings.HasPrefix(path, root+"/")
+}
+
+func underAny(path string, roots []string) bool {
+	return slices.ContainsFunc(roots, func(root string) bool { return below(path, root) })
+}
