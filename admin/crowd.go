@@ -1,27 +1,28 @@
 package admin
 
 import (
-	"container/list"
 	"net"
-	"sync"
+	"net/netip"
+
+	"github.com/crosspod/crosspod/internal/gate"
 )
 
-// crowd is a listener that holds at most limit connections: one more closes the
-// oldest. Were it made to wait instead, those who connect and say nothing would
-// keep probes out, and have a healthy pod restarted.
+// crowd is a listener that holds a bounded number of connections: one more closes
+// the oldest. If it waited instead, clients that connect and say nothing would
+// keep probes out, and a healthy pod would be restarted.
 type crowd struct {
 	net.Listener
-	limit int
-
-	mu      sync.Mutex // guards what follows
-	members list.List  // of *member, the oldest first
+	gate *gate.Gate
 }
 
-// member is a connection of a crowd.
+func newCrowd(ln net.Listener, limit int) *crowd {
+	return &crowd{ln, gate.New(gate.Config{Places: limit})}
+}
+
+// member is a connection of a crowd. It holds its place until it is closed.
 type member struct {
 	net.Conn
-	crowd *crowd
-	place *list.Element // guarded by crowd.mu
+	place gate.Place
 }
 
 // Accept implements [net.Listener].
@@ -30,28 +31,13 @@ func (c *crowd) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &member{Conn: conn, crowd: c}
-	if oldest := c.enter(m); oldest != nil {
-		_ = oldest.Conn.Close() // whoever serves it finds out
-	}
+	m := &member{Conn: conn}
+	c.gate.Enter(&m.place, netip.Prefix{}, func(gate.Reason) { _ = conn.Close() }) // its handler finds out
 	return m, nil
-}
-
-// enter adds m and returns who has to leave for it, nil for nobody.
-func (c *crowd) enter(m *member) (oldest *member) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.members.Len() >= c.limit {
-		oldest = c.members.Remove(c.members.Front()).(*member)
-	}
-	m.place = c.members.PushBack(m)
-	return oldest
 }
 
 // Close implements [net.Conn].
 func (m *member) Close() error {
-	m.crowd.mu.Lock()
-	m.crowd.members.Remove(m.place) // nothing when it has left
-	m.crowd.mu.Unlock()
+	m.place.Leave()
 	return m.Conn.Close()
 }

@@ -41,7 +41,7 @@ func onMemnet(t *testing.T, probe Probe, f func(t *testing.T, host *memnet.Host)
 			if err != nil {
 				t.Fatal(err)
 			}
-			e.ln = &crowd{Listener: ln, limit: maxConns}
+			e.ln = newCrowd(ln, maxConns)
 		}
 		server.listening = true
 		done := make(chan error, 1)

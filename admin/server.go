@@ -147,7 +147,7 @@ func (s *Server) Listen(ctx context.Context) error {
 			errs = append(errs, &ListenError{e.name, err})
 			continue
 		}
-		e.ln = &crowd{Listener: ln, limit: min(maxConns, oslimit.FindFiles().Operators)}
+		e.ln = newCrowd(ln, min(maxConns, oslimit.FindFiles().Operators))
 		s.log.Info("listening", "for", e.name, "address", ln.Addr())
 	}
 	if len(errs) > 0 {

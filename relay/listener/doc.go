@@ -11,7 +11,6 @@
 //	...                            // TLS, HTTP, Auth
 //	half.Established()             // or half.End(outcome)
 //
-// The gate holds a bounded number of places in the order of arrival, one timer
-// for the oldest of them, and a bounded memory of the sources whose handshakes
-// failed of late. Each half-open connection ends in exactly one [Outcome].
+// Its places and its memory of the sources that failed are those of internal/gate.
+// Each half-open connection ends in exactly one [Outcome].
 package listener

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/crosspod/crosspod/internal/gate"
 )
 
 // maxWarned bounds the proxies that are remembered because they were warned of.
@@ -41,11 +43,7 @@ func (h *HalfOpen) Forwarded(header http.Header) bool {
 	if err != nil {
 		g.warn(addrOf(h.conn.RemoteAddr()), err)
 	}
-	source := sourceOf(client.Addr())
-	g.mu.Lock()
-	h.source = source
-	g.mu.Unlock()
-	return !g.refused(source)
+	return h.place.SetSource(gate.Source(client.Addr()))
 }
 
 // warn says once of a proxy what is wrong with its headers.

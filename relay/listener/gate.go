@@ -14,6 +14,8 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/time/rate"
+
+	"github.com/crosspod/crosspod/internal/gate"
 )
 
 // Defaults of [GateConfig].
@@ -23,10 +25,6 @@ const (
 	DefaultFailuresPerSecond = 10
 	DefaultFailureBurst      = 100
 )
-
-// maxSources bounds the memory of sources with failed handshakes: about 200
-// bytes each.
-const maxSources = 16384
 
 // GateConfig says what connections may cost before they have proved
 // themselves. The zero value is good for a relay open to the internet.
@@ -75,12 +73,9 @@ type GateConfig struct {
 // Gate bounds the connections of one listener that have not proved themselves.
 // Its methods are safe for concurrent use.
 type Gate struct {
-	cfg      GateConfig
-	limited  bool
-	failures *lru.Cache[netip.Prefix, *rate.Limiter]
-	warned   *lru.Cache[netip.Addr, struct{}] // proxies
-	done     chan struct{}                    // closed by Close
-	expiring sync.WaitGroup
+	cfg    GateConfig
+	places *gate.Gate
+	warned *lru.Cache[netip.Addr, struct{}] // proxies
 
 	acceptErrors atomic.Uint64
 	shortage     rate.Sometimes // for a line about them
@@ -89,13 +84,6 @@ type Gate struct {
 
 	refusals atomic.Uint64  // refused sources that no line at Info has counted
 	say      rate.Sometimes // for that line
-
-	mu     sync.Mutex // guards what follows, and the links and state of each HalfOpen
-	closed bool
-	oldest *HalfOpen // a list in order of arrival, which is that of expiry
-	newest *HalfOpen
-	count  int
-	timer  *time.Timer // for the oldest; nil while not armed
 }
 
 // NewGate returns a gate with the defaults of cfg filled in. It holds no
@@ -107,7 +95,6 @@ func NewGate(cfg GateConfig) *Gate {
 	if cfg.HandshakeTimeout <= 0 {
 		cfg.HandshakeTimeout = DefaultHandshakeTimeout
 	}
-	limited := cfg.FailuresPerSecond >= 0
 	if cfg.FailuresPerSecond == 0 {
 		cfg.FailuresPerSecond = DefaultFailuresPerSecond
 	}
@@ -126,33 +113,33 @@ func NewGate(cfg GateConfig) *Gate {
 			cfg.TrustedProxies[i] = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 		}
 	}
-	failures, err := lru.New[netip.Prefix, *rate.Limiter](maxSources)
+	warned, err := lru.New[netip.Addr, struct{}](maxWarned)
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
-	warned, err := lru.New[netip.Addr, struct{}](maxWarned)
-	if err != nil {
-		panic(err) // as above
+	return &Gate{
+		cfg: cfg,
+		places: gate.New(gate.Config{
+			Places: cfg.MaxHalfOpen, Room: cfg.Room, Timeout: cfg.HandshakeTimeout,
+			FailuresPerSecond: cfg.FailuresPerSecond, FailureBurst: cfg.FailureBurst,
+		}),
+		warned:   warned,
+		say:      rate.Sometimes{Interval: time.Minute},
+		shortage: rate.Sometimes{Interval: time.Minute},
 	}
-	return &Gate{cfg: cfg, limited: limited, failures: failures, warned: warned, done: make(chan struct{}), say: rate.Sometimes{Interval: time.Minute}, shortage: rate.Sometimes{Interval: time.Minute}}
 }
 
 // HalfOpen is the place of one connection in its gate. Its methods are safe for
 // concurrent use.
 type HalfOpen struct {
-	gate     *Gate
-	conn     net.Conn // as accepted; closed when the gate takes the place back
-	deadline time.Time
-	trusted  bool // the TCP peer is a trusted proxy
-	unsure   bool // refused, unless it turns out to be one of Self's
+	gate    *Gate
+	conn    net.Conn // as accepted; closed when the gate takes the place back
+	place   gate.Place
+	trusted bool // the TCP peer is a trusted proxy
+	unsure  bool // refused, unless it turns out to be one of Self's
 
-	remote  atomic.Pointer[net.TCPAddr] // what the proxy said; nil: conn's own
+	remote  atomic.Pointer[net.TCPAddr] // the client that the proxy named; nil: conn's own
 	hangUps atomic.Bool                 // see CountHangUp
-
-	// Guarded by gate.mu.
-	ended      bool
-	source     netip.Prefix // whose failure this would be; zero: nobody's
-	prev, next *HalfOpen
 }
 
 // Accept returns the next connection of ln that gets a place. Those from a
@@ -160,31 +147,22 @@ type HalfOpen struct {
 // files or memory it waits and tries again, so an error means that ln is closed
 // or broken, or that the gate is closed ([net.ErrClosed]).
 func (g *Gate) Accept(ln net.Listener) (*HalfOpen, error) {
-	const firstWait, longestWait = 5 * time.Millisecond, time.Second
-	var wait time.Duration
 	for {
-		conn, err := ln.Accept()
-		if err == nil {
-			wait = 0
-			if h := g.Admit(conn); h != nil {
-				return h, nil
+		conn, err := g.places.Accept(ln, func(err error) bool {
+			if !passes(err) {
+				return false
 			}
-			continue
-		}
-		if !passes(err) {
+			failed := g.acceptErrors.Add(1)
+			g.shortage.Do(func() {
+				g.cfg.Logger.Warn("cannot accept connections for a moment", "addr", ln.Addr(), "err", err, "failed", failed)
+			})
+			return true
+		})
+		if err != nil {
 			return nil, err
 		}
-		failed := g.acceptErrors.Add(1)
-		g.shortage.Do(func() {
-			g.cfg.Logger.Warn("cannot accept connections for a moment", "addr", ln.Addr(), "err", err, "failed", failed)
-		})
-		wait = min(max(2*wait, firstWait), longestWait)
-		pause := time.NewTimer(wait)
-		select {
-		case <-pause.C:
-		case <-g.done:
-			pause.Stop()
-			return nil, net.ErrClosed
+		if h := g.Admit(conn); h != nil {
+			return h, nil
 		}
 	}
 }
@@ -206,140 +184,39 @@ func (g *Gate) AcceptErrors() uint64 { return g.acceptErrors.Load() }
 
 // Admit gives conn a place, closing the oldest half-open connection when there
 // is none left. It returns nil when the source of conn is refused or the gate is
-// closed; conn is closed then and its outcome told.
+// closed; conn is closed then and its outcome observed.
 func (g *Gate) Admit(conn net.Conn) *HalfOpen {
-	h := &HalfOpen{gate: g, conn: conn, deadline: time.Now().Add(g.cfg.HandshakeTimeout)}
-	if addr := addrOf(conn.RemoteAddr()); addr.IsValid() {
-		h.trusted = g.trusts(addr)
-		if !h.trusted {
-			h.source = sourceOf(addr)
-		}
+	h := &HalfOpen{gate: g, conn: conn}
+	var source netip.Prefix // a trusted proxy is none
+	if addr := addrOf(conn.RemoteAddr()); g.trusts(addr) {
+		h.trusted = true
+	} else {
+		source = gate.Source(addr)
 	}
-	if g.refused(h.source) && !g.cfg.Self.has(conn) {
+	if g.places.Refuses(source) && !g.cfg.Self.has(conn) {
 		if !g.cfg.Self.opens(conn) {
-			return g.turnAway(h, OutcomeRefusedSource)
+			return g.turnAway(h, source, OutcomeRefusedSource)
 		}
 		h.unsure = true
 	}
-
-	limit := g.cfg.MaxHalfOpen
-	if g.cfg.Room != nil {
-		limit = min(limit, max(g.cfg.Room(), 1))
-	}
-	g.mu.Lock()
-	if g.closed {
-		g.mu.Unlock()
-		return g.turnAway(h, OutcomeShutdown)
-	}
-	var evicted *HalfOpen
-	if g.count >= limit {
-		evicted = g.oldest
-		g.removeLocked(evicted)
-	}
-	h.prev = g.newest
-	if g.newest != nil {
-		g.newest.next = h
-	} else {
-		g.oldest = h
-	}
-	g.newest = h
-	g.count++
-	if g.timer == nil {
-		g.armLocked(g.cfg.HandshakeTimeout)
-	}
-	g.mu.Unlock()
-
-	if evicted != nil {
-		evicted.cut(OutcomeEvicted)
+	if !g.places.Enter(&h.place, source, h.cut) {
+		return g.turnAway(h, source, OutcomeShutdown)
 	}
 	return h
 }
 
-func (g *Gate) turnAway(h *HalfOpen, o Outcome) *HalfOpen {
+func (g *Gate) turnAway(h *HalfOpen, source netip.Prefix, o Outcome) *HalfOpen {
 	_ = h.conn.Close() // nothing was sent, nothing can be lost
-	h.report(o, 0)
+	h.report(o, source, 0)
 	return nil
 }
 
-// armLocked has expire called after d. One timer serves all places, since they
-// expire in the order of the list; it is not touched when a place is given up,
-// so a connection that proves itself costs no timer operation.
-func (g *Gate) armLocked(d time.Duration) {
-	g.expiring.Add(1)
-	g.timer = time.AfterFunc(d, g.expire)
-}
-
-func (g *Gate) expire() {
-	defer g.expiring.Done()
-	g.mu.Lock()
-	g.timer = nil
-	if g.closed {
-		g.mu.Unlock()
-		return
-	}
-	var late []*HalfOpen
-	now := time.Now()
-	for g.oldest != nil && !g.oldest.deadline.After(now) {
-		late = append(late, g.oldest)
-		g.removeLocked(g.oldest)
-	}
-	if g.oldest != nil {
-		g.armLocked(g.oldest.deadline.Sub(now))
-	}
-	g.mu.Unlock()
-	for _, h := range late {
-		h.cut(OutcomeTimeout)
-	}
-}
-
-// removeLocked takes h out of the list. Whoever calls it owes h its outcome.
-func (g *Gate) removeLocked(h *HalfOpen) {
-	if h.prev != nil {
-		h.prev.next = h.next
-	} else {
-		g.oldest = h.next
-	}
-	if h.next != nil {
-		h.next.prev = h.prev
-	} else {
-		g.newest = h.prev
-	}
-	h.prev, h.next = nil, nil
-	h.ended = true
-	g.count--
-}
-
 // Len returns how many connections are half-open.
-func (g *Gate) Len() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.count
-}
+func (g *Gate) Len() int { return g.places.Len() }
 
 // Close closes all half-open connections and refuses new ones. It is
 // idempotent. The net.Listeners belong to their owner.
-func (g *Gate) Close() {
-	g.mu.Lock()
-	first := !g.closed
-	g.closed = true
-	var all []*HalfOpen
-	for g.oldest != nil {
-		all = append(all, g.oldest)
-		g.removeLocked(g.oldest)
-	}
-	if g.timer != nil && g.timer.Stop() {
-		g.expiring.Done()
-	}
-	g.timer = nil
-	g.mu.Unlock()
-	if first {
-		close(g.done)
-	}
-	for _, h := range all {
-		h.cut(OutcomeShutdown)
-	}
-	g.expiring.Wait()
-}
+func (g *Gate) Close() { g.places.Close() }
 
 // Conn returns the connection as it was accepted.
 func (h *HalfOpen) Conn() net.Conn { return h.conn }
@@ -395,37 +272,29 @@ func (h *HalfOpen) Answered() bool {
 }
 
 func (h *HalfOpen) end(o Outcome, cost int) bool {
-	g := h.gate
-	g.mu.Lock()
-	first := !h.ended
+	first := h.place.Leave()
 	if first {
-		g.removeLocked(h)
-	}
-	g.mu.Unlock()
-	if first {
-		h.report(o, cost)
+		h.report(o, h.place.Source(), cost)
 	}
 	return first
 }
 
-// cut closes the connection of a place that was taken back.
-func (h *HalfOpen) cut(o Outcome) {
-	_ = h.conn.Close() // whoever was reading from it finds out
-	h.report(o, o.cost())
+// cut closes the connection of a place that the gate has taken back.
+func (h *HalfOpen) cut(why gate.Reason) {
+	o := map[gate.Reason]Outcome{gate.Evicted: OutcomeEvicted, gate.TimedOut: OutcomeTimeout, gate.Closed: OutcomeShutdown}[why]
+	_ = h.conn.Close() // its reader finds out
+	h.report(o, h.place.Source(), o.cost())
 }
 
-// report tells the outcome and counts cost against the source.
-func (h *HalfOpen) report(o Outcome, cost int) {
+// report passes the outcome on and counts cost against the source.
+func (h *HalfOpen) report(o Outcome, source netip.Prefix, cost int) {
 	g := h.gate
 	if g.cfg.Self.has(h.conn) {
 		g.cfg.Self.forget(h.conn)
 		return
 	}
-	g.mu.Lock()
-	source := h.source
-	g.mu.Unlock()
 	if cost > 0 {
-		g.fail(source, cost)
+		h.place.Fail(cost)
 	}
 	g.cfg.Observe(o)
 	switch o {
@@ -442,65 +311,9 @@ func (h *HalfOpen) report(o Outcome, cost int) {
 	}
 }
 
-// fail counts a failure against a source, the zero Prefix being none.
-func (g *Gate) fail(source netip.Prefix, cost int) {
-	if !g.limited || !source.IsValid() {
-		return
-	}
-	limiter, ok := g.failures.Get(source)
-	if !ok {
-		limiter = rate.NewLimiter(rate.Limit(costFailure*g.cfg.FailuresPerSecond), costFailure*g.cfg.FailureBurst)
-		if other, found, _ := g.failures.PeekOrAdd(source, limiter); found {
-			limiter = other
-		}
-	}
-	limiter.AllowN(time.Now(), cost)
-}
-
-// refused reports whether source has used up its failures.
-func (g *Gate) refused(source netip.Prefix) bool {
-	if !g.limited || !source.IsValid() {
-		return false
-	}
-	limiter, ok := g.failures.Peek(source)
-	return ok && limiter.Tokens() < costFailure
-}
-
 func (g *Gate) trusts(addr netip.Addr) bool {
-	for _, p := range g.cfg.TrustedProxies {
-		if p.Contains(addr) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(g.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// addrOf returns the IP address of a, IPv4-mapped ones as IPv4, or the zero
-// Addr where a is of another kind, as in memory.
-func addrOf(a net.Addr) netip.Addr { return addrPortOf(a).Addr() }
-
-func addrPortOf(a net.Addr) netip.AddrPort {
-	var ap netip.AddrPort
-	switch a := a.(type) {
-	case nil:
-	case *net.TCPAddr:
-		ap = a.AddrPort()
-	default:
-		ap, _ = netip.ParseAddrPort(a.String()) // zero with an error
-	}
-	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
-}
-
-// sourceOf returns whom the failures of addr count against. An IPv6 /64 is what
-// one customer gets, so its addresses are one source.
-func sourceOf(addr netip.Addr) netip.Prefix {
-	bits := 32
-	if addr.Is6() {
-		bits = 64
-	}
-	p, err := addr.WithZone("").Prefix(bits)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	return p
-}
+// addrOf returns the IP address of a, or the zero Addr where it has none.
+func addrOf(a net.Addr) netip.Addr { return gate.AddrPort(a).Addr() }

@@ -1,5 +1,7 @@
 package listener
 
+import "github.com/crosspod/crosspod/internal/gate"
+
 // Outcome is how a half-open connection ended: the label outcome of
 // relay_handshakes_total. The set is closed, see [Outcomes].
 type Outcome string
@@ -26,10 +28,10 @@ func Outcomes() []Outcome {
 	}
 }
 
-// What a connection counts against its source, in tenths of a failure.
+// What a connection counts against its source.
 const (
-	costFailure = 10
-	costAnswer  = 1 // an answer to proper HTTP, over TLS
+	costFailure = gate.Failure
+	costAnswer  = gate.Failure / 10 // an answer to proper HTTP, over TLS
 )
 
 // cost is what o counts against the source of the connection. One that the other

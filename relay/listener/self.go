@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/crosspod/crosspod/internal/gate"
 )
 
 // maxSelf bounds the connections that a [Self] remembers, should some of them
@@ -44,7 +46,7 @@ func (s *Self) DialContext(ctx context.Context, network, address string) (net.Co
 	defer s.mu.Unlock()
 	s.dialing--
 	if err == nil {
-		s.opened.Add(addrPortOf(conn.LocalAddr()), struct{}{})
+		s.opened.Add(gate.AddrPort(conn.LocalAddr()), struct{}{})
 	}
 	return conn, err
 }
@@ -67,12 +69,12 @@ func (s *Self) has(conn net.Conn) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.opened.Len() > 0 && s.opened.Contains(addrPortOf(conn.RemoteAddr()))
+	return s.opened.Len() > 0 && s.opened.Contains(gate.AddrPort(conn.RemoteAddr()))
 }
 
 // forget ends the memory of conn: its port may be another program's next.
 func (s *Self) forget(conn net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.opened.Remove(addrPortOf(conn.RemoteAddr()))
+	s.opened.Remove(gate.AddrPort(conn.RemoteAddr()))
 }
