@@ -6,6 +6,7 @@ import (
 
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/drop"
 )
 
 // account is that of a session that has ended: of what was sent to the pod, how
@@ -127,7 +128,7 @@ func (t *Transport) tallied(c *conn, told wire.Tally) {
 	t.mu.Lock()
 	lost := c.of.toldLocked(told)
 	t.mu.Unlock()
-	t.count(dropLinkLost, lost)
+	t.count(drop.LinkLost, lost)
 }
 
 // closeLater closes the account of a session when the pod has had the time to
@@ -151,12 +152,12 @@ func (t *Transport) closeAfter(d time.Duration, p *pod, number uint64) {
 		if again > 0 {
 			t.closeAfter(again, p, number)
 		}
-		t.count(dropLinkLost, lost)
+		t.count(drop.LinkLost, lost)
 	})
 }
 
 // count counts messages that were lost.
-func (t *Transport) count(why dropReason, n int) {
+func (t *Transport) count(why drop.Reason, n int) {
 	if n > 0 {
 		t.fabric.dropped(why, n)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/drop"
 )
 
 // exchange is traffic between two pods of a rig, both ways.
@@ -41,7 +42,7 @@ func (e *exchange) check(t *testing.T, lose bool) {
 		if _, dropped := from.totals(); got+dropped != e.sent[from] {
 			t.Errorf("of %d messages from %s %d arrived and %d were dropped: %v", e.sent[from], from.host, got, dropped, from.drops)
 		}
-		lost += from.drops[dropLinkLost]
+		lost += from.drops[drop.LinkLost]
 	}
 	if lose && lost == 0 {
 		t.Error("nothing was lost with a link: the test shows nothing")
@@ -80,7 +81,7 @@ func TestStopLosesCountOfNothing(t *testing.T) {
 				<-flowing
 				time.Sleep(2 * tallyTimeout)
 				e.check(t, false)
-				if n := e.a.drops[dropLinkLost] + e.b.drops[dropLinkLost]; n > 0 {
+				if n := e.a.drops[drop.LinkLost] + e.b.drops[drop.LinkLost]; n > 0 {
 					t.Errorf("%d messages count as lost, and a pod that stops reads what was sent", n)
 				}
 			})

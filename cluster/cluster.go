@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/drop"
 )
 
 // Defaults of a [Config].
@@ -187,9 +188,9 @@ type wired struct {
 
 var _ fabric = wired{}
 
-func (w wired) receiver(from wire.PodID) receiver  { return w.forwarder.newReceiver(from) }
-func (w wired) dropped(r dropReason, messages int) { w.forwarder.dropped(r, messages) }
-func (w wired) peers() int                         { return int(w.connected.Load()) }
+func (w wired) receiver(from wire.PodID) receiver   { return w.forwarder.newReceiver(from) }
+func (w wired) dropped(r drop.Reason, messages int) { w.forwarder.dropped(r, messages) }
+func (w wired) peers() int                          { return int(w.connected.Load()) }
 
 // WaitReady waits until this pod may serve peers: the pods have been looked up (an
 // answer without any counts), there has been a link to each of them that can be

@@ -5,6 +5,7 @@ import (
 
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/budget"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -105,7 +106,7 @@ type fabric interface {
 	receiver(from wire.PodID) receiver
 
 	// dropped counts messages that an outlet had taken and let go.
-	dropped(dropReason, int)
+	dropped(drop.Reason, int)
 
 	// peers is the number of peers connected to this pod, for PING.
 	peers() int

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/internal/budget"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/internal/test/memnet"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -291,16 +292,8 @@ func (p *fleetPod) send(from, to, text string) {
 		return
 	}
 	err := p.Forwarder.Forward(p.fleet.t.Context(), dst, msg)
-	switch {
-	case err == nil:
-	case errors.Is(err, ErrNoOwner):
-		p.Dropped("no_peer", 1)
-	case errors.Is(err, ErrQueueFull):
-		p.Dropped("link_full", 1)
-	case errors.Is(err, ErrNoLink):
-		p.Dropped("no_link", 1)
-	default:
-		p.Dropped("forward", 1)
+	if err != nil {
+		p.Dropped(drop.Of(err), 1)
 	}
 }
 
@@ -402,9 +395,9 @@ func (p *fleetPod) Settle(id messages.PeerID, online, changed bool) {
 	p.fleet.note("%s: %s is %s", p.name, name, word)
 }
 
-func (p *fleetPod) Dropped(reason string, messages int) {
+func (p *fleetPod) Dropped(reason drop.Reason, messages int) {
 	p.mu.Lock()
-	p.drops[reason] += messages
+	p.drops[reason.String()] += messages
 	p.mu.Unlock()
 	p.fleet.note("%s: %d dropped, %s", p.name, messages, reason)
 }

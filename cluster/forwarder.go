@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -11,6 +10,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/directory"
 	"github.com/crosspod/crosspod/cluster/internal/routes"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -187,7 +187,7 @@ func (f *Forwarder) decided(dst messages.PeerID, second bool, msg []byte, d rout
 		f.node.lookup(dst, d.NewerThan)
 	}
 	if d.Displaced > 0 {
-		f.dropped(dropParkingFull, d.Displaced)
+		f.dropped(drop.ParkingFull, d.Displaced)
 	}
 	switch d.Verdict {
 	case routes.ToOwner:
@@ -198,12 +198,12 @@ func (f *Forwarder) decided(dst messages.PeerID, second bool, msg []byte, d rout
 		return ErrNoOwner
 	case routes.Unsure:
 		f.metrics.forwarded(forwardPeerNotFound)
-		f.dropped(dropUnknown, 1)
+		f.dropped(drop.Unknown, 1)
 	case routes.Full:
 		f.metrics.forwarded(forwardSendError)
-		f.dropped(dropParkingFull, 1)
+		f.dropped(drop.ParkingFull, 1)
 	case routes.Twice:
-		f.dropped(dropBounced, 1)
+		f.dropped(drop.Bounced, 1)
 	case routes.Closed:
 		f.metrics.forwarded(forwardSendError)
 		return ErrStopped
@@ -212,35 +212,27 @@ func (f *Forwarder) decided(dst messages.PeerID, second bool, msg []byte, d rout
 }
 
 // dropped counts messages that Forward had taken.
-func (f *Forwarder) dropped(r dropReason, messages int) {
+func (f *Forwarder) dropped(r drop.Reason, messages int) {
 	if messages == 0 {
 		return
 	}
 	f.metrics.dropped(r, messages)
 	if h := f.host.Load(); h != nil {
-		(*h).Dropped(r.String(), messages)
+		(*h).Dropped(r, messages)
 	}
 }
 
 // droppedFor counts a message that Forward had taken and send refuses now.
 func (f *Forwarder) droppedFor(err error) {
-	switch {
-	case err == nil:
-	case errors.Is(err, ErrQueueFull):
-		f.dropped(dropLinkFull, 1)
-	case errors.Is(err, ErrNoLink):
-		f.dropped(dropNoLink, 1)
-	case errors.Is(err, ErrStopped):
-		f.dropped(dropStopped, 1)
-	default:
-		f.dropped(dropNoPeer, 1)
+	if err != nil {
+		f.dropped(drop.Of(err), 1)
 	}
 }
 
 // stop drops what is kept and takes nothing more.
 func (f *Forwarder) stop() {
 	f.stopped.Store(true)
-	f.dropped(dropStopped, f.routes.Close())
+	f.dropped(drop.FabricStopped, f.routes.Close())
 	f.locator.stop()
 }
 
@@ -248,12 +240,12 @@ func (f *Forwarder) stop() {
 
 func (f *Forwarder) answered(dst messages.PeerID, r directory.Result, pod wire.PodID, epoch, newerThan uint64) {
 	owner := routes.Owner{Pod: pod, Epoch: epoch}
-	result, reason := routes.Unknown, dropUnknown
+	result, reason := routes.Unknown, drop.Unknown
 	switch r {
 	case directory.Owner:
 		result = routes.Found
 	case directory.NobodyHas:
-		result, reason = routes.Nobody, dropNoPeer
+		result, reason = routes.Nobody, drop.NoPeer
 	}
 	o := f.routes.Answer(f.node.now(), dst, result, owner, newerThan)
 	if o.Again {
@@ -280,7 +272,7 @@ func (f *Forwarder) settled(dst messages.PeerID, release, found bool, owner rout
 		n := f.routes.Release(dst, func(owner routes.Owner, m routes.Message) {
 			f.droppedFor(f.send(owner, dst, m.Second, m.Bytes))
 		})
-		f.dropped(dropParkingFull, n)
+		f.dropped(drop.ParkingFull, n)
 		f.Flush()
 		if owner.Pod == f.self {
 			f.routes.Forget(dst) // its messages do not come this way
@@ -294,7 +286,7 @@ func (f *Forwarder) podLost(pod wire.PodID)        { f.routes.PodLost(pod) }
 
 func (f *Forwarder) sweep() {
 	ended, dropped := f.routes.Expire(f.node.now())
-	f.dropped(dropUnknown, dropped)
+	f.dropped(drop.Unknown, dropped)
 	for _, dst := range ended {
 		f.locator.answered(dst, 0, false)
 	}
@@ -351,7 +343,7 @@ func (r *linkReceiver) forwarded(dst messages.PeerID, epoch uint64, second bool,
 	source, _, err := messages.ParseTransport(msg)
 	if err != nil {
 		f.metrics.arrived(arrivalInvalid)
-		f.dropped(dropMalformed, 1)
+		f.dropped(drop.Malformed, 1)
 		return
 	}
 	r.heard(source)
@@ -393,10 +385,10 @@ func (r *linkReceiver) bounce(dst messages.PeerID, epoch uint64, second bool, ms
 	}
 	switch result {
 	case refusedFull:
-		r.f.dropped(dropLinkFull, 1)
+		r.f.dropped(drop.LinkFull, 1)
 		return
 	case refusedNoLink:
-		r.f.dropped(dropNoLink, 1)
+		r.f.dropped(drop.NoLink, 1)
 		return
 	case pushedWakeDue:
 		r.f.owe(o)
@@ -410,7 +402,7 @@ func (r *linkReceiver) bounced(dst messages.PeerID, epoch uint64, second bool, m
 	f := r.f
 	if _, _, err := messages.ParseTransport(msg); err != nil {
 		f.metrics.arrived(arrivalInvalid)
-		f.dropped(dropMalformed, 1)
+		f.dropped(drop.Malformed, 1)
 		return
 	}
 	f.metrics.bouncesReceived.Add(1)

@@ -12,6 +12,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/directory"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/budget"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -77,7 +78,7 @@ func (h *fakeHost) Awaits(messages.PeerID) bool        { return false }
 func (h *fakeHost) Budget() *budget.Budget             { return nil }
 func (h *fakeHost) Vacant(messages.PeerID)             {}
 func (h *fakeHost) Settle(messages.PeerID, bool, bool) {}
-func (h *fakeHost) Dropped(reason string, n int) {
+func (h *fakeHost) Dropped(reason drop.Reason, n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.drops = append(h.drops, fmt.Sprint(n, " ", reason))

@@ -4,6 +4,7 @@ import (
 	"iter"
 
 	"github.com/crosspod/crosspod/internal/budget"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -105,10 +106,8 @@ type Host interface {
 	// offline while it has id itself.
 	Settle(id messages.PeerID, online, changed bool)
 
-	// Dropped says that messages which Forward had taken were let go, and why:
-	// no_peer, unknown, no_link, link_full, link_lost, memory_limit,
-	// parking_full, bounced, malformed or fabric_stopped.
-	Dropped(reason string, messages int)
+	// Dropped says that messages which Forward had taken were let go, and why.
+	Dropped(why drop.Reason, messages int)
 
 	// Budget bounds the memory of the relay's queues. Those to other pods are
 	// to be within it too. nil: there is none.

@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
+	"github.com/crosspod/crosspod/internal/drop"
 )
 
 // forwardResult is the label result of relay_cluster_forwards_total: how a
@@ -67,6 +68,14 @@ var helloRejects = func() (reasons []string) {
 	return append(reasons, reasonAddress, reasonAhead, reasonLimit, reasonOther)
 }()
 
+// dropNames are the values of the label reason of relay_cluster_dropped_total.
+func dropNames() (names []string) {
+	for r := drop.FirstOfFabric; r < drop.Reasons; r++ {
+		names = append(names, r.String())
+	}
+	return names
+}
+
 // reasonOther is what a reason counts as that has no label.
 const reasonOther = "other"
 
@@ -82,7 +91,7 @@ var (
 type Metrics struct {
 	forwards [forwardResults]atomic.Int64
 	arrivals [arrivalResults]atomic.Int64
-	drops    [dropReasons]atomic.Int64
+	drops    [drop.Reasons]atomic.Int64
 	_        [cacheLine]byte
 
 	lookups          [lookupOutcomes]atomic.Int64
@@ -142,7 +151,7 @@ func newMetrics(meter metric.Meter) (*Metrics, error) {
 
 	b.counters("relay_cluster_forwards", "result", "Messages handed towards other pods, by how that went.", m.forwards[:], forwardResultNames[:])
 	b.counters("relay_cluster_arrivals", "result", "Messages that other pods forwarded to this one, by what became of them.", m.arrivals[:], arrivalResultNames[:])
-	b.counters("relay_cluster_dropped", "reason", "Messages that the fabric had taken and this pod let go, by reason.", m.drops[:], dropReasonNames[:])
+	b.counters("relay_cluster_dropped", "reason", "Messages that the fabric had taken and this pod let go, by reason.", m.drops[drop.FirstOfFabric:], dropNames())
 	b.counters("relay_cluster_lookups", "outcome", "Lookups in the directory, by outcome.", m.lookups[:], lookupOutcomeNames[:])
 	b.counters("relay_cluster_hello_rejects", "reason", "Links that were refused before they were any, by reason.", m.rejects, helloRejects)
 	b.counter("relay_cluster_bounces_sent", "Messages sent back since their peer was not here.", &m.bouncesSent)
@@ -202,7 +211,7 @@ func (m *Metrics) close() error {
 
 func (m *Metrics) forwarded(r forwardResult)             { m.forwards[r].Add(1) }
 func (m *Metrics) arrived(r arrivalResult)               { m.arrivals[r].Add(1) }
-func (m *Metrics) dropped(r dropReason, messages int)    { m.drops[r].Add(int64(messages)) }
+func (m *Metrics) dropped(r drop.Reason, messages int)   { m.drops[r].Add(int64(messages)) }
 func (m *Metrics) pinged(roundTrip time.Duration)        { record(m.roundTrip, roundTrip) }
 func (m *Metrics) observeFigures(figures func() figures) { m.figures.Store(&figures) }
 

@@ -14,6 +14,8 @@ import (
 	otelprom "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/metric"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+
+	"github.com/crosspod/crosspod/internal/drop"
 )
 
 // exporter is what our command uses, with its default options.
@@ -134,7 +136,7 @@ func TestMetricValues(t *testing.T) {
 	}
 	m.forwarded(forwardSendError)
 	m.arrived(arrivalBounced)
-	m.dropped(dropNoLink, 7)
+	m.dropped(drop.NoLink, 7)
 	m.helloRejected("hmac_mismatch")
 	m.helloRejected("never heard of")
 	m.observeFigures(func() figures {

@@ -9,6 +9,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/budget"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -69,8 +70,8 @@ func newPod(t *Transport, c *handshake.Conn, addr netip.AddrPort) *pod {
 	}
 	p.queue = link.NewQueue(link.QueueConfig{
 		Budget:  t.budget,
-		Dropped: func(n int) { t.fabric.dropped(dropLinkFull, n) },
-		Yielded: func(n int) { t.fabric.dropped(dropMemory, n) },
+		Dropped: func(n int) { t.fabric.dropped(drop.LinkFull, n) },
+		Yielded: func(n int) { t.fabric.dropped(drop.MemoryLimit, n) },
 	})
 	return p
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/internal/test/memnet"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -270,7 +271,7 @@ type witness struct {
 	trace    []string // up, down, gone, in order
 	got      []string // texts of messages
 	read     []wire.Entry
-	drops    [dropReasons]int
+	drops    [drop.Reasons]int
 	highest  uint64 // clock
 	fault    string
 	onUp     func(session)
@@ -334,7 +335,7 @@ func (w *witness) observeClock(clock uint64) error {
 	return nil
 }
 
-func (w *witness) dropped(why dropReason, n int) {
+func (w *witness) dropped(why drop.Reason, n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.drops[why] += n

@@ -7,6 +7,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/drop"
 )
 
 // actLocked does what was decided about c. What of it cannot be done with the
@@ -223,7 +224,7 @@ func (t *Transport) ended(c *conn, why error) {
 	if len(tell) > 0 {
 		next.link.SendControl(tell)
 	}
-	t.count(dropLinkLost, lost)
+	t.count(drop.LinkLost, lost)
 	t.suspendForgotten(p)
 	t.report()
 	switch {
@@ -250,8 +251,8 @@ func (t *Transport) graceOver(p *pod, timer *time.Timer) {
 		t.forgetLocked(p)
 	}
 	t.mu.Unlock()
-	t.count(dropLinkLost, lost)
-	t.count(dropNoLink, p.queue.Suspend())
+	t.count(drop.LinkLost, lost)
+	t.count(drop.NoLink, p.queue.Suspend())
 }
 
 // goneLocked ends a pod that another one has taken the place of.
@@ -289,6 +290,6 @@ func (t *Transport) suspendForgotten(p *pod) {
 	forgotten := p.forgotten
 	t.mu.Unlock()
 	if forgotten {
-		t.count(dropNoLink, p.queue.Suspend())
+		t.count(drop.NoLink, p.queue.Suspend())
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/link"
+	"github.com/crosspod/crosspod/internal/drop"
 )
 
 const (
@@ -117,8 +118,8 @@ func (t *Transport) abandon() {
 	clear(t.addresses)
 	t.publishLocked()
 	t.mu.Unlock()
-	t.count(dropLinkLost, lost)
+	t.count(drop.LinkLost, lost)
 	for _, p := range pods {
-		t.count(dropStopped, p.queue.Suspend())
+		t.count(drop.FabricStopped, p.queue.Suspend())
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/budget"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/internal/version"
 )
 
@@ -376,8 +377,8 @@ func (t *Transport) report() {
 			c.link.Close(errSucceeded)
 		}
 		if r.ended != nil {
-			t.count(dropLinkLost, r.messages)
-			t.count(dropNoLink, r.ended.queue.Suspend())
+			t.count(drop.LinkLost, r.messages)
+			t.count(drop.NoLink, r.ended.queue.Suspend())
 		}
 		t.links(r.lost)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/drop"
 )
 
 // TestLostLinkIsRedialedAtOnce: nothing but the loss itself has to happen for two
@@ -110,7 +111,7 @@ func TestFrozenPodHoldsUpNobody(t *testing.T) {
 		if refused == 0 {
 			t.Error("no message was refused for want of a link")
 		}
-		if n := a.drops[dropNoLink]; n == 0 {
+		if n := a.drops[drop.NoLink]; n == 0 {
 			t.Error("nothing was dropped for want of a link")
 		}
 		b.ice.melt()
@@ -153,7 +154,7 @@ func TestMessagesSurviveTheirLink(t *testing.T) {
 		time.Sleep(2 * tallyTimeout)
 		for from, to := range map[*rigPod]*rigPod{a: b, b: a} {
 			got, _ := to.totals()
-			lost := from.drops[dropLinkLost]
+			lost := from.drops[drop.LinkLost]
 			if _, dropped := from.totals(); got+dropped != sent[from] || dropped != lost {
 				t.Errorf("of %d messages %d arrived and %d were dropped, %d of them with a link", sent[from], got, dropped, lost)
 			}
@@ -190,7 +191,7 @@ func TestQueueWaitsForTheGrace(t *testing.T) {
 		a.send(b, "late")
 		time.Sleep(linkGrace + time.Millisecond)
 		synctest.Wait()
-		if a.drops[dropNoLink] != 1 || a.transport.outlet(b.id()) != nil {
+		if a.drops[drop.NoLink] != 1 || a.transport.outlet(b.id()) != nil {
 			t.Errorf("after the grace %v are dropped, and the pod has %v", a.drops, a.transport.outlet(b.id()))
 		}
 		if got := out.push(testPeer, 0, false, testMessage); got != refusedNoLink {

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/crosspod/crosspod/metrics"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/relay/listener"
 )
 
@@ -76,7 +76,7 @@ func TestMetrics(t *testing.T) {
 	for _, o := range listener.Outcomes() {
 		values = append(values, string(o))
 	}
-	for r := metrics.DropReason(0); !strings.HasPrefix(r.String(), "DropReason("); r++ {
+	for r := drop.None + 1; r < drop.Reasons; r++ {
 		values = append(values, r.String())
 	}
 	for _, v := range values {

@@ -15,7 +15,7 @@
 //	relay_transfer_sent_bytes_total             transport messages written to peers, bytes
 //	relay_messages_received_total               transport messages read
 //	relay_messages_delivered_total              transport messages written to peers
-//	relay_messages_dropped_total{reason}        transport messages let go, see [DropReason]
+//	relay_messages_dropped_total{reason}        transport messages let go, see internal/drop
 //	relay_messages_queued                       transport messages waiting for their peer's socket
 //	relay_queued_bytes                          bytes of those
 //	relay_queue_delay_seconds                   histogram, wait in a peer's queue

@@ -10,85 +10,9 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/metric/noop"
 
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/internal/version"
 )
-
-// DropReason says why a transport message was let go. It is the label reason
-// of relay_messages_dropped_total.
-type DropReason uint8
-
-// The reasons. Each undelivered message is counted under exactly one, by the
-// pod that let it go.
-const (
-	// NoPeer: the destination is connected nowhere that this pod knows of.
-	NoPeer DropReason = iota
-	// QueueFull: the oldest message of a full peer queue gave way.
-	QueueFull
-	// MemoryLimit: queued bytes of the whole process were over their limit.
-	MemoryLimit
-	// PeerGone: the message was queued when its peer's connection ended.
-	PeerGone
-	// Malformed: the message is shorter than the header of a transport message.
-	Malformed
-	// Forward: the way to other pods refused the message, for none of the reasons
-	// below.
-	Forward
-
-	// The fabric's. NoPeer is one of them too: the directory says that nobody
-	// has the destination.
-
-	// Unknown: nobody could be found who knows where the destination is.
-	Unknown
-	// NoLink: the destination's pod is known and could not be reached.
-	NoLink
-	// LinkFull: the queue for the destination's pod was full.
-	LinkFull
-	// LinkLost: a link ended with the message on it.
-	LinkLost
-	// ParkingFull: too much waited while the destination was looked up.
-	ParkingFull
-	// Bounced: a second pod did not have the destination either.
-	Bounced
-	// FabricStopped: the fabric was stopped with the message in it.
-	FabricStopped
-
-	dropReasons // how many there are
-)
-
-var dropReasonNames = [dropReasons]string{
-	NoPeer:      "no_peer",
-	QueueFull:   "queue_full",
-	MemoryLimit: "memory_limit",
-	PeerGone:    "peer_gone",
-	Malformed:   "malformed",
-	Forward:     "forward",
-
-	Unknown:       "unknown",
-	NoLink:        "no_link",
-	LinkFull:      "link_full",
-	LinkLost:      "link_lost",
-	ParkingFull:   "parking_full",
-	Bounced:       "bounced",
-	FabricStopped: "fabric_stopped",
-}
-
-// DropReasonNamed returns the reason whose label is name.
-func DropReasonNamed(name string) (r DropReason, ok bool) {
-	for r := range dropReasons {
-		if dropReasonNames[r] == name {
-			return r, true
-		}
-	}
-	return 0, false
-}
-
-// String returns the value of the label.
-func (r DropReason) String() string {
-	if r < dropReasons {
-		return dropReasonNames[r]
-	}
-	return fmt.Sprintf("DropReason(%d)", uint8(r))
-}
 
 // The values of the label transport of relay_peers.
 const (
@@ -185,7 +109,7 @@ type Metrics struct {
 	// Written for each batch of messages.
 	received  traffic
 	delivered traffic
-	dropped   [dropReasons]atomic.Int64
+	dropped   [drop.Reasons]atomic.Int64
 	_         [cacheLine]byte
 
 	// Written for each connection or less often.
@@ -210,7 +134,7 @@ type Metrics struct {
 	registration metric.Registration
 
 	// Labels, made once.
-	dropLabels      [dropReasons][]metric.ObserveOption
+	dropLabels      [drop.Reasons][]metric.ObserveOption
 	transportLabels [len(transports)][]metric.ObserveOption
 	outcomeLabels   [len(outcomes)][]metric.ObserveOption
 	runnerUpLabels  [runnerUpEnds][]metric.ObserveOption
@@ -310,9 +234,8 @@ func (m *Metrics) Received(messages, bytes int) { m.received.add(messages, bytes
 // Delivered counts transport messages written to their peer, with their bytes.
 func (m *Metrics) Delivered(messages, bytes int) { m.delivered.add(messages, bytes) }
 
-// Dropped counts transport messages that were let go. reason must be one of the
-// constants.
-func (m *Metrics) Dropped(reason DropReason, messages int) { m.dropped[reason].Add(int64(messages)) }
+// Dropped counts transport messages that were let go, for a reason but None.
+func (m *Metrics) Dropped(reason drop.Reason, messages int) { m.dropped[reason].Add(int64(messages)) }
 
 // PeerConnected counts a peer that came. A transport that is not one of the
 // constants counts as [TransportOther].
@@ -410,7 +333,7 @@ func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 	o.ObserveInt64(i.sentBytes, m.delivered.bytes.Load())
 	o.ObserveInt64(i.received, m.received.messages.Load())
 	o.ObserveInt64(i.delivered, m.delivered.messages.Load())
-	for r := range m.dropped {
+	for r := drop.None + 1; r < drop.Reasons; r++ {
 		o.ObserveInt64(i.dropped, m.dropped[r].Load(), m.dropLabels[r]...)
 	}
 	for t := range m.peers {
@@ -448,7 +371,7 @@ func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 // makeLabels prepares the labels, so that no collection has to.
 func (m *Metrics) makeLabels() {
 	for r := range m.dropLabels {
-		m.dropLabels[r] = label("reason", DropReason(r).String())
+		m.dropLabels[r] = label("reason", drop.Reason(r).String())
 	}
 	for t := range m.transportLabels {
 		m.transportLabels[t] = label("transport", transports[t])

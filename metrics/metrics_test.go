@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/internal/version"
 	"github.com/crosspod/crosspod/metrics"
 )
@@ -209,17 +210,6 @@ func histogram(name, sum string, buckets ...string) []string {
 	return samples
 }
 
-func TestDropReasonsByName(t *testing.T) {
-	for reason := metrics.NoPeer; reason <= metrics.FabricStopped; reason++ {
-		if got, ok := metrics.DropReasonNamed(reason.String()); !ok || got != reason {
-			t.Errorf("DropReasonNamed(%q) = %v, %v", reason, got, ok)
-		}
-	}
-	if got, ok := metrics.DropReasonNamed("shrug"); ok {
-		t.Errorf(`DropReasonNamed("shrug") = %v`, got)
-	}
-}
-
 func TestEachEventCountsWhereItSays(t *testing.T) {
 	type event struct {
 		name string
@@ -283,7 +273,7 @@ func TestEachEventCountsWhereItSays(t *testing.T) {
 		}, nil},
 		{"an outcome nobody knows", func(s *scraped) { s.Handshake("shrug") }, nil},
 	}
-	for reason := metrics.NoPeer; reason <= metrics.FabricStopped; reason++ {
+	for reason := drop.None + 1; reason < drop.Reasons; reason++ {
 		tests = append(tests, event{
 			"dropped " + reason.String(),
 			func(s *scraped) { s.Dropped(reason, 2) },
@@ -322,7 +312,7 @@ func TestConcurrentEventsAreAllCounted(t *testing.T) {
 			for range rounds {
 				s.Received(1, 10)
 				s.Delivered(1, 10)
-				s.Dropped(metrics.QueueFull, 1)
+				s.Dropped(drop.QueueFull, 1)
 				s.PeerConnected(metrics.TransportWS)
 				s.PeerDisconnected(metrics.TransportWS)
 				s.Handshake(metrics.OutcomeOK)
@@ -394,7 +384,7 @@ func TestEventsOfAMessageDoNotAllocate(t *testing.T) {
 	s.QueueDelay(time.Second)
 	allocs := testing.AllocsPerRun(1000, func() {
 		s.Received(1, 100)
-		s.Dropped(metrics.NoPeer, 1)
+		s.Dropped(drop.NoPeer, 1)
 		s.Delivered(1, 100)
 		s.QueueDelay(time.Millisecond)
 	})

@@ -3,8 +3,8 @@ package relay
 import (
 	"fmt"
 
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
-	"github.com/crosspod/crosspod/metrics"
 	"github.com/crosspod/crosspod/store"
 )
 
@@ -55,7 +55,7 @@ func (p *Peer) accept(msg []byte) (pushResult, error) {
 	}
 	src, _, err := messages.ParseTransport(msg)
 	if err != nil {
-		p.env.metrics.Dropped(metrics.Malformed, 1)
+		p.env.metrics.Dropped(drop.Malformed, 1)
 		return refused, fmt.Errorf("dispatch to %v: %w", p.id, err)
 	}
 	p.hear(src)

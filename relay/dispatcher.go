@@ -5,17 +5,18 @@ import (
 	"iter"
 
 	"github.com/crosspod/crosspod/cluster"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/store"
 )
 
 // ErrLocalPeerGone means that the destination of a forwarded message left this
 // pod before the message was queued. The fabric bounces it.
-var ErrLocalPeerGone = errors.New("relay: local peer disappeared between HasPeer and dispatch")
+var ErrLocalPeerGone error = &drop.Error{Reason: drop.PeerGone, Text: "relay: local peer disappeared between HasPeer and dispatch"}
 
 // ErrQueueFull means that a message was dropped, and counted, because the
 // destination's queue or the memory for all queues was full.
-var ErrQueueFull = errors.New("relay: queue full")
+var ErrQueueFull error = &drop.Error{Reason: drop.QueueFull, Text: "relay: queue full"}
 
 // LocalPeerDispatcher hands messages that other pods forwarded to the peers of
 // this pod. It has the store and no forwarder, so nothing is forwarded twice.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/relay"
 )
@@ -179,16 +180,13 @@ func TestD7DropsOfTheFabricAreCountedByReason(t *testing.T) {
 			want[reason]++
 		}
 		f.answer = nil
-		for _, reason := range []string{"no_peer", "unknown", "no_link", "link_full", "link_lost", "parking_full", "bounced", "malformed", "fabric_stopped", "shrug"} {
+		for reason := drop.FirstOfFabric; reason < drop.Reasons; reason++ {
 			for range 3 { // the fabric can only let go what it took
 				a.write(messages.AppendTransport(nil, messages.HashID("b"), nil))
 			}
 			synctest.Wait()
 			f.host.Dropped(reason, 3)
-			if reason == "shrug" {
-				reason = "forward"
-			}
-			want[reason] += 3
+			want[reason.String()] += 3
 		}
 		for reason, n := range want {
 			if got := c.dropped(t, reason); got != n {

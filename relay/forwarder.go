@@ -2,13 +2,11 @@ package relay
 
 import (
 	"context"
-	"errors"
 	"reflect"
 	"time"
 
 	"github.com/crosspod/crosspod/cluster"
 	"github.com/crosspod/crosspod/messages"
-	"github.com/crosspod/crosspod/metrics"
 )
 
 // CrossPodForwarder carries messages for peers of other pods.
@@ -111,21 +109,6 @@ func (o *otherPods) flush() {
 	if o.batch != nil {
 		o.batch.Flush()
 	}
-}
-
-// forwardDropped is how a message is counted that the forwarder did not take.
-func forwardDropped(err error) metrics.DropReason {
-	switch {
-	case errors.Is(err, cluster.ErrNoOwner):
-		return metrics.NoPeer
-	case errors.Is(err, cluster.ErrQueueFull):
-		return metrics.LinkFull
-	case errors.Is(err, cluster.ErrNoLink):
-		return metrics.NoLink
-	case errors.Is(err, cluster.ErrStopped):
-		return metrics.FabricStopped
-	}
-	return metrics.Forward
 }
 
 // isNil reports whether f is nil or holds a nil pointer, as a forwarder of a

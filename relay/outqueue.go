@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/internal/budget"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/metrics"
 	"github.com/crosspod/crosspod/relay/listener"
 )
@@ -65,36 +66,36 @@ func (q *outQueue) push(msg []byte) pushResult {
 			return result
 		}
 		q.mu.Unlock()
-		if reason == metrics.PeerGone {
+		if reason == drop.PeerGone {
 			return ending
 		}
 		// The fullest queue may be another one, whose lock must not be taken
 		// while this one's is held.
-		if reason != metrics.MemoryLimit || !q.budget.Relieve() {
+		if reason != drop.MemoryLimit || !q.budget.Relieve() {
 			q.metrics.Dropped(reason, 1)
 			return refused
 		}
 	}
-	q.metrics.Dropped(metrics.MemoryLimit, 1)
+	q.metrics.Dropped(drop.MemoryLimit, 1)
 	return refused
 }
 
 // pushLocked appends msg or returns why it could not.
-func (q *outQueue) pushLocked(msg []byte) (reason metrics.DropReason, ok bool) {
+func (q *outQueue) pushLocked(msg []byte) (reason drop.Reason, ok bool) {
 	if q.closed || q.closing {
-		return metrics.PeerGone, false
+		return drop.PeerGone, false
 	}
 	one := load{1, len(msg)}
 	for !(load{q.held.messages + 1, q.held.bytes + len(msg)}).within(q.limit) {
 		if q.head == nil {
-			return metrics.QueueFull, false
+			return drop.QueueFull, false
 		}
 		q.dropFirstLocked()
 	}
 	c := q.tail
 	if size := len(msg) + listener.MaxFrameOverhead; c == nil || !c.fits(size) {
 		if c = q.growLocked(size); c == nil {
-			return metrics.MemoryLimit, false
+			return drop.MemoryLimit, false
 		}
 	}
 	before := len(c.buf)
@@ -165,7 +166,7 @@ func (q *outQueue) dropFirstLocked() {
 		q.freeLocked(q.unlinkLocked())
 	}
 	q.settleLocked(l)
-	q.metrics.Dropped(metrics.QueueFull, 1)
+	q.metrics.Dropped(drop.QueueFull, 1)
 }
 
 // settleLocked takes l, written or dropped, out of what is held.
@@ -185,7 +186,7 @@ func (q *outQueue) Yield() {
 	l := c.load()
 	q.freeLocked(c)
 	q.settleLocked(l)
-	q.metrics.Dropped(metrics.MemoryLimit, l.messages)
+	q.metrics.Dropped(drop.MemoryLimit, l.messages)
 }
 
 // Fail makes the write in progress fail; its writer does the rest.
@@ -319,7 +320,7 @@ func (q *outQueue) wrote(c *chunk, n int) (delivered load) {
 	q.freeLocked(c)
 	q.mu.Unlock()
 	if lost > 0 {
-		q.metrics.Dropped(metrics.PeerGone, lost)
+		q.metrics.Dropped(drop.PeerGone, lost)
 	}
 	return delivered
 }
@@ -341,7 +342,7 @@ func (q *outQueue) close() <-chan struct{} {
 			q.freeLocked(c)
 		}
 		if lost > 0 {
-			q.metrics.Dropped(metrics.PeerGone, lost)
+			q.metrics.Dropped(drop.PeerGone, lost)
 		}
 	}
 	if q.writing && q.idle == nil {

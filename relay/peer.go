@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/crosspod/crosspod/internal/budget"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/metrics"
 	"github.com/crosspod/crosspod/relay/listener"
@@ -185,7 +186,7 @@ func (p *Peer) Write(b []byte) (int, error) {
 	}
 	switch p.out.push(b) {
 	case ending:
-		p.env.metrics.Dropped(metrics.PeerGone, 1)
+		p.env.metrics.Dropped(drop.PeerGone, 1)
 		return 0, net.ErrClosed
 	case refused:
 		return 0, ErrQueueFull
@@ -305,7 +306,7 @@ func (p *Peer) handle(msg []byte) error {
 	case messages.TypeTransport:
 		p.received.add(load{1, len(msg)})
 		if len(msg) < messages.TransportHeaderSize {
-			p.env.metrics.Dropped(metrics.Malformed, 1)
+			p.env.metrics.Dropped(drop.Malformed, 1)
 			return nil
 		}
 		p.route(msg)
@@ -332,17 +333,17 @@ func (p *Peer) route(msg []byte) {
 	messages.SetTransportID(msg, p.id)
 	if to := p.lookup(dst); to != nil {
 		if p.hand(to, msg) == ending {
-			p.env.metrics.Dropped(metrics.PeerGone, 1)
+			p.env.metrics.Dropped(drop.PeerGone, 1)
 		}
 		return
 	}
 	if p.pods == nil {
-		p.env.metrics.Dropped(metrics.NoPeer, 1)
+		p.env.metrics.Dropped(drop.NoPeer, 1)
 		return
 	}
 	p.forwarded = true
 	if err := p.pods.send(dst, msg); err != nil {
-		p.env.metrics.Dropped(forwardDropped(err), 1)
+		p.env.metrics.Dropped(drop.Of(err), 1)
 	}
 }
 

@@ -3,8 +3,8 @@ package relay
 import (
 	"github.com/crosspod/crosspod/cluster"
 	"github.com/crosspod/crosspod/internal/budget"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
-	"github.com/crosspod/crosspod/metrics"
 )
 
 // SetCrossPodForwarder has peers accepted from now on use f when the store does
@@ -73,10 +73,4 @@ func (h *host) Settle(id messages.PeerID, online, changed bool) {
 func (h *host) Budget() *budget.Budget { return h.relay.env.budget }
 
 // Dropped counts messages that the fabric had taken and let go.
-func (h *host) Dropped(reason string, n int) {
-	r, ok := metrics.DropReasonNamed(reason)
-	if !ok {
-		r = metrics.Forward
-	}
-	h.relay.env.metrics.Dropped(r, n)
-}
+func (h *host) Dropped(why drop.Reason, n int) { h.relay.env.metrics.Dropped(why, n) }
