@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/crosspod/crosspod/cluster/internal/discovery"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
@@ -23,7 +24,7 @@ func (p *rigPod) all() Status {
 	s := Status{Signed: true}
 	s.Self, s.Pods = p.transport.status()
 	var apart []PodStatus
-	s.Discovery, apart = p.discovery.status()
+	s.Discovery, apart = p.discovery.Status()
 	for _, row := range apart {
 		if !slices.ContainsFunc(s.Pods, func(p PodStatus) bool { return p.Address == row.Address }) {
 			s.Pods = append(s.Pods, row)
@@ -171,7 +172,7 @@ func TestClaimedAddress(t *testing.T) {
 				r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
 				a, b, liar := r.pod("10.0.0.1").start(), r.pod("10.0.0.2").start(), r.pod("10.0.0.3").start()
 				r.within(3*time.Second, "a full mesh", func() bool { return meshed(a, b, liar) })
-				time.Sleep(settledAfter)
+				time.Sleep(discovery.SettledAfter)
 				say := func(to *rigPod, own ...netip.AddrPort) {
 					liar.transport.mu.Lock()
 					link := liar.transport.pods[to.id()].used.link
@@ -184,17 +185,17 @@ func TestClaimedAddress(t *testing.T) {
 				say(b, a.addr())
 				time.Sleep(time.Second)
 				dials := a.dials.Load() + b.dials.Load()
-				time.Sleep(3 * claimedRedial)
+				time.Sleep(3 * discovery.ClaimedRedial)
 				if n := a.dials.Load() + b.dials.Load() - dials; n < 4 || n > 8 {
-					t.Errorf("%d dials of two addresses in three times %v", n, claimedRedial)
+					t.Errorf("%d dials of two addresses in three times %v", n, discovery.ClaimedRedial)
 				}
 				r.net.Heal(memAny, memAny)
-				most := claimedRedial + dialTimeout
+				most := discovery.ClaimedRedial + dialTimeout
 				switch kind {
 				case "taken back":
 					say(a)
 					say(b)
-					most = longestRedial + time.Second
+					most = discovery.LongestRedial + time.Second
 				case "said and taken back by turns":
 					for range 20 {
 						say(a)
@@ -207,7 +208,7 @@ func TestClaimedAddress(t *testing.T) {
 					most = 0
 				}
 				r.within(most, "a full mesh again", func() bool { return meshed(a, b, liar) })
-				r.throughout(3*claimedRedial, "a full mesh", func() bool { return meshed(a, b, liar) })
+				r.throughout(3*discovery.ClaimedRedial, "a full mesh", func() bool { return meshed(a, b, liar) })
 			})
 		})
 	}

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/crosspod/crosspod/cluster/internal/discovery"
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
@@ -54,7 +55,7 @@ func inExchange(t *testing.T, f func(*testing.T, *rig, *exchange)) {
 		r.resolves("10.0.0.1", "10.0.0.2")
 		e := &exchange{r.pod("10.0.0.1").start(), r.pod("10.0.0.2").start(), map[*rigPod]int{}}
 		r.within(time.Second, "a link", func() bool { return meshed(e.a, e.b) })
-		time.Sleep(settledAfter + time.Second)
+		time.Sleep(discovery.SettledAfter + time.Second)
 		f(t, r, e)
 	})
 }
@@ -74,7 +75,7 @@ func TestStopLosesCountOfNothing(t *testing.T) {
 				for _, p := range []*rigPod{e.a, e.b} {
 					leads := p.id() < e.a.id() || p.id() < e.b.id()
 					if leads == (who == "the leader") || who == "both" {
-						p.discovery.stop()
+						p.discovery.Stop()
 						go p.transport.stop()
 					}
 				}

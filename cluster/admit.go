@@ -11,6 +11,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
+	"github.com/crosspod/crosspod/cluster/internal/nolink"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
@@ -24,7 +25,7 @@ func (t *Transport) serve(c *conn) {
 	if c.state.Load() == connWaits {
 		patience := time.AfterFunc(useTimeout, func() {
 			if c.state.Load() == connWaits {
-				c.link.Close(errNoUse)
+				c.link.Close(nolink.ErrNoUse)
 			}
 		})
 		defer patience.Stop()
@@ -44,7 +45,7 @@ func (c *conn) admitted(p *pod) {
 		Clock:   t.fabric.clock,
 		Observe: func(clock uint64) {
 			if err := t.fabric.observeClock(clock); err != nil && c.state.Load() <= connUsed {
-				c.close(errAhead(err))
+				c.close(nolink.ErrAhead(err))
 			}
 		},
 		Peers: t.fabric.peers,
@@ -65,11 +66,11 @@ func (c *conn) admitted(p *pod) {
 func (t *Transport) turnAway(c *conn, reason error) {
 	why := wire.FarewellError
 	switch {
-	case linkErrorReason(reason) == reasonAddress:
+	case nolink.Reason(reason) == nolink.Address:
 		why = wire.FarewellAddress
 	case errors.Is(reason, directory.ErrAhead):
 		why = wire.FarewellClock
-	case errors.Is(reason, errStopping):
+	case errors.Is(reason, nolink.ErrStopping):
 		why = wire.FarewellStopping
 	}
 	// The link is not running: one short frame, which the socket takes, or the
@@ -78,7 +79,7 @@ func (t *Transport) turnAway(c *conn, reason error) {
 	_, _ = c.shaken.TLS.Write(wire.AppendGoodbye(nil, wire.Goodbye{Reason: why, Text: reason.Error()}))
 	_ = c.shaken.TLS.Close()
 	t.mu.Lock()
-	if word := linkErrorReason(reason); refused(word) && !c.dialed.IsValid() {
+	if word := nolink.Reason(reason); nolink.Refused(word) && !c.dialed.IsValid() {
 		t.refusedLocked(sourceOf(c.shaken.TLS.RemoteAddr()).Addr(), word, reason, c.shaken.Hello.Address)
 	}
 	c.decideLocked(reason)
@@ -94,15 +95,15 @@ func (t *Transport) admit(c *conn) error {
 	addr, err := netip.ParseAddrPort(hello.Address)
 	if err != nil || addr.Port() == 0 || addr.Addr().IsUnspecified() {
 		t.metrics.helloRejected(string(handshake.Malformed))
-		return &linkError{reason: string(handshake.Malformed), text: fmt.Sprintf("announced address %q cannot be dialed", hello.Address)}
+		return &nolink.Error{Reason: string(handshake.Malformed), Text: fmt.Sprintf("announced address %q cannot be dialed", hello.Address)}
 	}
 	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
 	if err := t.fabric.observeClock(hello.Clock); err != nil {
-		err = errAhead(err)
+		err = nolink.ErrAhead(err)
 		t.mu.Lock()
-		news := t.newsLocked(c.shaken.Peer, reasonAhead)
+		news := t.newsLocked(c.shaken.Peer, nolink.Ahead)
 		t.mu.Unlock()
-		t.metrics.helloRejected(reasonAhead)
+		t.metrics.helloRejected(nolink.Ahead)
 		if news {
 			t.log.Warn("pod refused: its clock or this pod's is wrong", "address", hello.Address, "pod", c.shaken.Peer, "remote", c.shaken.TLS.RemoteAddr(), "err", err)
 		}
@@ -121,14 +122,14 @@ func (t *Transport) admit(c *conn) error {
 		switch {
 		case t.stopped:
 			t.mu.Unlock()
-			return errStopping
+			return nolink.ErrStopping
 		case t.left.Contains(c.shaken.Peer):
 			t.mu.Unlock()
-			return errLeft
+			return nolink.ErrLeft
 		case c.shaken.OtherInstance && t.unnamed.Contains(c.shaken.Peer) && !t.namedLocked(c.shaken.Peer, addr):
 			t.mu.Unlock()
 			t.metrics.helloRejected(string(handshake.OtherInstance))
-			return errUnnamed
+			return nolink.ErrUnnamed
 		}
 		switch mesh.Newcomer(known) {
 		case mesh.Probe:
@@ -137,17 +138,17 @@ func (t *Transport) admit(c *conn) error {
 			known, asked = probe(t.ctx, incumbent), old
 			continue
 		case mesh.Refuse:
-			news := t.newsLocked(c.shaken.Peer, reasonAddress)
+			news := t.newsLocked(c.shaken.Peer, nolink.Address)
 			t.mu.Unlock()
-			t.metrics.helloRejected(reasonAddress)
+			t.metrics.helloRejected(nolink.Address)
 			if news {
 				t.log.Warn("pod refused: another one that is alive has its address", "address", hello.Address, "pod", c.shaken.Peer, "remote", c.shaken.TLS.RemoteAddr())
 			}
-			return errAddress(addr, t.own)
+			return nolink.ErrAddress(addr, t.own)
 		case mesh.Succeed:
 			t.goneLocked(old)
 		}
-		t.warned.Remove(warning{c.shaken.Peer, reasonAddress})
+		t.warned.Remove(warning{c.shaken.Peer, nolink.Address})
 		p := t.pods[c.shaken.Peer]
 		if p == nil {
 			p = newPod(t, c.shaken, addr)

@@ -14,6 +14,7 @@ import (
 
 	"go.opentelemetry.io/otel/metric"
 
+	"github.com/crosspod/crosspod/cluster/internal/discovery"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/drop"
 )
@@ -24,19 +25,11 @@ const (
 	DefaultInterpodPort = 7090
 
 	// DefaultDiscoveryInterval is how often the pods are resolved anew.
-	DefaultDiscoveryInterval = 10 * time.Second
+	DefaultDiscoveryInterval = discovery.DefaultInterval
 )
 
-// Resolver finds the pods of a cluster.
-type Resolver interface {
-	// Resolve returns the addresses of all pods as host:port, the own one
-	// among them or not. It returns when ctx ends. An empty answer is an
-	// answer.
-	Resolve(ctx context.Context) ([]string, error)
-
-	// String names it for the log and the status.
-	String() string
-}
+// Resolver finds the pods of a cluster: see its two methods.
+type Resolver = discovery.Resolver
 
 // Config says how a pod finds the others and who it is. Local, PodIPs and one
 // of Headless, Static and Resolver are required.
@@ -117,13 +110,18 @@ type Cluster struct {
 	Discovery *Discovery
 
 	// Set by Start, never changed.
-	local   LocalPeers
-	node    *node
-	unwatch func() // ends that local tells of its peers
-	log     *slog.Logger
-	once    sync.Once     // of Stop
-	stopped chan struct{} // closed when Stop has been called
+	local     LocalPeers
+	discovery *discovery.Discovery
+	node      *node
+	unwatch   func() // ends that local tells of its peers
+	log       *slog.Logger
+	once      sync.Once     // of Stop
+	stopped   chan struct{} // closed when Stop has been called
 }
+
+// Discovery finds the other pods, see package discovery below internal. There is
+// nothing to call: [Cluster.Status] has what it knows.
+type Discovery struct{}
 
 // Start joins the cluster: it listens for other pods, finds them and links to
 // them, and keeps doing so until [Cluster.Stop]. It does not wait for any of
@@ -137,7 +135,7 @@ func Start(ctx context.Context, c Config) (_ *Cluster, err error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	resolver, err := newResolver(&c)
+	resolver, err := newResolver(&c, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +162,8 @@ func Start(ctx context.Context, c Config) (_ *Cluster, err error) {
 	cl.Forwarder = newForwarder(cl.node, cl.Transport, cl.Metrics, log)
 	cl.node.effects = cl.Forwarder
 	cl.Locator = cl.Forwarder.locator
-	cl.Discovery = newDiscovery(resolver, c.Interval, cl.Transport, log)
+	cl.discovery = discovery.New(resolver, c.Interval, cl.Transport, log)
+	cl.Discovery = &Discovery{}
 	cl.Metrics.observeFigures(cl.figures)
 
 	if len(c.Secrets) == 0 {
@@ -175,8 +174,8 @@ func Start(ctx context.Context, c Config) (_ *Cluster, err error) {
 	for id := range c.Local.Peers() {
 		cl.node.peerChanged(id)
 	}
-	cl.Transport.start(wired{cl.node, cl.Forwarder}, cl.Discovery.linksChanged)
-	cl.Discovery.start()
+	cl.Transport.start(wired{cl.node, cl.Forwarder}, cl.discovery.LinksChanged)
+	cl.discovery.Start()
 	return cl, nil
 }
 
@@ -208,7 +207,7 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 	default:
 	}
 	select {
-	case <-c.Discovery.ready:
+	case <-c.discovery.Ready():
 		return nil
 	case <-c.stopped:
 		return ErrStopped
@@ -219,7 +218,7 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 
 // NotReady says what [Cluster.WaitReady] waits for, without names and addresses;
 // "" when the pod is ready.
-func (c *Cluster) NotReady() string { return c.Discovery.notReady() }
+func (c *Cluster) NotReady() string { return c.discovery.NotReady() }
 
 // Stop leaves the cluster: the other pods hear LEAVE, messages that are queued
 // for them are still written for a moment, links are closed. Peers should have
@@ -232,7 +231,7 @@ func (c *Cluster) Stop() {
 	}
 	c.once.Do(func() {
 		close(c.stopped)
-		c.Discovery.stop()
+		c.discovery.Stop()
 		c.unwatch()
 		c.node.stop()
 		c.Forwarder.stop()
@@ -256,7 +255,7 @@ func (c *Cluster) figures() (f figures) {
 	c.Transport.figures(&f)
 	s := c.node.stats.Load()
 	f.local, f.claims, f.subscriptions, f.interests = s.Local, s.Claims, s.Subscriptions, s.Interests
-	f.pods, f.settled = s.Pods, s.Complete && !c.Discovery.alone()
+	f.pods, f.settled = s.Pods, s.Complete && !c.discovery.Alone()
 	r := c.Forwarder.routes.Stats()
 	f.parkedMessages, f.parkedBytes, f.owners, f.absences = r.Messages, r.Bytes, r.Owners, r.Absences
 	return f
@@ -271,12 +270,12 @@ func (c *Cluster) Status() Status {
 	for _, p := range s.Pods {
 		linked[p.Address] = true
 	}
-	discovery, apart := c.Discovery.status()
-	s.Discovery = discovery
-	listed := c.Transport.known(discovery.Addresses)
+	found, apart := c.discovery.Status()
+	s.Discovery = found
+	listed := c.Transport.known(found.Addresses)
 	for i := range s.Pods {
 		p := &s.Pods[i]
-		p.Unlisted = p.State == PodUp && discovery.Error == "" && !discovery.Answered.IsZero() && !listed[p.Address]
+		p.Unlisted = p.State == PodUp && found.Error == "" && !found.Answered.IsZero() && !listed[p.Address]
 	}
 	for _, p := range apart {
 		// A pod whose link was lost is known already, with more to say.
@@ -289,9 +288,9 @@ func (c *Cluster) Status() Status {
 	})
 	d := c.node.stats.Load()
 	s.Directory = DirectoryStatus{
-		Local: d.Local, Claims: d.Claims, Subscriptions: d.Subscriptions, Interests: d.Interests, Settled: d.Complete && !c.Discovery.alone(),
+		Local: d.Local, Claims: d.Claims, Subscriptions: d.Subscriptions, Interests: d.Interests, Settled: d.Complete && !c.discovery.Alone(),
 	}
-	s.Ready, s.NotReady = c.Discovery.isReady(), c.NotReady()
+	s.Ready, s.NotReady = c.discovery.IsReady(), c.NotReady()
 	if s.Signed = c.Transport.keys.Len() > 0; !s.Signed {
 		s.Warnings = append(s.Warnings, "links between pods are not signed")
 	}

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/crosspod/crosspod/cluster/internal/discovery"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/test/memnet"
 	"github.com/crosspod/crosspod/messages"
@@ -658,7 +659,7 @@ func TestWaitReady(t *testing.T) {
 		{"an answer without pods", []string{}, 0, 0, 0},
 		{"late answer", []string{"a", "b"}, 2 * time.Second, 2 * time.Second, 2200 * time.Millisecond},
 		{"a pod that is not there", []string{"a", "b", "c"}, 0, 0, 3100 * time.Millisecond},
-		{"no answer", nil, time.Hour, unlistedWait, unlistedWait},
+		{"no answer", nil, time.Hour, discovery.UnlistedWait, discovery.UnlistedWait},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

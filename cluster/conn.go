@@ -10,6 +10,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
+	"github.com/crosspod/crosspod/cluster/internal/nolink"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -101,7 +102,7 @@ func (c *conn) appendTally(frames []byte, told wire.Tally) []byte {
 // the other side has answered.
 func (c *conn) part() {
 	c.link.Release()
-	c.link.SendControl(wire.AppendGoodbye(nil, wire.Goodbye{Reason: wire.FarewellStopping, Text: errStopping.Error()}))
+	c.link.SendControl(wire.AppendGoodbye(nil, wire.Goodbye{Reason: wire.FarewellStopping, Text: nolink.ErrStopping.Error()}))
 }
 
 // Entries implements link.Handler.

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
+	"github.com/crosspod/crosspod/cluster/internal/nolink"
 )
 
 func (t *Transport) accept(ln net.Listener) {
@@ -36,7 +37,7 @@ func (t *Transport) accept(ln net.Listener) {
 		wait = firstWait
 		place, evicted := t.gate.admit(sock)
 		if place == nil || evicted {
-			t.metrics.helloRejected(reasonLimit)
+			t.metrics.helloRejected(nolink.Limit)
 		}
 		if place == nil {
 			continue
@@ -70,11 +71,11 @@ func (t *Transport) accepted(sock net.Conn, place *halfOpen) {
 // refusedFrom counts a handshake that failed and keeps why, when it may have
 // been another pod's.
 func (t *Transport) refusedFrom(remote net.Addr, err error) {
-	reason := linkErrorReason(err)
+	reason := nolink.Reason(err)
 	t.metrics.helloRejected(reason)
 	ip := sourceOf(remote).Addr()
 	e, ok := errors.AsType[*handshake.Error](err)
-	if !ok || e.Hello == nil || !refused(reason) {
+	if !ok || e.Hello == nil || !nolink.Refused(reason) {
 		t.log.Debug("link refused", "remote", remote, "reason", reason, "err", err)
 		return
 	}
@@ -99,8 +100,8 @@ func (t *Transport) refusedLocked(from netip.Addr, reason string, err error, sai
 	return !known || old.reason != reason
 }
 
-// dial implements dialer.
-func (t *Transport) dial(ctx context.Context, addr netip.AddrPort) error {
+// Dial implements discovery.Pods.
+func (t *Transport) Dial(ctx context.Context, addr netip.AddrPort) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(t.ctx, cancel)()
@@ -117,14 +118,14 @@ func (t *Transport) dial(ctx context.Context, addr netip.AddrPort) error {
 	}
 	shaken, err := t.shaker.Dial(ctx, sock)
 	if err != nil {
-		reason := linkErrorReason(err)
+		reason := nolink.Reason(err)
 		if reason == string(handshake.Self) {
 			t.mu.Lock()
 			t.aliases.Add(addr, t.shaker.ID())
 			t.mu.Unlock()
-			return errSelf
+			return nolink.ErrSelf
 		}
-		if refused(reason) {
+		if nolink.Refused(reason) {
 			t.metrics.helloRejected(reason)
 		}
 		return err
@@ -132,7 +133,7 @@ func (t *Transport) dial(ctx context.Context, addr netip.AddrPort) error {
 	c := t.newConn(shaken, addr)
 	if !t.goWork(func() { t.serve(c) }) {
 		_ = sock.Close()
-		return errStopping
+		return nolink.ErrStopping
 	}
 	select {
 	case <-c.decided:

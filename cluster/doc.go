@@ -19,8 +19,9 @@
 //
 // # The parts
 //
-//   - [Discovery] finds the addresses of pods, by a name or list and by what linked
-//     pods tell, and has those dialed that have no link. It only adds.
+//   - [Discovery] (internal/discovery) finds the addresses of pods, by a name or
+//     list and by what linked pods tell, and dials those that have no link. It only
+//     adds.
 //   - [Transport] has the links: one for each pod, TLS 1.3, proved with a shared
 //     secret from both sides, with one writer at a time, control before
 //     directory before messages. The queue of messages belongs to the pod, so a
@@ -30,7 +31,9 @@
 //     something for it to do and go on.
 //   - [Forwarder] and [PeerLocator] share what is remembered of the directory's
 //     answers.
-//   - [Metrics] counts, [Status] tells.
+//   - [Metrics] counts. [Status] is what this pod sees, and its Diagnose finds what
+//     is wrong (internal/status). internal/nolink has the reasons why two pods have
+//     no link.
 //
 // Below internal/ are the parts that are pure: the frames (wire), the proofs
 // (handshake), one session (link), which of several connections is used (mesh),

@@ -217,7 +217,7 @@ func (f *fleet) crash(name string) {
 	f.mu.Lock()
 	delete(f.pods, name)
 	f.mu.Unlock()
-	p.Discovery.stop() // so that what is left of it talks to nobody
+	p.discovery.Stop() // so that what is left of it talks to nobody
 	f.net.Host(ip(name)).Crash()
 	p.Cluster.Stop()
 }

@@ -15,8 +15,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/crosspod/crosspod/cluster/internal/discovery"
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/link"
+	"github.com/crosspod/crosspod/cluster/internal/nolink"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/test/memnet"
 )
@@ -237,8 +239,8 @@ func TestOneSourceStandsInItsOwnWay(t *testing.T) {
 		if _, err := quiet.Read(make([]byte, 1)); !os.IsTimeout(err) {
 			t.Errorf("the quiet one lost its place: %v", err)
 		}
-		if a.rejects(reasonLimit) < 400 {
-			t.Errorf("%d of 500 were refused", a.rejects(reasonLimit))
+		if a.rejects(nolink.Limit) < 400 {
+			t.Errorf("%d of 500 were refused", a.rejects(nolink.Limit))
 		}
 		// It may come back when it has calmed down.
 		time.Sleep(handshake.DefaultTimeout + failureBurst/failuresPerSecond*time.Second)
@@ -334,7 +336,7 @@ func TestMemberThatMisbehaves(t *testing.T) {
 // system, fewer of them and a few hundred at a time.
 func TestStrangersAtARealSocket(t *testing.T) {
 	const strangersInAll = 2_000
-	pod := func(ip string, resolver Resolver) (*Transport, *Discovery, *witness) {
+	pod := func(ip string, resolver Resolver) (*Transport, *discovery.Discovery, *witness) {
 		m, err := newMetrics(nil)
 		if err != nil {
 			t.Fatal(err)
@@ -348,15 +350,14 @@ func TestStrangersAtARealSocket(t *testing.T) {
 			t.Fatal(err)
 		}
 		w := newWitness()
-		d := newDiscovery(c.Resolver, 0, tr, tr.log)
-		tr.start(w, d.linksChanged)
-		t.Cleanup(func() { d.stop(); tr.stop() })
+		d := discovery.New(c.Resolver, 0, tr, tr.log)
+		tr.start(w, d.LinksChanged)
+		t.Cleanup(func() { d.Stop(); tr.stop() })
 		return tr, d, w
 	}
-	var list []string
-	resolver := fakeResolver(func(context.Context) ([]string, error) { return list, nil })
+	resolver := new(fixed)
 	a, _, _ := pod("127.0.0.1", resolver)
-	list = []string{a.own.String()}
+	*resolver = fixed{a.own.String()}
 
 	goroutines := runtime.NumGoroutine()
 	var mostGoroutines, mostOpen int
@@ -365,7 +366,7 @@ func TestStrangersAtARealSocket(t *testing.T) {
 		slots <- struct{}{}
 		if i == strangersInAll/2 {
 			_, d, w := pod("127.0.0.1", resolver)
-			d.start()
+			d.Start()
 			// It comes from the strangers' own address, and gets through
 			// between their failures.
 			defer func() {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/crosspod/crosspod/cluster/internal/nolink"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
@@ -17,8 +18,8 @@ import (
 // peers, with much to spare for a drain that is set longer than 35 s.
 const unnamedFor = 2 * time.Minute
 
-// named implements dialer.
-func (t *Transport) named(addresses []netip.AddrPort) {
+// Named implements discovery.Pods.
+func (t *Transport) Named(addresses []netip.AddrPort) {
 	now := time.Now()
 	t.mu.Lock()
 	t.listed = addresses
@@ -37,7 +38,7 @@ func (t *Transport) named(addresses []netip.AddrPort) {
 	t.mu.Unlock()
 	for _, c := range over {
 		t.log.Warn("link ended: the pod has another instance address and nothing leads to it any more", "pod", c.pod(), "address", c.address())
-		c.close(errUnnamed)
+		c.close(nolink.ErrUnnamed)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/crosspod/crosspod/cluster/internal/discovery"
+	"github.com/crosspod/crosspod/cluster/internal/nolink"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
@@ -20,13 +22,13 @@ func (t *Transport) have(id wire.PodID) uint64 {
 	return 0
 }
 
-// standing implements dialer.
-func (t *Transport) standing(addr netip.AddrPort) (s standing) {
+// Standing implements discovery.Pods.
+func (t *Transport) Standing(addr netip.AddrPort) (s discovery.Standing) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	id, _ := t.aliases.Peek(addr)
 	if own := slices.Contains(t.owns, addr); own || id == t.shaker.ID() {
-		return standing{self: true, own: own || slices.Contains(t.machine, addr.Addr())}
+		return discovery.Standing{Self: true, Own: own || slices.Contains(t.machine, addr.Addr())}
 	}
 	p := t.addresses[addr]
 	if p == nil || p.used == nil && len(p.conns) == 0 {
@@ -34,15 +36,15 @@ func (t *Transport) standing(addr netip.AddrPort) (s standing) {
 			p = other
 		}
 	}
-	s.left = t.left.Contains(id) && (p == nil || p.used == nil)
+	s.Left = t.left.Contains(id) && (p == nil || p.used == nil)
 	if p == nil {
-		_, s.claimed = t.claims[addr]
+		_, s.Claimed = t.claims[addr]
 		return s
 	}
-	s.linked, s.notBefore, s.ended = p.used != nil, p.notBefore, p.err
-	s.other, s.answered = p.addr != addr, p.answeredLocked()
+	s.Linked, s.NotBefore, s.Ended = p.used != nil, p.notBefore, p.err
+	s.Other, s.Answered = p.addr != addr, p.answeredLocked()
 	for _, c := range p.conns {
-		s.pending = s.pending || c.state.Load() == connWaits
+		s.Pending = s.Pending || c.state.Load() == connWaits
 	}
 	return s
 }
@@ -154,11 +156,11 @@ func (p *pod) statusLocked() PodStatus {
 	}
 	s.QueuedMessages, s.QueuedBytes = p.queue.Len()
 	if p.err != nil {
-		s.Error, s.Announced = p.err.Error(), announced(p.err)
+		s.Error, s.Announced = p.err.Error(), nolink.Announced(p.err)
 		switch {
-		case refused(p.reason):
+		case nolink.Refused(p.reason):
 			s.State = PodRefused
-		case p.reason == reasonStopping:
+		case p.reason == nolink.Stopping:
 			s.State = PodGone
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
+	"github.com/crosspod/crosspod/cluster/internal/nolink"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -159,7 +160,7 @@ func TestMadClock(t *testing.T) {
 					return row
 				}
 				s := a.Status()
-				if p := row(s); p.State != PodRefused || p.Reason != reasonAhead || !strings.Contains(p.Error, "day") {
+				if p := row(s); p.State != PodRefused || p.Reason != nolink.Ahead || !strings.Contains(p.Error, "day") {
 					t.Errorf("it is shown as %+v", p)
 				}
 				if !slices.ContainsFunc(s.Diagnose(), func(f Finding) bool {
@@ -167,7 +168,7 @@ func TestMadClock(t *testing.T) {
 				}) {
 					t.Errorf("doctor says %v", s.Diagnose())
 				}
-				if n := a.Metrics.rejects[slices.Index(helloRejects, reasonAhead)].Load(); n != int64(number(tt.clock != nil)) {
+				if n := a.Metrics.rejects[slices.Index(helloRejects, nolink.Ahead)].Load(); n != int64(number(tt.clock != nil)) {
 					t.Errorf("%d are counted as refused for their clock", n)
 				}
 				time.Sleep(5 * time.Second) // and it is gone
@@ -216,8 +217,8 @@ func TestOwnMadClock(t *testing.T) {
 		}
 		for range 10 { // also after the grace
 			time.Sleep(2 * time.Second)
-			refused(a, reasonAhead, "the cluster clock of 10.0.0.2:7090")
-			refused(b, reasonOwnAhead, "the cluster clock of this pod")
+			refused(a, nolink.Ahead, "the cluster clock of 10.0.0.2:7090")
+			refused(b, nolink.OwnAhead, "the cluster clock of this pod")
 		}
 		b.stop()
 		time.Sleep(5 * time.Second)

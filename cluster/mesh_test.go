@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/crosspod/crosspod/cluster/internal/discovery"
+	"github.com/crosspod/crosspod/cluster/internal/nolink"
 )
 
 const pace = 5 * time.Millisecond // latency of most tests, one way
@@ -64,7 +67,7 @@ func TestLinkThatOneEndHasLost(t *testing.T) {
 					a, b = b, a
 				}
 				r.within(time.Second, "a link", func() bool { return meshed(a, b) })
-				time.Sleep(settledAfter + time.Second)
+				time.Sleep(discovery.SettledAfter + time.Second)
 				ups := b.count("up")
 				a.lose()
 				r.within(redialCourtesy+100*time.Millisecond, "another link at both ends", func() bool {
@@ -90,7 +93,7 @@ func TestRestartedPodTakesThePlaceOfTheFormerOne(t *testing.T) {
 				} else {
 					// It is frozen; another one gets its address.
 					b.ice.freeze()
-					b.discovery.stop()
+					b.discovery.Stop()
 					b.transport.closeListeners()
 				}
 				again := r.pod("10.0.0.2").start()
@@ -131,10 +134,10 @@ func TestTwoLivingPodsWithOneAddress(t *testing.T) {
 		// Both it and the other know why. Where it leads it takes each connection
 		// for a link, until the other has found out and says so.
 		for p, want := range map[*rigPod]struct{ address, reason string }{
-			liar: {"10.0.0.1:7090", reasonTaken}, a: {"10.0.0.3:7090", reasonAddress},
+			liar: {"10.0.0.1:7090", nolink.Taken}, a: {"10.0.0.3:7090", nolink.Address},
 		} {
 			r.within(time.Second, "the reason at "+p.host, func() bool { return reasons(p)[want.address] == want.reason })
-			_, apart := p.discovery.status()
+			_, apart := p.discovery.Status()
 			_, lost := p.transport.status()
 			for _, s := range append(apart, lost...) {
 				if s.Address == want.address && (s.State != PodRefused || s.Announced != "10.0.0.2:7090") {
@@ -154,7 +157,7 @@ func TestTwoLivingPodsWithOneAddress(t *testing.T) {
 // reasons returns why p has no links, by address.
 func reasons(p *rigPod) map[string]string {
 	all := map[string]string{}
-	_, waiting := p.discovery.status()
+	_, waiting := p.discovery.Status()
 	_, pods := p.transport.status()
 	for _, s := range append(waiting, pods...) {
 		if s.State != PodUp {

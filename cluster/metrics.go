@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
+	"github.com/crosspod/crosspod/cluster/internal/nolink"
 	"github.com/crosspod/crosspod/internal/drop"
 )
 
@@ -65,7 +66,7 @@ var helloRejects = func() (reasons []string) {
 	for _, r := range handshake.Reasons() {
 		reasons = append(reasons, string(r))
 	}
-	return append(reasons, reasonAddress, reasonAhead, reasonLimit, reasonOther)
+	return append(reasons, nolink.Address, nolink.Ahead, nolink.Limit, nolink.Other)
 }()
 
 // dropNames are the values of the label reason of relay_cluster_dropped_total.
@@ -75,9 +76,6 @@ func dropNames() (names []string) {
 	}
 	return names
 }
-
-// reasonOther is what a reason counts as that has no label.
-const reasonOther = "other"
 
 // Bounds of the histograms. Those of lookups are older than this package.
 var (

@@ -29,7 +29,7 @@ func (t *Transport) renew(c *conn) {
 	}
 	t.goWork(func() {
 		defer c.renewing.Store(false)
-		if err := t.dial(t.ctx, addr); err != nil {
+		if err := t.Dial(t.ctx, addr); err != nil {
 			t.log.Warn("no other link in place of one that has sent much", "pod", c.of.id, "address", c.of.address, "err", err)
 		}
 	})

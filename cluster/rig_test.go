@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/crosspod/crosspod/cluster/internal/discovery"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/internal/test/memnet"
@@ -47,7 +48,7 @@ type rigPod struct {
 	host      string
 	cfg       Config
 	transport *Transport
-	discovery *Discovery
+	discovery *discovery.Discovery
 	metrics   *Metrics
 	log       syncBuffer
 	ice       ice
@@ -153,8 +154,8 @@ func (p *rigPod) listen() *rigPod {
 	if err := p.transport.listen(); err != nil {
 		p.rig.t.Fatal(err)
 	}
-	p.discovery = newDiscovery(p.cfg.Resolver, p.cfg.Interval, p.transport, p.transport.log)
-	p.transport.start(p.witness, p.discovery.linksChanged)
+	p.discovery = discovery.New(p.cfg.Resolver, p.cfg.Interval, p.transport, p.transport.log)
+	p.transport.start(p.witness, p.discovery.LinksChanged)
 	return p
 }
 
@@ -162,7 +163,7 @@ func (p *rigPod) listen() *rigPod {
 func (p *rigPod) start() *rigPod {
 	p.rig.t.Helper()
 	p.listen()
-	p.discovery.start()
+	p.discovery.Start()
 	return p
 }
 
@@ -172,7 +173,7 @@ func (p *rigPod) stop() {
 		return
 	}
 	p.stopped = true
-	p.discovery.stop()
+	p.discovery.Stop()
 	p.ice.melt()
 	p.transport.stop()
 }

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"time"
 
+	"github.com/crosspod/crosspod/cluster/internal/discovery"
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
+	"github.com/crosspod/crosspod/cluster/internal/nolink"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/drop"
 )
@@ -22,9 +24,9 @@ func (t *Transport) actLocked(c *conn, d mesh.Decision) {
 		c.state.Store(connReplaced)
 		c.decideLocked(nil)
 		if d.Verdict == mesh.Duplicate {
-			then(func() { c.bye(wire.FarewellDuplicate, errDuplicate) })
+			then(func() { c.bye(wire.FarewellDuplicate, nolink.ErrDuplicate) })
 		} else {
-			then(func() { c.bye(wire.FarewellReplaced, errReplaced) })
+			then(func() { c.bye(wire.FarewellReplaced, nolink.ErrReplaced) })
 		}
 		return
 	case mesh.Impossible:
@@ -59,7 +61,7 @@ func (t *Transport) actLocked(c *conn, d mesh.Decision) {
 	t.reports = append(t.reports, report{up: c})
 	if old != nil {
 		old.state.Store(connReplaced)
-		then(func() { old.bye(wire.FarewellReplaced, errReplaced) })
+		then(func() { old.bye(wire.FarewellReplaced, nolink.ErrReplaced) })
 		t.reports = append(t.reports, report{down: old})
 	}
 }
@@ -104,7 +106,7 @@ func (t *Transport) farewell(c *conn, g wire.Goodbye) error {
 		// USE comes on another connection, or has come. Until then nothing may
 		// be written here that the other side would not read.
 		if p.used == c {
-			t.unusedLocked(c, errReplaced)
+			t.unusedLocked(c, nolink.ErrReplaced)
 			p.notBefore = time.Now().Add(probeTimeout)
 		}
 		t.mu.Unlock()
@@ -114,36 +116,36 @@ func (t *Transport) farewell(c *conn, g wire.Goodbye) error {
 	case wire.FarewellDuplicate:
 		c.decideLocked(nil)
 		t.mu.Unlock()
-		return errDuplicate
+		return nolink.ErrDuplicate
 	case wire.FarewellAddress:
-		news := t.newsLocked(p.id, reasonTaken)
+		news := t.newsLocked(p.id, nolink.Taken)
 		t.mu.Unlock()
 		if news {
 			t.log.Warn("refused by a pod: another one that is alive announces the address of this one", "by", p.address, "address", t.own)
 		}
-		return errTaken(t.own)
+		return nolink.ErrTaken(t.own)
 	case wire.FarewellClock:
-		news := t.newsLocked(p.id, reasonOwnAhead)
+		news := t.newsLocked(p.id, nolink.OwnAhead)
 		t.mu.Unlock()
 		if news {
 			t.log.Warn("refused by a pod: the clock of this one is too far ahead, or that pod's is behind", "by", p.address)
 		}
-		return errOwnAhead
+		return nolink.ErrOwnAhead
 	case wire.FarewellStopping:
 		t.left.Add(p.id, struct{}{})
 		if c.given == 0 {
 			t.mu.Unlock()
-			return errLeft
+			return nolink.ErrLeft
 		}
-		t.unusedLocked(c, errLeft)
+		t.unusedLocked(c, nolink.ErrLeft)
 		t.mu.Unlock()
 		// Nothing comes behind it, so what was read of the session is known; and
 		// the other pod says the same when it has read what was sent to it.
 		c.link.Release()
 		c.link.SendControl(c.appendTally(nil, c.tally()))
-		c.bye(wire.FarewellHeard, errHeard)
+		c.bye(wire.FarewellHeard, nolink.ErrHeard)
 		t.report()
-		t.log.Info("pod link ended", "pod", p.id, "address", p.address, "session", c.given, "reason", errLeft)
+		t.log.Info("pod link ended", "pod", p.id, "address", p.address, "session", c.given, "reason", nolink.ErrLeft)
 		return nil
 	case wire.FarewellHeard:
 		if t.stopped {
@@ -154,7 +156,7 @@ func (t *Transport) farewell(c *conn, g wire.Goodbye) error {
 		}
 	}
 	t.mu.Unlock()
-	return &linkError{reason: "other", text: "the other pod has ended the link: " + g.Text}
+	return &nolink.Error{Reason: "other", Text: "the other pod has ended the link: " + g.Text}
 }
 
 // unusedLocked takes the session from c.
@@ -167,16 +169,16 @@ func (t *Transport) unusedLocked(c *conn, why error) {
 	p.used, p.since = nil, time.Now()
 	t.toldLocked(p, wire.About{})
 	t.aboutChangedLocked()
-	p.err, p.reason = why, linkErrorReason(why)
+	p.err, p.reason = why, nolink.Reason(why)
 	p.notBefore = time.Time{}
 	switch {
-	case errors.Is(why, errLeft):
-		p.notBefore = p.since.Add(longestRedial)
+	case errors.Is(why, nolink.ErrLeft):
+		p.notBefore = p.since.Add(discovery.LongestRedial)
 	case !p.pair.Leads():
 		p.notBefore = p.since.Add(redialCourtesy)
 	}
 	t.reports = append(t.reports, report{down: c, lost: true})
-	if errors.Is(why, errLeft) {
+	if errors.Is(why, nolink.ErrLeft) {
 		t.reports = append(t.reports, report{gone: p.id})
 	}
 	if !t.stopped && !p.forgotten {
@@ -261,7 +263,7 @@ func (t *Transport) goneLocked(p *pod) {
 		return
 	}
 	if p.used != nil {
-		t.unusedLocked(p.used, errSucceeded)
+		t.unusedLocked(p.used, nolink.ErrSucceeded)
 	}
 	t.forgetLocked(p)
 	t.reports = append(t.reports, report{gone: p.id, ended: p, messages: p.giveUpLocked()})

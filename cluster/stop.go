@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/link"
+	"github.com/crosspod/crosspod/cluster/internal/nolink"
 	"github.com/crosspod/crosspod/internal/drop"
 )
 
@@ -47,7 +48,7 @@ func (t *Transport) stop() {
 		t.closeListeners()
 		t.cancel() // handshakes and dials end
 		for _, c := range waiting {
-			c.link.Close(errStopping)
+			c.link.Close(nolink.ErrStopping)
 		}
 		t.flush(used, replaced)
 		for _, c := range used {
@@ -88,7 +89,7 @@ func (t *Transport) await(sessions []*conn) {
 		case <-timeout.C:
 		}
 		for _, c := range sessions {
-			c.link.Close(errStopping)
+			c.link.Close(nolink.ErrStopping)
 		}
 		return
 	}

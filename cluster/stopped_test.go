@@ -51,7 +51,7 @@ func TestPodThatHasLeft(t *testing.T) {
 		// The row of 10.0.0.2 at a, and what doctor says of it.
 		row := func() (p PodStatus, problems int) {
 			_, linked := a.transport.status()
-			_, apart := a.discovery.status()
+			_, apart := a.discovery.Status()
 			for _, p = range append(linked, apart...) {
 				if p.Address == "10.0.0.2:7090" {
 					break

@@ -53,8 +53,8 @@ func (t *Transport) toldLocked(p *pod, a wire.About) {
 	}
 }
 
-// toldOf implements dialer.
-func (t *Transport) toldOf() (all []netip.AddrPort) {
+// Told implements discovery.Pods.
+func (t *Transport) Told() (all []netip.AddrPort) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for addr := range t.seen {

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/crosspod/crosspod/cluster/internal/discovery"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
@@ -84,23 +85,23 @@ func TestAnswersOfHalfAMinuteAgo(t *testing.T) {
 						p.mu.Lock()
 						apart := p.sessions[o.id()] == nil
 						p.mu.Unlock()
-						if apart && p.discovery.isReady() && o.discovery.isReady() {
+						if apart && p.discovery.IsReady() && o.discovery.IsReady() {
 							t.Fatalf("%s and %s are ready and apart", p.host, o.host)
 						}
 					}
 				}
-				return !slices.ContainsFunc(pods, func(p *rigPod) bool { return !p.discovery.isReady() })
+				return !slices.ContainsFunc(pods, func(p *rigPod) bool { return !p.discovery.IsReady() })
 			}
 		}
 		mesh := func() bool { return meshed(running...) }
 
 		// An installation: the name says that there is none at first.
-		r.within(unlistedWait, "three pods ready", ready(start(3)))
+		r.within(discovery.UnlistedWait, "three pods ready", ready(start(3)))
 		r.within(time.Second, "a full mesh", mesh)
 
 		// A rollout, one after another, and one that asks nobody.
 		for range 3 {
-			r.within(readyWait+time.Second, "the next one ready", ready(start(1)))
+			r.within(discovery.ReadyWait+time.Second, "the next one ready", ready(start(1)))
 			r.within(time.Second, "a full mesh", mesh)
 			stop(running[0])
 			r.within(time.Second, "a full mesh without the old one", mesh)
@@ -117,7 +118,7 @@ func TestAnswersOfHalfAMinuteAgo(t *testing.T) {
 		// Three more.
 		start(3)
 		r.within(3*time.Second, "a full mesh of six", mesh)
-		r.within(readyWait, "six ready", ready(running))
+		r.within(discovery.ReadyWait, "six ready", ready(running))
 		r.throughout(time.Minute, "a full mesh", mesh)
 	})
 }
@@ -132,7 +133,7 @@ func TestStarBecomesAMesh(t *testing.T) {
 			pods = append(pods, r.pod(fmt.Sprintf("10.0.0.%d", i+1)).start())
 		}
 		r.within(time.Second, "a full mesh", func() bool { return meshed(pods...) })
-		time.Sleep(settledAfter)
+		time.Sleep(discovery.SettledAfter)
 		r.net.Partition([]string{"10.0.0.2"}, []string{"10.0.0.3"})
 		time.Sleep(30 * time.Second)
 		r.net.Heal(memAny, memAny)
@@ -167,7 +168,7 @@ func TestToldIsBounded(t *testing.T) {
 			r.resolves("10.0.0.1", "10.0.0.2")
 			a, b := r.pod("10.0.0.1", secret).start(), r.pod("10.0.0.2", secret).start()
 			r.within(time.Second, "a link", func() bool { return meshed(a, b) })
-			time.Sleep(settledAfter)
+			time.Sleep(discovery.SettledAfter)
 			synctest.Wait()
 			b.transport.mu.Lock()
 			link := b.transport.pods[a.id()].used.link
@@ -238,7 +239,7 @@ func TestOnePodDoesNotFloodTheLog(t *testing.T) {
 		r.resolves("10.0.0.1", "10.0.0.2")
 		a, b := r.pod("10.0.0.1", settings("rels://a:443", "t")).start(), r.pod("10.0.0.2", settings("rels://a:443", "t")).start()
 		r.within(time.Second, "a link", func() bool { return meshed(a, b) })
-		time.Sleep(settledAfter)
+		time.Sleep(discovery.SettledAfter)
 		synctest.Wait()
 		b.transport.mu.Lock()
 		link := b.transport.pods[a.id()].used.link

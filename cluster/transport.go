@@ -19,8 +19,10 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/crosspod/crosspod/cluster/internal/directory"
+	"github.com/crosspod/crosspod/cluster/internal/discovery"
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
+	"github.com/crosspod/crosspod/cluster/internal/nolink"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/internal/drop"
@@ -60,7 +62,7 @@ const (
 	refusalsKept = time.Minute
 
 	// maxAliases bounds the addresses of which it is known whose they are.
-	maxAliases = maxAddresses
+	maxAliases = discovery.MaxAddresses
 )
 
 // Transport has the links to all other pods: it accepts and dials, decides with
@@ -105,7 +107,7 @@ type Transport struct {
 	claims    map[netip.AddrPort]wire.PodID              // who says in ABOUT that an address is its own, which proves nothing
 	seen      map[netip.AddrPort]int                     // addresses that linked pods are linked to, and how many are
 	listed    []netip.AddrPort                           // the last answer of discovery
-	unnamed   *simplelru.LRU[wire.PodID, struct{}]       // pods whose links ended for errUnnamed
+	unnamed   *simplelru.LRU[wire.PodID, struct{}]       // pods whose links ended for nolink.ErrUnnamed
 	lastConn  mesh.Conn
 	lastUsed  uint64 // number of the last session here, see session
 	lastGiven uint64 // highest number this pod has said in USE, below maxGiven
@@ -297,8 +299,8 @@ func (t *Transport) goWork(f func()) bool {
 	return true
 }
 
-// complain implements dialer.
-func (t *Transport) complain(list []wire.Complaint) {
+// Complain implements discovery.Pods.
+func (t *Transport) Complain(list []wire.Complaint) {
 	list = list[:min(len(list), maxComplaints)]
 	frame := wire.AppendComplaints(nil, list)
 	t.mu.Lock()
@@ -312,8 +314,8 @@ func (t *Transport) complain(list []wire.Complaint) {
 	}
 }
 
-// sessions implements dialer.
-func (t *Transport) sessions() (n int, tells bool) {
+// Sessions implements discovery.Pods.
+func (t *Transport) Sessions() (n int, tells bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, p := range t.pods {
@@ -374,7 +376,7 @@ func (t *Transport) report() {
 			t.fabric.podGone(r.gone)
 		}
 		for _, c := range conns {
-			c.link.Close(errSucceeded)
+			c.link.Close(nolink.ErrSucceeded)
 		}
 		if r.ended != nil {
 			t.count(drop.LinkLost, r.messages)

@@ -16,8 +16,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/crosspod/crosspod/cluster/internal/discovery"
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/link"
+	"github.com/crosspod/crosspod/cluster/internal/nolink"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/drop"
 )
@@ -29,7 +31,7 @@ func TestLostLinkIsRedialedAtOnce(t *testing.T) {
 		r.resolves("10.0.0.1", "10.0.0.2")
 		a, b := r.pod("10.0.0.1").start(), r.pod("10.0.0.2").start()
 		r.within(time.Second, "a link", func() bool { return meshed(a, b) })
-		time.Sleep(settledAfter + time.Second)
+		time.Sleep(discovery.SettledAfter + time.Second)
 		ups := a.count("up")
 		r.net.Reset(a.host, b.host)
 		r.within(redialCourtesy, "a link again", func() bool { return meshed(a, b) && a.count("up") > ups })
@@ -68,7 +70,7 @@ func TestOneWayCutClosesBothSides(t *testing.T) {
 		r.within(link.DefaultPingTimeout+time.Second, "the end at both sides", func() bool { return a.linked() && b.linked() })
 		r.throughout(10*time.Second, "no link", func() bool { return a.linked() && b.linked() })
 		r.net.Heal(a.host, b.host)
-		r.within(dialTimeout+2*longestRedial, "a link after the path has healed", func() bool { return meshed(a, b) })
+		r.within(dialTimeout+2*discovery.LongestRedial, "a link after the path has healed", func() bool { return meshed(a, b) })
 		time.Sleep(5 * time.Second)
 		oneLink(t, a, b)
 		if a.metrics.pingsLost.Load() == 0 || b.metrics.pingsLost.Load() == 0 {
@@ -115,7 +117,7 @@ func TestFrozenPodHoldsUpNobody(t *testing.T) {
 			t.Error("nothing was dropped for want of a link")
 		}
 		b.ice.melt()
-		r.within(dialTimeout+2*longestRedial, "links again", func() bool { return meshed(a, b, c) })
+		r.within(dialTimeout+2*discovery.LongestRedial, "links again", func() bool { return meshed(a, b, c) })
 		time.Sleep(5 * time.Second)
 		a.mu.Lock()
 		_, dropped := 0, 0
@@ -185,7 +187,7 @@ func TestQueueWaitsForTheGrace(t *testing.T) {
 		r.net.Heal(memAny, memAny)
 		r.within(linkGrace/2, "the message", func() bool { return b.received("early") })
 
-		time.Sleep(settledAfter)
+		time.Sleep(discovery.SettledAfter)
 		lose()
 		out := a.transport.outlet(b.id())
 		a.send(b, "late")
@@ -248,7 +250,7 @@ func TestImpostorGetsNothing(t *testing.T) {
 				if err := b.transport.keys.Swap(tt.mine...); err != nil {
 					t.Fatal(err)
 				}
-				r.within(2*longestRefused, "a link when both have the secret", func() bool { return meshed(a, b) })
+				r.within(2*discovery.LongestRefused, "a link when both have the secret", func() bool { return meshed(a, b) })
 				if got := reasons(b); len(got) > 0 {
 					t.Errorf("an old refusal is shown beside the link: %v", got)
 				}
@@ -432,7 +434,7 @@ func TestAnnouncedAddressMustBeGood(t *testing.T) {
 				if a.count("up") > 0 || len(a.transport.pods) > 0 {
 					t.Error("it has a place")
 				}
-				if n := a.rejects("malformed") + a.rejects(reasonAddress); n != 1 {
+				if n := a.rejects("malformed") + a.rejects(nolink.Address); n != 1 {
 					t.Errorf("it is counted %d times", n)
 				}
 			})
@@ -537,7 +539,7 @@ func TestStopNeverHangs(t *testing.T) {
 			a, b := r.pod("10.0.0.1").start(), r.pod("10.0.0.2").start()
 			r.within(time.Second, "a link", func() bool { return meshed(a, b) })
 			b.ice.freeze()
-			b.discovery.stop()
+			b.discovery.Stop()
 			b.transport.closeListeners()
 			r.pod("10.0.0.2").start()
 			time.Sleep(probeTimeout / 3)
@@ -566,7 +568,7 @@ func TestStopNeverHangs(t *testing.T) {
 			}
 			b := r.pod("10.0.0.2").start()
 			for range 2 {
-				b.discovery.stop()
+				b.discovery.Stop()
 				b.transport.stop()
 			}
 		})
@@ -604,7 +606,7 @@ func TestStopSaysItLast(t *testing.T) {
 		}
 		r.throughout(5*time.Second, "no link", func() bool { return b.linked() && b.count("up") == ups })
 		again := r.pod("10.0.0.1").start()
-		r.within(2*longestRedial, "a link to the next process", func() bool { return meshed(again, b) })
+		r.within(2*discovery.LongestRedial, "a link to the next process", func() bool { return meshed(again, b) })
 	})
 }
 
@@ -644,7 +646,7 @@ func TestMixedVersions(t *testing.T) {
 		}
 		// What only the newer one reads is not sent to the old one, and a lost
 		// link is accounted for without it.
-		time.Sleep(settledAfter)
+		time.Sleep(discovery.SettledAfter)
 		r.net.Reset(a.host, old.host)
 		r.within(time.Second, "links", func() bool { return a.linked(old, strict) })
 		time.Sleep(5 * time.Second)
@@ -668,7 +670,7 @@ func TestRotation(t *testing.T) {
 			pods = append(pods, r.pod(fmt.Sprintf("10.0.0.%d", i+1), func(c *Config) { c.Secrets = []string{older} }).start())
 		}
 		r.within(time.Second, "links", func() bool { return meshed(pods...) })
-		time.Sleep(settledAfter)
+		time.Sleep(discovery.SettledAfter)
 		sent := 0
 		talk := func() {
 			for i, p := range pods {
@@ -687,7 +689,7 @@ func TestRotation(t *testing.T) {
 				// A link of its own accord goes on; one that is made anew must
 				// work as well, beside pods that have not been told yet.
 				talk()
-				time.Sleep(settledAfter + time.Second)
+				time.Sleep(discovery.SettledAfter + time.Second)
 				for _, o := range pods {
 					if o != p {
 						r.net.Reset(p.host, o.host)
@@ -726,7 +728,7 @@ func TestDifferencesAreWarnedOfOnce(t *testing.T) {
 		c := r.pod("10.0.0.3", settings("rels://two:443", "s2", "s3"), formerly("rels://one:443")).start()
 		r.within(time.Second, "links", func() bool { return meshed(a, b, c) })
 		for range 3 {
-			time.Sleep(settledAfter + time.Second)
+			time.Sleep(discovery.SettledAfter + time.Second)
 			r.net.Reset(a.host, c.host)
 			r.within(time.Second, "links", func() bool { return meshed(a, b, c) })
 		}
@@ -838,7 +840,7 @@ func TestInstanceAddressChanges(t *testing.T) {
 				pods[i] = r.pod(fmt.Sprintf("10.0.0.%d", i+1), change...).start()
 				if step > 0 || i == len(pods)-1 {
 					r.within(2*time.Second, "a full mesh", func() bool { return meshed(pods...) })
-					time.Sleep(settledAfter)
+					time.Sleep(discovery.SettledAfter)
 				}
 			}
 		}
@@ -854,8 +856,8 @@ func TestUnnamedPodOfAnotherRelayGoes(t *testing.T) {
 				found := func(*Config) {}
 				if broken {
 					found = func(c *Config) {
-						named(t, nil)(c)
-						c.Resolver.(*names).lookup = func(ctx context.Context, network, name string) (ips []netip.Addr, err error) {
+						c.Resolver, c.Headless = nil, "relay-pods"
+						lookedUp(t, c, func(ctx context.Context, network, name string) (ips []netip.Addr, err error) {
 							list, err := r.Resolve(ctx)
 							if network != "ip4" {
 								return nil, &net.DNSError{Err: "server misbehaving", Name: name, IsTemporary: true}
@@ -864,7 +866,7 @@ func TestUnnamedPodOfAnotherRelayGoes(t *testing.T) {
 								ips = append(ips, netip.MustParseAddrPort(text).Addr())
 							}
 							return ips, err
-						}
+						})
 					}
 				}
 				r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
@@ -903,7 +905,7 @@ func TestTokenSecretsChange(t *testing.T) {
 			return f.tokensDiffer
 		}
 		r.within(time.Second, "links", func() bool { return meshed(a, b, old) })
-		time.Sleep(settledAfter)
+		time.Sleep(discovery.SettledAfter)
 		ups := a.count("up")
 		if differ(a) != 0 || differ(b) != 0 {
 			t.Fatal("the same secrets differ")
@@ -956,7 +958,7 @@ func TestComplaints(t *testing.T) {
 				said[p.Address] = p.Complaints
 			}
 			return len(said["10.0.0.1:7090"]) == 1 && len(said["10.0.0.3:7090"]) == 1 &&
-				said["10.0.0.1:7090"][0] == Complaint{"10.0.0.3:7090", "timeout"}
+				said["10.0.0.1:7090"][0] == Complaint{Address: "10.0.0.3:7090", Reason: "timeout"}
 		})
 		if n := a.log.count("pod cannot be reached"); n != 1 {
 			t.Errorf("it is logged %d times", n)

@@ -1,10 +1,14 @@
-package cluster
+package status
 
 import (
 	"fmt"
 	"math"
 	"slices"
 	"strings"
+
+	"github.com/crosspod/crosspod/cluster/internal/handshake"
+
+	"github.com/crosspod/crosspod/cluster/internal/nolink"
 )
 
 // Finding is something about a cluster that its operator may want to know.
@@ -97,11 +101,11 @@ func (d *diagnosis) leadBack() {
 // The reasons for which one pod refuses another, as far as they are about
 // secrets and settings.
 const (
-	reasonOtherSecret   = "hmac_mismatch"
-	reasonOtherHasNone  = "unsigned_but_required"
-	reasonOwnHasNone    = "signed_but_unsupported"
-	reasonOtherInstance = "instance_mismatch"
-	reasonOtherTokens   = "tokens_mismatch"
+	reasonOtherSecret   = string(handshake.HMACMismatch)
+	reasonOtherHasNone  = string(handshake.UnsignedButRequired)
+	reasonOwnHasNone    = string(handshake.SignedButUnsupported)
+	reasonOtherInstance = string(handshake.OtherInstance)
+	reasonOtherTokens   = string(handshake.OtherTokens)
 )
 
 // camps: which pods have nothing in common of what all must share? A pod that
@@ -120,7 +124,7 @@ func (d *diagnosis) camps() {
 			switch {
 			case p.Reason == c.reason:
 				there = append(there, p.Address)
-			case p.State == PodUp:
+			case p.State == Up:
 				here = append(here, p.Address)
 			}
 		}
@@ -186,9 +190,9 @@ func (d *diagnosis) addresses() {
 	var by []string
 	for _, p := range d.Pods {
 		switch {
-		case p.Reason == reasonTaken:
+		case p.Reason == nolink.Taken:
 			by = append(by, p.Address)
-		case p.Reason != reasonAddress:
+		case p.Reason != nolink.Address:
 		case p.Announced == "": // so an older relay says it
 			d.problem(p.Address, "what answers at "+p.Address+" announces an address that another living pod has"+because(p.Error), fmt.Sprintf(own, "it"))
 		case p.Announced == d.Self.Address:
@@ -206,7 +210,7 @@ func (d *diagnosis) addresses() {
 // saidAlready reports whether a reason is one that camps, secrets, addresses or
 // clocks says.
 func saidAlready(reason string) bool {
-	return slices.Contains([]string{reasonOtherSecret, reasonOtherInstance, reasonOtherTokens, reasonOtherHasNone, reasonOwnHasNone, reasonAddress, reasonTaken, reasonAhead, reasonOwnAhead}, reason)
+	return slices.Contains([]string{reasonOtherSecret, reasonOtherInstance, reasonOtherTokens, reasonOtherHasNone, reasonOwnHasNone, nolink.Address, nolink.Taken, nolink.Ahead, nolink.OwnAhead}, reason)
 }
 
 // links: which pods are not linked, and why?
@@ -216,14 +220,14 @@ func (d *diagnosis) links() {
 			continue
 		}
 		switch p.State {
-		case PodSuspect:
+		case Suspect:
 			d.note(p.Address, "the link to "+p.Address+" was lost"+because(p.Error),
 				"nothing, if it is restarting: the link is tried again at once, and after a short while the pod counts as gone")
-		case PodDialing:
+		case Dialing:
 			d.note(p.Address, p.Address+" has not answered yet", "look again in a few seconds")
-		case PodGone:
+		case Gone:
 			d.note(p.Address, p.Address+" has stopped", "nothing; it is found no more when its address is taken from the name or the list, or it starts again")
-		case PodUp, PodSelf: // as it should be
+		case Up, Self: // as it should be
 		default:
 			problem, advice := whyApart(p)
 			d.problem(p.Address, problem, advice)
@@ -232,7 +236,7 @@ func (d *diagnosis) links() {
 }
 
 // whyApart says why there is no link to a pod and what to do.
-func whyApart(p PodStatus) (problem, advice string) {
+func whyApart(p Pod) (problem, advice string) {
 	const port = "check that a relay runs there and that its --cluster-port is the one that is dialled"
 	const wall = "check what lies between: a NetworkPolicy or a firewall must let pods reach each other's cluster port, both ways"
 	problem = "no link to " + p.Address + because(p.Error)
@@ -266,9 +270,9 @@ func because(err string) string {
 // complaints: which pairs of other pods are apart, and who has found somebody
 // that this pod has not?
 func (d *diagnosis) complaints() {
-	known := map[string]PodState{d.Self.Address: PodSelf}
+	known := map[string]State{d.Self.Address: Self}
 	for _, address := range d.Self.Addresses {
-		known[address] = PodSelf
+		known[address] = Self
 	}
 	for _, p := range d.Pods {
 		known[p.Address] = p.State
@@ -286,13 +290,13 @@ func (d *diagnosis) complaints() {
 			case !ok:
 				d.problem(c.Address, fmt.Sprintf("%s has found %s, cannot link to it%s, and this pod has not found it", p.Address, c.Address, why),
 					"check that all pods are given the same name or list, and ask that pod's doctor")
-			case state == PodSelf && p.State == PodUp && c.Address != d.Self.Address:
+			case state == Self && p.State == Up && c.Address != d.Self.Address:
 				d.note(p.Address, fmt.Sprintf("%s cannot link to this pod by %s%s, and is linked by another address", p.Address, c.Address, why),
 					"nothing, as one link is enough; check the way from there to here if it should be used")
-			case state == PodSelf:
+			case state == Self:
 				d.problem(p.Address, fmt.Sprintf("%s cannot link to this pod (%s)%s", p.Address, c.Address, why),
 					"check that --pod-ip and --cluster-port of this pod are where others reach it, and the way from there to here")
-			case state == PodUp:
+			case state == Up:
 				d.problem(p.Address, fmt.Sprintf("%s and %s cannot link to each other%s; this pod is linked to both", p.Address, c.Address, why),
 					"check the way between these two and their secrets; messages between their peers are dropped as no_link until then")
 			}
@@ -320,8 +324,8 @@ func (d *diagnosis) rotation() {
 	with := map[string][]string{} // by secret, who has it
 	all, first := []string{}, map[string]bool{}
 	several := false
-	for _, p := range append([]PodStatus{d.Self}, d.Pods...) {
-		if len(p.Secrets) == 0 || p.State != PodUp && p.State != PodSelf {
+	for _, p := range append([]Pod{d.Self}, d.Pods...) {
+		if len(p.Secrets) == 0 || p.State != Up && p.State != Self {
 			continue
 		}
 		all = append(all, p.Address)
@@ -364,7 +368,7 @@ func (d *diagnosis) rotation() {
 func (d *diagnosis) configuration() {
 	var linked, instance, tokens []string
 	for _, p := range d.Pods {
-		if p.State != PodUp {
+		if p.State != Up {
 			continue
 		}
 		linked = append(linked, p.Address)
@@ -396,9 +400,9 @@ func (d *diagnosis) clocks() {
 	var ahead, by []string
 	for _, p := range d.Pods {
 		switch p.Reason {
-		case reasonAhead:
+		case nolink.Ahead:
 			ahead = append(ahead, p.Address)
-		case reasonOwnAhead:
+		case nolink.OwnAhead:
 			by = append(by, p.Address)
 		}
 	}
@@ -432,7 +436,7 @@ func (d *diagnosis) directory() {
 		return
 	}
 	for _, p := range d.Pods {
-		if p.State != PodUp && p.State != PodGone {
+		if p.State != Up && p.State != Gone {
 			d.note("", "the pods do not all see the same pods yet, so that some lookups ask all of them", "mend what is above; it passes by itself then")
 			return
 		}
@@ -444,7 +448,7 @@ func (d *diagnosis) directory() {
 // versions: one rollout at a time.
 func (d *diagnosis) versions() {
 	at := map[string][]string{}
-	for _, p := range append([]PodStatus{d.Self}, d.Pods...) {
+	for _, p := range append([]Pod{d.Self}, d.Pods...) {
 		if p.Version != "" {
 			at[p.Version] = append(at[p.Version], p.Address)
 		}

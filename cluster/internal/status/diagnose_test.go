@@ -1,4 +1,4 @@
-package cluster
+package status
 
 import (
 	"strings"
@@ -9,21 +9,21 @@ import (
 // healthy is what one of three pods sees when all is well.
 func healthy() Status {
 	answered := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
-	pod := func(address string, state PodState) PodStatus {
-		return PodStatus{Address: address, ID: "00", Incarnation: "00", State: state, Since: answered, RoundTripMS: 0.2, Version: "v1"}
+	pod := func(address string, state State) Pod {
+		return Pod{Address: address, ID: "00", Incarnation: "00", State: state, Since: answered, RoundTripMS: 0.2, Version: "v1"}
 	}
 	return Status{
-		Self:      pod("10.0.0.1:7090", PodSelf),
-		Pods:      []PodStatus{pod("10.0.0.2:7090", PodUp), pod("10.0.0.3:7090", PodUp)},
-		Discovery: DiscoveryStatus{Name: "relay-pods", Addresses: []string{"10.0.0.1:7090", "10.0.0.2:7090", "10.0.0.3:7090"}, Answered: answered},
-		Directory: DirectoryStatus{Settled: true},
+		Self:      pod("10.0.0.1:7090", Self),
+		Pods:      []Pod{pod("10.0.0.2:7090", Up), pod("10.0.0.3:7090", Up)},
+		Discovery: Discovery{Name: "relay-pods", Addresses: []string{"10.0.0.1:7090", "10.0.0.2:7090", "10.0.0.3:7090"}, Answered: answered},
+		Directory: Directory{Settled: true},
 		Ready:     true,
 		Signed:    true,
 	}
 }
 
 func TestDiagnose(t *testing.T) {
-	apart := func(p *PodStatus, state PodState, reason, err string) {
+	apart := func(p *Pod, state State, reason, err string) {
 		p.State, p.Reason, p.Error = state, reason, err
 	}
 	tests := []struct {
@@ -58,75 +58,75 @@ func TestDiagnose(t *testing.T) {
 		}, []string{"leads to no other pod|publishNotReadyAddresses"}},
 
 		{"one pod has another secret", func(s *Status) {
-			apart(&s.Pods[1], PodRefused, "hmac_mismatch", "no cluster secret in common")
+			apart(&s.Pods[1], Refused, "hmac_mismatch", "no cluster secret in common")
 		}, []string{"10.0.0.3:7090 has no cluster secret in common with this pod (10.0.0.1:7090)|give 10.0.0.3:7090 the cluster secret of the others"}},
 		{"this pod has another secret", func(s *Status) {
-			apart(&s.Pods[0], PodRefused, "hmac_mismatch", "")
-			apart(&s.Pods[1], PodRefused, "hmac_mismatch", "")
+			apart(&s.Pods[0], Refused, "hmac_mismatch", "")
+			apart(&s.Pods[1], Refused, "hmac_mismatch", "")
 		}, []string{"this pod (10.0.0.1:7090) has no cluster secret in common with any other (10.0.0.2:7090, 10.0.0.3:7090)|give this pod"}},
 		{"two pods, two secrets", func(s *Status) {
 			s.Pods = s.Pods[:1]
-			apart(&s.Pods[0], PodRefused, "hmac_mismatch", "")
+			apart(&s.Pods[0], Refused, "hmac_mismatch", "")
 		}, []string{"this pod (10.0.0.1:7090) and 10.0.0.2:7090 are two camps: they have no cluster secret in common|give both"}},
 		{"another pod has no secret", func(s *Status) {
-			apart(&s.Pods[0], PodRefused, "unsigned_but_required", "")
+			apart(&s.Pods[0], Refused, "unsigned_but_required", "")
 		}, []string{"10.0.0.2:7090 has no cluster secret, this pod|--cluster-auth-secret-file"}},
 		{"this pod has no secret", func(s *Status) {
 			s.Signed = false
-			apart(&s.Pods[0], PodRefused, "signed_but_unsupported", "")
-			apart(&s.Pods[1], PodRefused, "signed_but_unsupported", "")
+			apart(&s.Pods[0], Refused, "signed_but_unsupported", "")
+			apart(&s.Pods[1], Refused, "signed_but_unsupported", "")
 		}, []string{"this pod (10.0.0.1:7090) has no cluster secret, 10.0.0.2:7090, 10.0.0.3:7090 have one"}},
 		{"nobody has a secret", func(s *Status) {
 			s.Signed = false
 		}, []string{"links are not proved|--new-secret"}},
 
 		{"nobody listens", func(s *Status) {
-			apart(&s.Pods[1], PodUnreachable, "connection_refused", "dial tcp 10.0.0.3:7090: connect: connection refused")
+			apart(&s.Pods[1], Unreachable, "connection_refused", "dial tcp 10.0.0.3:7090: connect: connection refused")
 		}, []string{"no link to 10.0.0.3:7090: dial tcp|a relay runs there"}},
 		{"packets are lost", func(s *Status) {
-			apart(&s.Pods[1], PodUnreachable, "timeout", "dial tcp 10.0.0.3:7090: i/o timeout")
+			apart(&s.Pods[1], Unreachable, "timeout", "dial tcp 10.0.0.3:7090: i/o timeout")
 		}, []string{"no link to 10.0.0.3:7090|NetworkPolicy"}},
 		{"the way there hangs", func(s *Status) {
-			apart(&s.Pods[1], PodUnreachable, "ping_timeout", "no PONG for 3s")
+			apart(&s.Pods[1], Unreachable, "ping_timeout", "no PONG for 3s")
 		}, []string{"no link to 10.0.0.3:7090: no PONG|NetworkPolicy|hangs"}},
 		{"it stops", func(s *Status) {
-			apart(&s.Pods[1], PodGone, "stopping", "")
+			apart(&s.Pods[1], Gone, "stopping", "")
 		}, []string{"note|10.0.0.3:7090 has stopped"}},
 		{"something else", func(s *Status) {
-			apart(&s.Pods[1], PodUnreachable, "", "")
+			apart(&s.Pods[1], Unreachable, "", "")
 		}, []string{"no link to 10.0.0.3:7090|a relay runs there|NetworkPolicy"}},
 		{"another pod with the address of a third", func(s *Status) {
-			apart(&s.Pods[1], PodRefused, "duplicate_address", "")
+			apart(&s.Pods[1], Refused, "duplicate_address", "")
 			s.Pods[1].Announced = "10.0.0.2:7090"
 		}, []string{"what answers at 10.0.0.3:7090 announces 10.0.0.2:7090, which another living pod|give it a --pod-ip"}},
 		{"another pod with the address of this one", func(s *Status) {
-			apart(&s.Pods[1], PodRefused, "duplicate_address", "")
+			apart(&s.Pods[1], Refused, "duplicate_address", "")
 			s.Pods[1].Announced = "10.0.0.1:7090"
 		}, []string{"what answers at 10.0.0.3:7090 announces this pod's own address, 10.0.0.1:7090|one of the two"}},
 		{"another pod with the address of one, said by an older relay", func(s *Status) {
-			apart(&s.Pods[1], PodRefused, "duplicate_address", "why")
+			apart(&s.Pods[1], Refused, "duplicate_address", "why")
 		}, []string{"what answers at 10.0.0.3:7090 announces an address that another living pod has: why|--pod-ip"}},
 		{"this pod with the address of another", func(s *Status) {
-			apart(&s.Pods[0], PodRefused, "address_taken", "")
-			apart(&s.Pods[1], PodRefused, "address_taken", "")
+			apart(&s.Pods[0], Refused, "address_taken", "")
+			apart(&s.Pods[1], Refused, "address_taken", "")
 		}, []string{"this pod announces 10.0.0.1:7090, which another living pod has too: 10.0.0.2:7090, 10.0.0.3:7090 have refused it|give this pod a --pod-ip"}},
 		{"an address that is its own", func(s *Status) {
-			apart(&s.Pods[1], PodRefused, "self", "")
+			apart(&s.Pods[1], Refused, "self", "")
 		}, []string{"10.0.0.3:7090 leads back to this pod"}},
 		{"versions that do not go together", func(s *Status) {
-			apart(&s.Pods[1], PodRefused, "version", "")
+			apart(&s.Pods[1], Refused, "version", "")
 		}, []string{"10.0.0.3:7090 speaks no version"}},
 		{"not a relay", func(s *Status) {
-			apart(&s.Pods[1], PodRefused, "tls", "")
+			apart(&s.Pods[1], Refused, "tls", "")
 		}, []string{"10.0.0.3:7090 does not speak as a pod"}},
 		{"full", func(s *Status) {
-			apart(&s.Pods[1], PodRefused, "limit", "")
+			apart(&s.Pods[1], Refused, "limit", "")
 		}, []string{"no link to 10.0.0.3:7090|no more links"}},
 		{"lost just now", func(s *Status) {
-			apart(&s.Pods[1], PodSuspect, "", "read: connection reset by peer")
+			apart(&s.Pods[1], Suspect, "", "read: connection reset by peer")
 		}, []string{"note|the link to 10.0.0.3:7090 was lost: read"}},
 		{"being dialled", func(s *Status) {
-			apart(&s.Pods[1], PodDialing, "", "")
+			apart(&s.Pods[1], Dialing, "", "")
 		}, []string{"note|10.0.0.3:7090 has not answered yet"}},
 
 		{"a pair apart, said by both", func(s *Status) {
@@ -140,15 +140,15 @@ func TestDiagnose(t *testing.T) {
 			s.Pods[0].Complaints = []Complaint{{"10.0.0.9:7090", "timeout"}}
 		}, []string{"10.0.0.2:7090 has found 10.0.0.9:7090|the same name or list"}},
 		{"a pod that nobody reaches is said once", func(s *Status) {
-			apart(&s.Pods[1], PodUnreachable, "timeout", "i/o timeout")
+			apart(&s.Pods[1], Unreachable, "timeout", "i/o timeout")
 			s.Pods[0].Complaints = []Complaint{{"10.0.0.3:7090", "timeout"}}
 		}, []string{"no link to 10.0.0.3:7090"}},
 
 		{"two camps of equal size", func(s *Status) {
 			s.Pods = append(s.Pods, s.Pods[1])
 			s.Pods[2].Address = "10.0.0.4:7090"
-			apart(&s.Pods[1], PodRefused, "hmac_mismatch", "")
-			apart(&s.Pods[2], PodRefused, "hmac_mismatch", "")
+			apart(&s.Pods[1], Refused, "hmac_mismatch", "")
+			apart(&s.Pods[2], Refused, "hmac_mismatch", "")
 		}, []string{"two camps of equal size that have no cluster secret in common: this pod (10.0.0.1:7090) with 10.0.0.2:7090, and 10.0.0.3:7090, 10.0.0.4:7090|give all of them the same"}},
 		{"the smaller camp", func(s *Status) {
 			for _, address := range []string{"10.0.0.4:7090", "10.0.0.5:7090"} {
@@ -156,11 +156,11 @@ func TestDiagnose(t *testing.T) {
 				s.Pods[len(s.Pods)-1].Address = address
 			}
 			for i := range s.Pods[1:] {
-				apart(&s.Pods[1+i], PodRefused, "tokens_mismatch", "")
+				apart(&s.Pods[1+i], Refused, "tokens_mismatch", "")
 			}
 		}, []string{"two camps that have no secret of peer tokens in common: this pod (10.0.0.1:7090) with 10.0.0.2:7090, and 10.0.0.3:7090, 10.0.0.4:7090, 10.0.0.5:7090, which are more"}},
 		{"a pod of another relay", func(s *Status) {
-			apart(&s.Pods[1], PodRefused, "instance_mismatch", "")
+			apart(&s.Pods[1], Refused, "instance_mismatch", "")
 		}, []string{"10.0.0.3:7090 has no instance address|--exposed-address|--cluster-exposed-address-previous"}},
 		{"a former instance address", func(s *Status) {
 			s.Pods[0].InstanceDiffers, s.Pods[1].InstanceDiffers = true, true
@@ -189,7 +189,7 @@ func TestDiagnose(t *testing.T) {
 		{"problems come before notes", func(s *Status) {
 			s.Directory.Settled = false
 			s.Pods[0].Version = "v2"
-			apart(&s.Pods[1], PodUnreachable, "timeout", "")
+			apart(&s.Pods[1], Unreachable, "timeout", "")
 		}, []string{"no link to 10.0.0.3:7090", "note|do not all see|mend what is above", "note|different versions"}},
 	}
 	for _, tt := range tests {

@@ -2,20 +2,17 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/crosspod/crosspod/cluster/internal/discovery"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
@@ -27,7 +24,7 @@ func TestFailedDialIsTriedAgain(t *testing.T) {
 		a := r.pod("10.0.0.1").start()
 		time.Sleep(time.Minute)
 		b := r.pod("10.0.0.2").listen() // it dials nobody
-		r.within(2*longestRedial, "a link", func() bool { return meshed(a, b) })
+		r.within(2*discovery.LongestRedial, "a link", func() bool { return meshed(a, b) })
 	})
 }
 
@@ -153,7 +150,7 @@ func TestPodFindsItself(t *testing.T) {
 		if got := reasons(a); len(got) > 0 {
 			t.Errorf("it complains of itself: %v", got)
 		}
-		if !a.discovery.isReady() {
+		if !a.discovery.IsReady() {
 			t.Error("a pod that is alone is not ready")
 		}
 	})
@@ -192,7 +189,7 @@ func TestDiscoveryOnlyAdds(t *testing.T) {
 		r.list = nil // no answer
 		r.mu.Unlock()
 		time.Sleep(10 * time.Second)
-		if s, _ := a.discovery.status(); s.Error == "" || s.Failed.IsZero() || len(s.Addresses) != 0 {
+		if s, _ := a.discovery.Status(); s.Error == "" || s.Failed.IsZero() || len(s.Addresses) != 0 {
 			t.Errorf("status: %+v", s)
 		}
 		r.resolves("10.0.0.1", "10.0.0.2")
@@ -223,7 +220,7 @@ func TestFailedResolutionKeepsTheOldAnswer(t *testing.T) {
 // TestReadyAfterTheFirstLook: a pod may serve when its first resolution was
 // answered and each pod in it is linked, or was tried (F17).
 func TestReadyAfterTheFirstLook(t *testing.T) {
-	ready := func(p *rigPod) bool { return p.discovery.isReady() }
+	ready := func(p *rigPod) bool { return p.discovery.IsReady() }
 	t.Run("linked to whom it can reach", func(t *testing.T) {
 		inBubble(t, pace, func(t *testing.T, r *rig) {
 			r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4")
@@ -245,19 +242,14 @@ func TestReadyAfterTheFirstLook(t *testing.T) {
 		inBubble(t, pace, func(t *testing.T, r *rig) {
 			none := func(c *Config) {
 				c.Resolver, c.Headless = nil, "relay-headless"
-				found, err := newResolver(c)
-				if err != nil {
-					t.Fatal(err)
-				}
-				found.(*names).lookup = func(context.Context, string, string) ([]netip.Addr, error) {
+				lookedUp(t, c, func(context.Context, string, string) ([]netip.Addr, error) {
 					return nil, &net.DNSError{Name: "relay-headless", IsNotFound: true}
-				}
-				c.Resolver = found
+				})
 			}
 			a := r.pod("10.0.0.1", none).start()
-			r.throughout(unlistedWait-time.Second, "not ready", func() bool { return !ready(a) })
+			r.throughout(discovery.UnlistedWait-time.Second, "not ready", func() bool { return !ready(a) })
 			r.within(2*time.Second, "ready, as nothing may ever list it", func() bool { return ready(a) })
-			if s, _ := a.discovery.status(); s.Error == "" || !s.Answered.IsZero() {
+			if s, _ := a.discovery.Status(); s.Error == "" || !s.Answered.IsZero() {
 				t.Error("nothing tells that the name may be wrong")
 			}
 		})
@@ -280,7 +272,7 @@ func TestReadyAfterTheFirstLook(t *testing.T) {
 				if !ready(a) {
 					t.Error("a pod that is refused makes another one unready")
 				}
-				why := odd.discovery.notReady()
+				why := odd.discovery.NotReady()
 				if !strings.Contains(why, "refuse it or are refused") || !strings.Contains(why, reasons(odd)["10.0.0.1:7090"]) || strings.Contains(why, "10.0.0") {
 					t.Errorf("it says why: %q", why)
 				}
@@ -289,7 +281,7 @@ func TestReadyAfterTheFirstLook(t *testing.T) {
 				}
 				a.stop()
 				b.stop()
-				r.within(2*longestRefused, "ready, as nothing refuses it", func() bool { return ready(odd) })
+				r.within(2*discovery.LongestRefused, "ready, as nothing refuses it", func() bool { return ready(odd) })
 			})
 		})
 	}
@@ -299,7 +291,7 @@ func TestReadyAfterTheFirstLook(t *testing.T) {
 			r.net.Partition([]string{"10.0.0.1"}, []string{"10.0.0.2"})
 			r.pod("10.0.0.2").listen()
 			a := r.pod("10.0.0.1").start()
-			if took := r.within(readyWait, "ready", func() bool { return ready(a) }); took < dialTimeout {
+			if took := r.within(discovery.ReadyWait, "ready", func() bool { return ready(a) }); took < dialTimeout {
 				t.Errorf("ready after %v, without having tried", took)
 			}
 		})
@@ -337,11 +329,11 @@ func TestTwoCamps(t *testing.T) {
 			for _, p := range pods {
 				p.start()
 			}
-			time.Sleep(readyWait + time.Millisecond)
+			time.Sleep(discovery.ReadyWait + time.Millisecond)
 			synctest.Wait()
 			for _, p := range pods {
-				if !p.discovery.isReady() || p.log.count("the pods are two camps: this one is linked to 1 others, and 2 refuse it") != 1 {
-					t.Errorf("%s is ready: %v; its log:\n%s", p.host, p.discovery.isReady(), p.log.text.String())
+				if !p.discovery.IsReady() || p.log.count("the pods are two camps: this one is linked to 1 others, and 2 refuse it") != 1 {
+					t.Errorf("%s is ready: %v; its log:\n%s", p.host, p.discovery.IsReady(), p.log.text.String())
 				}
 			}
 		})
@@ -350,7 +342,7 @@ func TestTwoCamps(t *testing.T) {
 		inBubble(t, pace, func(t *testing.T, r *rig) {
 			r.resolves("10.0.0.1", "10.0.0.2")
 			a, b := r.pod("10.0.0.1").start(), r.pod("10.0.0.2", odd).start()
-			r.throughout(time.Minute, "not ready", func() bool { return !a.discovery.isReady() && !b.discovery.isReady() })
+			r.throughout(time.Minute, "not ready", func() bool { return !a.discovery.IsReady() && !b.discovery.IsReady() })
 			for _, p := range []*rigPod{a, b} {
 				if p.log.count("the pods are two camps") != 1 {
 					t.Errorf("%s does not say that there are two camps", p.host)
@@ -362,10 +354,10 @@ func TestTwoCamps(t *testing.T) {
 		inBubble(t, pace, func(t *testing.T, r *rig) {
 			r.resolves("10.0.0.1")
 			a := r.pod("10.0.0.1").start()
-			r.within(time.Second, "the first one is ready", a.discovery.isReady)
+			r.within(time.Second, "the first one is ready", a.discovery.IsReady)
 			r.resolves("10.0.0.1", "10.0.0.2")
 			b := r.pod("10.0.0.2", odd).start()
-			r.throughout(time.Minute, "one is ready", func() bool { return a.discovery.isReady() && !b.discovery.isReady() })
+			r.throughout(time.Minute, "one is ready", func() bool { return a.discovery.IsReady() && !b.discovery.IsReady() })
 		})
 	})
 }
@@ -388,11 +380,11 @@ func TestReadyWhenTheNameLeadsHere(t *testing.T) {
 	}{
 		{"at once", false, 0, 0, time.Millisecond, same, same, false},
 		{"linked", true, 3 * time.Second, 3 * time.Second, 4100 * time.Millisecond, same, same, false},
-		{"linked and never found", true, never, readyWait, readyWait + time.Millisecond, same, same, false},
+		{"linked and never found", true, never, discovery.ReadyWait, discovery.ReadyWait + time.Millisecond, same, same, false},
 		{"alone", false, 30 * time.Second, 30 * time.Second, 31100 * time.Millisecond, same, same, false},
-		{"alone and never found", false, never, unlistedWait, unlistedWait + time.Millisecond, same, same, false},
+		{"alone and never found", false, never, discovery.UnlistedWait, discovery.UnlistedWait + time.Millisecond, same, same, false},
 		{"linked without a secret", true, 30 * time.Second, 30 * time.Second, 31100 * time.Millisecond, unsigned, unsigned, false},
-		{"linked without a secret and never found", true, never, unlistedWait, unlistedWait + time.Millisecond, unsigned, unsigned, false},
+		{"linked without a secret and never found", true, never, discovery.UnlistedWait, discovery.UnlistedWait + time.Millisecond, unsigned, unsigned, false},
 		{"linked with another exposed address", true, 30 * time.Second, 30 * time.Second, 31100 * time.Millisecond, renamed, former, false},
 		{"linked to an older build", true, 30 * time.Second, 30 * time.Second, 31100 * time.Millisecond, same, same, true},
 	} {
@@ -414,7 +406,7 @@ func TestReadyWhenTheNameLeadsHere(t *testing.T) {
 					}
 					return hosts
 				})).start()
-				took := r.within(time.Minute, "ready", p.discovery.isReady)
+				took := r.within(time.Minute, "ready", p.discovery.IsReady)
 				if took < tt.after || took > tt.before {
 					t.Errorf("ready after %v, want %v to %v", took, tt.after, tt.before)
 				}
@@ -430,12 +422,12 @@ func TestReadyWithoutAnAnswer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, pace, func(t *testing.T, r *rig) {
 				a, b := r.pod("10.0.0.1").start(), r.pod("10.0.0.2").start()
-				r.throughout(min(answered, unlistedWait-time.Second), "not ready", func() bool { return !a.discovery.isReady() && !b.discovery.isReady() })
-				if answered < unlistedWait {
+				r.throughout(min(answered, discovery.UnlistedWait-time.Second), "not ready", func() bool { return !a.discovery.IsReady() && !b.discovery.IsReady() })
+				if answered < discovery.UnlistedWait {
 					r.resolves("10.0.0.1", "10.0.0.2")
 				}
-				r.within(waitPace+time.Second, "ready", func() bool { return a.discovery.isReady() && b.discovery.isReady() })
-				if meshed(a, b) != (answered < unlistedWait) {
+				r.within(discovery.WaitPace+time.Second, "ready", func() bool { return a.discovery.IsReady() && b.discovery.IsReady() })
+				if meshed(a, b) != (answered < discovery.UnlistedWait) {
 					t.Error("ready before the link that there can be")
 				}
 			})
@@ -458,206 +450,101 @@ func TestReadyAfterPodsThatAreGone(t *testing.T) {
 		o := r.pod("10.0.0.2", func(c *Config) { c.Resolver = fixed{"10.0.0.1:7090"} }).start()
 		r.within(time.Second, "a link", func() bool { return meshed(p, o) })
 		time.Sleep(500 * time.Millisecond)
-		if p.discovery.isReady() {
+		if p.discovery.IsReady() {
 			t.Error("it is ready though its name does not lead to it and the link is new")
 		}
-		r.within(3*time.Second, "ready", p.discovery.isReady)
+		r.within(3*time.Second, "ready", p.discovery.IsReady)
 	})
 }
 
-// fakeDialer is the transport as a Discovery sees it.
-type fakeDialer struct {
-	err   error
-	dials []time.Time
-	links map[netip.AddrPort]bool
-}
-
-func (f *fakeDialer) dial(context.Context, netip.AddrPort) error {
-	f.dials = append(f.dials, time.Now())
-	return f.err
-}
-func (f *fakeDialer) standing(addr netip.AddrPort) standing { return standing{linked: f.links[addr]} }
-func (f *fakeDialer) sessions() (int, bool)                 { return len(f.links), len(f.links) > 0 }
-func (f *fakeDialer) toldOf() []netip.AddrPort              { return nil }
-func (f *fakeDialer) named([]netip.AddrPort)                {}
-func (f *fakeDialer) complain([]wire.Complaint)             {}
-
-// fakeResolver answers what its function does.
-type fakeResolver func(context.Context) ([]string, error)
-
-func (f fakeResolver) Resolve(ctx context.Context) ([]string, error) { return f(ctx) }
-func (f fakeResolver) String() string                                { return "fake" }
-
-// TestRefusedUntilAnswered: a pod that was refused by all others is not ready when
-// its dials succeed at the same time, before the others can refuse it again.
-func TestRefusedUntilAnswered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		pod := netip.MustParseAddrPort("10.0.0.2:7090")
-		f := &fakeDialer{err: errTaken(pod)}
-		d := newDiscovery(fakeResolver(func(context.Context) ([]string, error) {
-			return []string{pod.String()}, nil
-		}), 0, f, slog.New(slog.DiscardHandler))
-		d.start()
-		defer d.stop()
-		time.Sleep(2 * readyWait)
-		synctest.Wait()
-		f.err = nil
-		before := len(f.dials)
-		d.linksChanged(false)
-		time.Sleep(2 * longestRefused)
-		synctest.Wait()
-		if len(f.dials) == before || d.isReady() {
-			t.Error("ready before another pod has answered")
-		}
+// TestNotReadyByPartOfAList: a pod that is not done with its list is not ready,
+// however soon a part of it is known.
+func TestNotReadyByPartOfAList(t *testing.T) {
+	inBubble(t, pace, func(t *testing.T, r *rig) {
+		r.resolves("10.0.0.2")
+		r.pod("10.0.0.2").start()
+		a := r.pod("10.0.0.1", func(c *Config) {
+			c.Static, c.Resolver = []string{"10.0.0.1", "pod-2"}, nil
+			lookedUp(t, c, func(context.Context, string, string) ([]netip.Addr, error) {
+				time.Sleep(20 * time.Millisecond)
+				return []netip.Addr{netip.MustParseAddr("10.0.0.2")}, nil
+			})
+			c.Secrets = []string{"another secret, as long as the others"}
+		}).start()
+		r.throughout(time.Minute, "not ready", func() bool { return !a.discovery.IsReady() })
 	})
 }
 
-// TestPaceOfDials: the first dials come soon after each other and then ever more
-// rarely, those to a pod that refuses more rarely still, and none at once.
-func TestPaceOfDials(t *testing.T) {
-	for _, tt := range []struct {
-		err         error
-		least, most int // dials in a minute
-	}{
-		{errors.New("no route"), 55, 80},
-		{errTaken(netip.AddrPort{}), 13, 25},
-		{nil, 55, 80}, // it linked and the link was gone before anybody looked
+// TestPodsFindEachOtherByOneFamily: pods link while the questions for the other
+// family are never answered, also those that the name leads to later on.
+func TestPodsFindEachOtherByOneFamily(t *testing.T) {
+	for network, hosts := range map[string][]string{
+		"ip4": {"10.0.0.1", "10.0.0.2", "10.0.0.3"},
+		"ip6": {"fd00::1", "fd00::2", "fd00::3"},
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			f := &fakeDialer{err: tt.err}
-			d := newDiscovery(fakeResolver(func(context.Context) ([]string, error) {
-				return []string{"10.0.0.2:7090"}, nil
-			}), 0, f, slog.New(slog.DiscardHandler))
-			d.start()
-			time.Sleep(time.Minute)
-			d.stop()
-			if n := len(f.dials); n < tt.least || n > tt.most {
-				t.Errorf("%v: %d dials in a minute", tt.err, n)
-			}
-			if second := f.dials[1].Sub(f.dials[0]); second < soonest/2 || second > 2*soonest {
-				t.Errorf("%v: the second dial came after %v", tt.err, second)
-			}
+		t.Run(network, func(t *testing.T) {
+			inBubble(t, pace, func(t *testing.T, r *rig) {
+				began := time.Now()
+				named := named(t, func(ctx context.Context, asked string) (found []string) {
+					if asked != network {
+						<-ctx.Done()
+						return nil
+					}
+					if time.Since(began) > time.Second {
+						return hosts
+					}
+					return hosts[:1]
+				})
+				var pods []*rigPod
+				for _, host := range hosts {
+					pods = append(pods, r.pod(host, named).start())
+				}
+				r.within(3*time.Second, "a full mesh", func() bool { return meshed(pods...) })
+				// The first look that waits for all there is begins within 8 s.
+				for _, wait := range []time.Duration{8*time.Second + discovery.ResolveTimeout, time.Minute} {
+					time.Sleep(wait)
+					for _, p := range pods {
+						s, _ := p.discovery.Status()
+						if s.Error == "" || !s.Partly || time.Since(s.Answered) > 15*time.Second || len(s.Addresses) != 3 {
+							t.Errorf("the status does not say what comes and what fails: %+v", s)
+						}
+						if n := p.log.count("pods resolved in part"); n != 1 {
+							t.Errorf("it is logged %d times", n)
+						}
+					}
+				}
+			})
 		})
 	}
 }
 
-// TestPaceOfResolutions: often after the start and after a loss, then at the
-// interval; one that hangs is given up.
-func TestPaceOfResolutions(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var asked atomic.Int64
-		var hang atomic.Bool
-		d := newDiscovery(fakeResolver(func(ctx context.Context) ([]string, error) {
-			asked.Add(1)
-			if hang.Load() {
-				<-ctx.Done()
-				return nil, ctx.Err()
+// named makes the pods be found by a name that leads to some hosts at a time. A
+// lookup whose context has ended fails, one without hosts says that there are none.
+func named(t *testing.T, hosts func(ctx context.Context, network string) []string) func(*Config) {
+	return func(c *Config) {
+		c.Resolver, c.Headless = nil, "relay-pods"
+		lookedUp(t, c, func(ctx context.Context, network, name string) (ips []netip.Addr, err error) {
+			for _, host := range hosts(ctx, network) {
+				if ip := netip.MustParseAddr(host); network == "ip" || (network == "ip4") == ip.Is4() {
+					ips = append(ips, ip)
+				}
 			}
-			return nil, nil
-		}), 0, &fakeDialer{}, slog.New(slog.DiscardHandler))
-		d.start()
-		time.Sleep(10 * time.Second)
-		if n := asked.Load(); n < 5 || n > 9 {
-			t.Errorf("asked %d times in the first 10 s", n)
-		}
-		time.Sleep(time.Minute)
-		before := asked.Load()
-		time.Sleep(10 * time.Minute)
-		if n := asked.Load() - before; n < 50 || n > 75 {
-			t.Errorf("asked %d times in 10 minutes", n)
-		}
-		before = asked.Load()
-		d.linksChanged(true)
-		time.Sleep(time.Second + time.Millisecond)
-		if n := asked.Load() - before; n < 1 {
-			t.Error("not asked after a link was lost")
-		}
-		for range 1000 {
-			d.linksChanged(true)
-			time.Sleep(time.Millisecond)
-		}
-		if n := asked.Load() - before; n > 6 {
-			t.Errorf("asked %d times in 2 s of losses", n)
-		}
-		hang.Store(true)
-		time.Sleep(time.Minute)
-		if s, _ := d.status(); !strings.Contains(s.Error, "deadline") {
-			t.Errorf("after resolutions that hang: %+v", s)
-		}
-		d.stop()
-	})
-}
-
-func TestSplitPod(t *testing.T) {
-	for _, tt := range []struct {
-		text, host string
-		port       uint16 // 0: an error
-	}{
-		{"10.0.0.7", "10.0.0.7", 7090},
-		{"10.0.0.7:80", "10.0.0.7", 80},
-		{"fd00::7", "fd00::7", 7090},
-		{"[fd00::7]", "fd00::7", 7090},
-		{"[fd00::7]:80", "fd00::7", 80},
-		{"FD00:0::7", "fd00::7", 7090},
-		{"relay.default.svc", "relay.default.svc", 7090},
-		{"relay.default.svc:80", "relay.default.svc", 80},
-		{"", "", 0},
-		{":80", "", 0},
-		{"relay:", "", 0},
-		{"relay:http", "", 0},
-		{"relay:0", "", 0},
-		{"relay:65536", "", 0},
-		{"relay:-1", "", 0},
-		{"a b", "", 0},
-		{"a;b", "", 0},
-		{"http://relay", "", 0},
-		{"fd00::7:99999", "", 0},
-		{"[::1", "", 0},
-		{"::1]", "", 0},
-		{"[10.0.0.7", "", 0},
-		{"[[::1]]", "", 0},
-		{"[::1]]:80", "", 0},
-		{"[relay]", "", 0},
-	} {
-		host, port, err := splitPod(tt.text, 7090)
-		if (err != nil) != (tt.port == 0) || err == nil && (host != tt.host || port != tt.port) {
-			t.Errorf("splitPod(%q) = %q, %d, %v", tt.text, host, port, err)
-		}
+			if err := ctx.Err(); err != nil {
+				return nil, &net.DNSError{Err: err.Error(), Name: name, IsTimeout: true}
+			}
+			if len(ips) == 0 {
+				return nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
+			}
+			return ips, nil
+		})
 	}
 }
 
-func TestNames(t *testing.T) {
-	r, err := newResolver(&Config{Static: []string{"10.0.0.7", "pod-b:80", "[::ffff:10.0.0.7]:7090", "pod-c"}})
+// lookedUp makes c find its pods by names whose addresses come from lookup.
+func lookedUp(t *testing.T, c *Config, lookup discovery.Lookup) {
+	found, err := newResolver(c, lookup)
 	if err != nil {
 		t.Fatal(err)
 	}
-	known := map[string][]string{"pod-b": {"fd00::b", "::ffff:10.0.0.11"}, "pod-c": {"10.0.0.12"}}
-	r.(*names).lookup = func(_ context.Context, _, host string) (ips []netip.Addr, err error) {
-		if known[host] == nil {
-			return nil, &net.DNSError{Name: host, IsNotFound: true}
-		}
-		for _, text := range known[host] {
-			ips = append(ips, netip.MustParseAddr(text))
-		}
-		return ips, nil
-	}
-	all := []string{"10.0.0.11:80", "10.0.0.12:7090", "10.0.0.7:7090", "[fd00::b]:80"}
-	if got, err := r.Resolve(t.Context()); err != nil || !slices.Equal(got, all) {
-		t.Errorf("Resolve = %v, %v, want %v", got, err, all)
-	}
-	known["pod-b"] = nil
-	if got, err := r.Resolve(t.Context()); err == nil || !slices.Equal(got, all) {
-		t.Errorf("Resolve with a name that is lost = %v, %v, want %v and an error", got, err, all)
-	}
-	if r.String() != "static" {
-		t.Error(r)
-	}
-	for _, c := range []Config{{}, {Static: []string{":"}}, {Headless: "a b"}} {
-		if _, err := newResolver(&c); err == nil {
-			t.Errorf("newResolver(%+v) takes it", c)
-		}
-	}
-	if r, err := newResolver(&Config{Headless: "relay.svc", Port: 99}); err != nil || r.String() != "relay.svc" {
-		t.Errorf("newResolver = %v, %v", r, err)
-	}
+	c.Resolver = found
 }

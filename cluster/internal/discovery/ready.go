@@ -1,4 +1,4 @@
-package cluster
+package discovery
 
 import (
 	"fmt"
@@ -7,26 +7,27 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
+	"github.com/crosspod/crosspod/cluster/internal/nolink"
 )
 
 const (
-	// readyWait is how long a pod waits at most for links to all pods that there
+	// ReadyWait is how long a pod waits at most for links to all pods that there
 	// are, and for its name to lead to it.
-	readyWait = 10 * time.Second
+	ReadyWait = 10 * time.Second
 
-	// unlistedWait is how long a pod waits that no linked one tells others of while
+	// UnlistedWait is how long a pod waits that no linked one tells others of while
 	// its name does not lead to it, or is not answered: they cannot find it either. It is longer than the 30 s that name servers of clusters keep an
 	// answer, also one that says that there is none.
-	unlistedWait = 35 * time.Second
+	UnlistedWait = 35 * time.Second
 
-	// waitPace is how often pods are looked up until then.
-	waitPace = time.Second
+	// WaitPace is how often pods are looked up until then.
+	WaitPace = time.Second
 )
 
 // judgeLocked notes whether this pod may serve, which is for good, or why not. It
 // returns when to look again at the latest; zero: something has to happen first.
 func (d *Discovery) judgeLocked(now time.Time) (again time.Time) {
-	if d.isReady() {
+	if d.IsReady() {
 		return again
 	}
 	why, bound, others := d.waitsForLocked()
@@ -37,19 +38,19 @@ func (d *Discovery) judgeLocked(now time.Time) (again time.Time) {
 	case d.others.IsZero():
 		d.others = now
 	}
-	if late := d.others.Sub(d.began); bound > 0 && late > readyWait {
-		bound = max(bound, late+readyWait)
+	if late := d.others.Sub(d.began); bound > 0 && late > ReadyWait {
+		bound = max(bound, late+ReadyWait)
 	}
-	if why != "" && waited < unlistedWait {
-		d.nextResolve = earlier(d.nextResolve, d.resolvedAt.Add(waitPace))
+	if why != "" && waited < UnlistedWait {
+		d.nextResolve = earlier(d.nextResolve, d.resolvedAt.Add(WaitPace))
 	}
 	if why != "" && (bound == 0 || waited < bound) {
-		if waited >= readyWait && why != d.waitsFor {
+		if waited >= ReadyWait && why != d.waitsFor {
 			d.waitsFor = why
 			d.log.Warn("not ready", "waited", waited, "why", why)
 		}
-		if waited < readyWait {
-			d.waitsFor, bound = "", readyWait // and say so then
+		if waited < ReadyWait {
+			d.waitsFor, bound = "", ReadyWait // and say so then
 		}
 		if bound > 0 {
 			again = d.began.Add(bound)
@@ -68,7 +69,7 @@ func (d *Discovery) judgeLocked(now time.Time) (again time.Time) {
 func (d *Discovery) waitsForLocked() (why string, bound time.Duration, others bool) {
 	var refused, open int
 	var reasons []string
-	linked, tells := d.pods.sessions()
+	linked, tells := d.pods.Sessions()
 	listed := !d.named
 	for _, t := range d.targets {
 		switch {
@@ -85,9 +86,9 @@ func (d *Discovery) waitsForLocked() (why string, bound time.Duration, others bo
 	others = linked+refused+open > 0
 	slices.Sort(reasons)
 	reason := strings.Join(slices.Compact(reasons), ", ")
-	bound = readyWait
+	bound = ReadyWait
 	if !tells && (!d.looked || !listed) {
-		bound = unlistedWait
+		bound = UnlistedWait
 	}
 	switch {
 	case refused > 0 && linked == 0:
@@ -109,11 +110,15 @@ func (d *Discovery) waitsForLocked() (why string, bound time.Duration, others bo
 // refusedByPod reports whether a reason means that another pod, and not this one
 // at another of its addresses, refuses this one or is refused by it.
 func refusedByPod(reason string) bool {
-	return refused(reason) && reason != string(handshake.Reflected)
+	return nolink.Refused(reason) && reason != string(handshake.Reflected)
 }
 
-// isReady reports whether this pod may serve.
-func (d *Discovery) isReady() bool {
+// Ready returns a channel that is closed when this pod may serve peers, which is
+// for good. See waitsForLocked.
+func (d *Discovery) Ready() <-chan struct{} { return d.ready }
+
+// IsReady reports whether this pod may serve.
+func (d *Discovery) IsReady() bool {
 	select {
 	case <-d.ready:
 		return true
@@ -122,11 +127,11 @@ func (d *Discovery) isReady() bool {
 	}
 }
 
-// notReady says why this pod is not ready, "" when it is.
-func (d *Discovery) notReady() string {
+// NotReady says why this pod is not ready, "" when it is.
+func (d *Discovery) NotReady() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.isReady() {
+	if d.IsReady() {
 		return ""
 	}
 	why, _, _ := d.waitsForLocked()
