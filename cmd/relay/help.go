@@ -2,8 +2,11 @@ package main
 
 import (
 	"io"
+	"os"
 	"strings"
 	"unicode/utf8"
+
+	"golang.org/x/term"
 
 	"github.com/crosspod/crosspod/internal/setting"
 )
@@ -140,4 +143,10 @@ func fitted(w io.Writer, text string) string {
 		b.WriteString(wrapped(rest, line[:len(line)-len(rest)], width))
 	}
 	return b.String()
+}
+
+// isTerminal reports whether w is a terminal.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }

@@ -4,15 +4,11 @@ package e2e
 
 import (
 	"encoding/hex"
-	"errors"
-	"net"
 	"os"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
-
-	"github.com/crosspod/crosspod/internal/test/flow"
 )
 
 // hexBytes are bytes written in hexadecimal.
@@ -54,30 +50,6 @@ func TestDevOnce(t *testing.T) {
 				t.Errorf("printed nothing like %q:\n%s", want, out)
 			}
 		}
-	}
-}
-
-// The pods of relay dev end with it, however it ends.
-func TestDevKilled(t *testing.T) {
-	dev := start(t, nil, "dev", "--listen-address", "127.0.0.1:0")
-	dev.out.line(t, "Ctrl-C ends it.")
-	var pods []string
-	for _, found := range regexp.MustCompile(`(?m)^pod \d +rel://(\S+)$`).FindAllStringSubmatch(dev.out.String(), -1) {
-		pods = append(pods, found[1])
-	}
-	if len(pods) != 3 {
-		t.Fatalf("it says of pods at %q, want 3", pods)
-	}
-	dev.signal(os.Kill)
-	for _, address := range pods {
-		flow.Eventually(t, address+" ends", func() error {
-			conn, err := net.Dial("tcp", address)
-			if err != nil {
-				return nil
-			}
-			_ = conn.Close()
-			return errors.New("it still listens")
-		})
 	}
 }
 

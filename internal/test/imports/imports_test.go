@@ -16,7 +16,7 @@ var allowed = map[string][]string{
 	"messages": {},
 	"internal": {"internal"},
 	// What runs pods for a newcomer.
-	"internal/devcluster": {"internal", "auth", "client", "messages", "relay"},
+	"internal/devcluster": {"internal", "admin", "auth", "client", "messages", "relay"},
 	"internal/test":       {"."},
 
 	"metrics":        {"internal"},
