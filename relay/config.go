@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 
@@ -52,6 +53,10 @@ type ListenerConfig struct {
 	// X-Forwarded-For and X-Real-IP headers name the peer's address, see
 	// [listener.HalfOpen.Forwarded]. None by default.
 	TrustedProxies []netip.Prefix
+	// Mux has handlers for other paths than /relay, such as those of the tunnel;
+	// nil means that there are none. What it may spend on a request, and when the
+	// connection counts as a failed handshake, is said at [ws.Config].
+	Mux *http.ServeMux
 }
 
 // Validator checks the token of a peer's handshake. Its methods are called from

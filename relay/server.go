@@ -87,6 +87,7 @@ func (s *Server) Listen(cfg ListenerConfig) error {
 		},
 		StallTimeout: env.limits.StallTimeout,
 		Logger:       env.log,
+		Mux:          cfg.Mux,
 	})
 	if !s.add(l, ln.Addr()) {
 		_ = ln.Close() // nothing was served on it
@@ -154,7 +155,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	err := s.relay.Shutdown(ctx)
 	for _, l := range listeners {
-		_ = l.Close() // all that is left returns soon
+		_ = l.Shutdown(ctx) // requests of ListenerConfig.Mux may end
+		_ = l.Close()
 	}
 	return err
 }

@@ -140,6 +140,7 @@ type HalfOpen struct {
 
 	remote  atomic.Pointer[net.TCPAddr] // the client that the proxy named; nil: conn's own
 	hangUps atomic.Bool                 // see CountHangUp
+	stays   atomic.Bool                 // see OutlivesGate
 }
 
 // Accept returns the next connection of ln that gets a place. Those from a
@@ -279,10 +280,16 @@ func (h *HalfOpen) end(o Outcome, cost int) bool {
 	return first
 }
 
+// OutlivesGate leaves the connection open when the gate is closed: its owner is
+// about to answer it, and closes it.
+func (h *HalfOpen) OutlivesGate() { h.stays.Store(true) }
+
 // cut closes the connection of a place that the gate has taken back.
 func (h *HalfOpen) cut(why gate.Reason) {
 	o := map[gate.Reason]Outcome{gate.Evicted: OutcomeEvicted, gate.TimedOut: OutcomeTimeout, gate.Closed: OutcomeShutdown}[why]
-	_ = h.conn.Close() // its reader finds out
+	if why != gate.Closed || !h.stays.Load() {
+		_ = h.conn.Close() // its reader finds out
+	}
 	h.report(o, h.place.Source(), o.cost())
 }
 

@@ -4,7 +4,8 @@
 // A connection passes three stages. [Listener.Serve] accepts it through the
 // gate of package listener. net/http and coder/websocket do TLS, the request and
 // the 101 answer (upgrade.go). Then the socket leaves both, with whatever bytes
-// the client had already sent, and becomes a [Conn].
+// the client had already sent, and becomes a [Conn]. A request for another path
+// than /relay goes to the handlers of Config.Mux.
 //
 // Conn does its own framing (frame.go, conn.go) because the message path pays
 // for system calls before anything else, and only who sees the frames can tell

@@ -15,8 +15,8 @@ import (
 	"github.com/crosspod/crosspod/relay/listener"
 )
 
-// Path is where peers connect. Everything else, also with a slash at the end,
-// is not found.
+// Path is where peers connect, without a slash at the end. Every other path is for
+// the handlers of [Config].Mux.
 const Path = "/relay"
 
 // Defaults and bounds of [Config].
@@ -45,6 +45,19 @@ type Config struct {
 	// MaxMessage is the largest message in bytes. 0: 8,820. More than 32,768
 	// is taken as that.
 	MaxMessage int
+
+	// Mux has the handlers of other paths than [Path]. Nil: there are none, and the
+	// answer is 404.
+	//
+	// A request keeps its place in the gate, so its header, its body and the answer
+	// have the handshake timeout together, unless the handler takes the connection
+	// over ([http.Hijacker]): it does that only for a client that has proved itself.
+	// A connection carries one request. 401 and 403 count as a failed handshake of
+	// the source, any other answer of 400 and above as a request that is not for a
+	// relay. Limits of the body are the handler's business. RemoteAddr of the
+	// request is the client behind a trusted proxy. The context of the request ends
+	// with Close, which waits for the handler.
+	Mux *http.ServeMux
 }
 
 // Listener turns accepted connections into message conns. Its methods are safe
@@ -54,6 +67,9 @@ type Listener struct {
 	log   *slog.Logger
 	stall time.Duration
 	limit int
+	mux   *http.ServeMux  // nil: no other paths
+	cut   context.Context // of the handlers of other paths, ended by Close
+	end   context.CancelFunc
 
 	mu      sync.Mutex // guards what follows
 	closed  bool
@@ -76,14 +92,17 @@ func New(cfg Config) *Listener {
 	if cfg.MaxMessage <= 0 {
 		cfg.MaxMessage = DefaultMaxMessage
 	}
-	return &Listener{
+	l := &Listener{
 		gate:    listener.NewGate(cfg.Gate),
 		log:     cfg.Logger,
 		stall:   cfg.StallTimeout,
 		limit:   min(cfg.MaxMessage, LargestMaxMessage),
+		mux:     cfg.Mux,
 		servers: make(map[*http.Server]struct{}),
 		idle:    make(chan struct{}),
 	}
+	l.cut, l.end = context.WithCancel(context.Background())
+	return l
 }
 
 // Gate returns the gate that the listener's connections pass.
@@ -219,36 +238,45 @@ func (l *Listener) signalLocked() {
 }
 
 // Shutdown stops accepting, closes half-open connections and waits, at most
-// until ctx ends, for the calls of accept and of Serve to return; then it
-// returns nil, else ctx's error. Established connections are not touched: they
-// are the relay's.
+// until ctx ends, for the calls of accept and of Serve and the handlers of
+// [Config].Mux to return; then it returns nil, else ctx's error. A handler may
+// finish until Close. Established connections are not touched: they are the
+// relay's.
 func (l *Listener) Shutdown(ctx context.Context) error {
-	l.stop()
+	l.stop((*http.Server).Shutdown)
 	select {
 	case <-l.idle:
 		return nil
 	case <-ctx.Done():
+	}
+	select {
+	case <-l.idle: // ctx had ended before
+		return nil
+	default:
 		return ctx.Err()
 	}
 }
 
-// Close stops accepting and closes half-open connections, and returns when all
-// calls of accept and of Serve have returned. It is idempotent. Established
-// connections are not touched.
+// Close stops accepting, closes half-open connections and those of handlers, and
+// returns when all calls of accept and of Serve and all handlers have returned. It
+// is idempotent. Established connections are not touched.
 func (l *Listener) Close() error {
-	l.stop()
+	l.end()
+	l.stop(func(srv *http.Server, _ context.Context) error { return srv.Close() })
 	<-l.idle
 	return nil
 }
 
-func (l *Listener) stop() {
+func (l *Listener) stop(server func(*http.Server, context.Context) error) {
 	l.mu.Lock()
 	l.closed = true
 	servers := slices.Collect(maps.Keys(l.servers))
 	l.signalLocked()
 	l.mu.Unlock()
 	l.gate.Close() // first, so that what net/http closes next has its outcome
+	at, cancel := context.WithCancel(context.Background())
+	cancel()
 	for _, srv := range servers {
-		_ = srv.Close() // closing a listener twice is all that can fail
+		_ = server(srv, at) // closing a listener twice is all that can fail
 	}
 }

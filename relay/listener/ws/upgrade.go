@@ -31,23 +31,33 @@ type upgrader struct {
 	accept func(listener.Conn)
 }
 
-// ServeHTTP upgrades a request for [Path] and hands the connection on. It checks
-// no origin: what a peer may do rests on its token, which a browser does not
-// hold for the pages it shows.
+// ServeHTTP upgrades a request for [Path] and hands the connection on; the rest
+// goes to the handlers of Config.Mux. It checks no origin: what a peer may do rests
+// on its token, which a browser does not hold for the pages it shows.
 func (u *upgrader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	u.l.started()
 	defer u.l.ended()
 	s := r.Context().Value(socketKey{}).(*socket)
 
 	once := &onceWriter{ResponseWriter: w, socket: s}
-	if r.URL.Path != Path {
-		http.NotFound(once, r)
-		return
+	peer := r.URL.Path == Path
+	pattern := ""
+	if !peer {
+		if u.l.mux == nil {
+			http.NotFound(once, r)
+			return
+		}
+		_, pattern = u.l.mux.Handler(r)
 	}
-	// What is no upgrade is a look of the proxy itself, for no client.
-	if r.Header.Get("Upgrade") != "" && !s.half.Forwarded(r.Header) {
+	// A request for /relay that is no upgrade, or one that no handler wants, is a
+	// check by the proxy itself, for no client.
+	if (pattern != "" || peer && r.Header.Get("Upgrade") != "") && !s.half.Forwarded(r.Header) {
 		s.refuse(listener.OutcomeRefusedSource)
 		http.Error(once, "too many failed handshakes", http.StatusTooManyRequests)
+		return
+	}
+	if !peer {
+		u.serveOther(w, r, s)
 		return
 	}
 	lib, err := websocket.Accept(once, r, &websocket.AcceptOptions{
@@ -62,6 +72,55 @@ func (u *upgrader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = lib.CloseNow()
 	u.accept(newConn(s, once.tls, once.early, u.l.limit, u.l.stall))
 }
+
+// serveOther lets a handler of Config.Mux answer. Its answer decides what the
+// connection counts as.
+func (u *upgrader) serveOther(w http.ResponseWriter, r *http.Request, s *socket) {
+	s.half.OutlivesGate()
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(u.l.cut, cancel)()
+	r = r.WithContext(ctx)
+	r.RemoteAddr = s.half.RemoteAddr().String()
+
+	w.Header().Set("Connection", "close")
+	out := &otherWriter{ResponseWriter: w, half: s.half}
+	u.l.mux.ServeHTTP(out, r)
+	switch {
+	case out.code == http.StatusUnauthorized, out.code == http.StatusForbidden:
+		s.refuse(listener.OutcomeBadAuth)
+	case out.code < http.StatusBadRequest:
+		s.refuse(listener.OutcomeOK)
+	default:
+		s.answered.Store(true)
+	}
+}
+
+// otherWriter is what a handler of another path answers with. A handler that takes
+// the connection over has checked who is there, so its place in the gate is free.
+type otherWriter struct {
+	http.ResponseWriter
+	half *listener.HalfOpen
+	code int // of the answer, 0 until it is written
+}
+
+func (w *otherWriter) WriteHeader(code int) {
+	if w.code < http.StatusOK {
+		w.code = code
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+// Hijack implements [http.Hijacker].
+func (w *otherWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if !w.half.Established() {
+		return nil, nil, net.ErrClosed
+	}
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
+
+// Unwrap is for [http.ResponseController].
+func (w *otherWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // onceWriter answers a connection's only request: it closes after any answer
 // but 101, and its Hijack keeps the connection for us and hands a stand-in to
