@@ -7,10 +7,10 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// A "nobody" is remembered by whoever asked, and may be over the moment after. So
-// a home keeps in mind whom it said so to, and when a claim comes it sends them a
-// second answer, I_HAVE with the id of the first. It is believed from a pod that
-// was asked, while the lookup is remembered, and by nobody else.
+// A pod remembers a NOBODY that it received, and the peer may connect a moment
+// later. So a home remembers the pods to which it sent NOBODY. When a claim comes,
+// it sends them a second answer: I_HAVE with the id of the first. The receiver
+// accepts it while it remembers the lookup, and only from a pod that it asked.
 
 // inquiry is a lookup of a peer that this home has answered with NOBODY.
 type inquiry struct {
@@ -19,13 +19,13 @@ type inquiry struct {
 	ord, id uint32
 }
 
-// inquired is an inquiry in the order of time.
+// inquired is the time and the peer of an inquiry, queued by time.
 type inquired struct {
 	until Time
 	peer  messages.PeerID
 }
 
-// absence is a lookup of this pod that ended in nobody.
+// absence is a lookup of this pod that ended with NobodyHas.
 type absence struct {
 	name      wire.Name
 	newerThan uint64
@@ -38,10 +38,10 @@ type forgetting struct {
 	id uint32
 }
 
-// inquire keeps in mind that r was told by this home that nobody has n.
+// inquire remembers that this home answers the lookup id of r with NOBODY.
 func (p *Pod) inquire(r *remote, n wire.Name, id uint32) {
 	if n.Space() != wire.Peer {
-		return // members of groups are not remembered by who asked
+		return // pods do not remember the answers to lookups of groups
 	}
 	p.forgetInquiries(p.cfg.Limits.Absences - 1)
 	until := p.now + Time(p.cfg.Timing.Absent)
@@ -50,13 +50,13 @@ func (p *Pod) inquire(r *remote, n wire.Name, id uint32) {
 	p.inquiredAt.Push(inquired{until, peer})
 }
 
-// forgetInquiries drops those whose time is over, and the oldest ones above most.
+// forgetInquiries drops inquiries that have expired, and the oldest beyond most.
 func (p *Pod) forgetInquiries(most int) {
 	for p.inquiredAt.Len() > 0 && (p.inquiredAt.First().until <= p.now || p.inquiredAt.Len() > most) {
 		old := p.inquiredAt.Pop()
 		list := p.inquiries[old.peer]
 		switch {
-		case len(list) == 0 || list[0].until != old.until: // they have been told
+		case len(list) == 0 || list[0].until != old.until: // correct has removed them
 		case len(list) == 1:
 			delete(p.inquiries, old.peer)
 		default:
@@ -65,7 +65,7 @@ func (p *Pod) forgetInquiries(most int) {
 	}
 }
 
-// correct tells those who asked for a peer in vain where it is.
+// correct sends I_HAVE to the pods whose lookup of a peer was answered with NOBODY.
 func (p *Pod) correct(n wire.Name, at owner) {
 	if len(p.inquiries) == 0 || n.Space() != wire.Peer {
 		return
@@ -82,7 +82,7 @@ func (p *Pod) correct(n wire.Name, at owner) {
 	}
 }
 
-// rememberAbsence keeps a lookup that ended in nobody.
+// rememberAbsence keeps a lookup that ended with NobodyHas.
 func (p *Pod) rememberAbsence(l *lookup) {
 	if l.id == 0 || l.name.Space() != wire.Peer {
 		return
@@ -92,14 +92,14 @@ func (p *Pod) rememberAbsence(l *lookup) {
 	p.absentUntil.Push(forgetting{p.now + Time(p.cfg.Timing.Absent), l.id})
 }
 
-// forgetAbsences drops those whose time is over, and the oldest ones above most.
+// forgetAbsences drops absences that have expired, and the oldest beyond most.
 func (p *Pod) forgetAbsences(most int) {
 	for p.absentUntil.Len() > 0 && (p.absentUntil.First().at <= p.now || p.absentUntil.Len() > most) {
 		delete(p.absences, p.absentUntil.Pop().id)
 	}
 }
 
-// corrected takes an I_HAVE from a pod that has answered before.
+// corrected handles an I_HAVE from a pod that has already answered NOBODY.
 func (p *Pod) corrected(r *remote, e *wire.Entry) {
 	if e.Name.Space() != wire.Peer {
 		return
@@ -124,7 +124,7 @@ func (p *Pod) corrected(r *remote, e *wire.Entry) {
 	p.do(Effect{Do: Learn, Name: e.Name, Member: e.Member, Pod: e.Pod, Epoch: e.Epoch})
 }
 
-// wasAsked says whether r is among those who were asked. A pod always asks itself.
+// wasAsked reports whether r is one of the pods in asked. A pod always asks itself.
 func (p *Pod) wasAsked(r *remote, asked []ask) bool {
 	return r.slot == 0 || slices.ContainsFunc(asked, func(a ask) bool { return a.slot == r.slot && a.ord == r.ord })
 }

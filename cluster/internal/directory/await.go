@@ -7,15 +7,17 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// A connection that was superseded by one of another pod may be kept here, to
-// have its name back when that one ends. Its homes are told with AWAIT, behind
-// SUBSCRIBE, and then say OFFLINE at once to this pod, while all others wait for
-// the linger: within that the name is claimed again, and they hear of a new
-// owner, never of an absence. Interests here wait for the linger as well.
+// A connection that lost its name to a newer connection on another pod may be kept
+// here, to take the name back when the newer one ends. This pod sends the homes
+// AWAIT after SUBSCRIBE. They then send OFFLINE to this pod at once, and to all
+// other pods only after the linger. This pod claims the name again within the
+// linger, so the others see a new owner and never an absence. Interests on this
+// pod wait for the linger too.
 
-// Await says that a connection of the peer n waits here to have the name back; last
-// is the epoch of the claim it lost to, 0 if that is not known. n is subscribed
-// to. [Vacant] says when it may, [Pod.Reclaim] that it has.
+// Await announces that a connection of the peer n waits here to take the name back.
+// last is the epoch of the claim it lost to, 0 if that is not known. This pod must
+// be subscribed to n. [Vacant] follows when the name is free; the caller then calls
+// [Pod.Reclaim].
 func (p *Pod) Await(now Time, n wire.Name, last uint64) {
 	if !p.begin(now) {
 		return
@@ -43,7 +45,7 @@ func (p *Pod) Await(now Time, n wire.Name, last uint64) {
 	p.finish()
 }
 
-// AwaitNoMore ends [Pod.Await]: it is an interest like any other.
+// AwaitNoMore ends [Pod.Await]: n is an ordinary interest again.
 func (p *Pod) AwaitNoMore(now Time, n wire.Name) {
 	if !p.begin(now) {
 		return
@@ -54,7 +56,7 @@ func (p *Pod) AwaitNoMore(now Time, n wire.Name) {
 	}
 	i.awaits, i.vacant = false, false
 	answers := p.answers(n, i)
-	for j := range answers { // subscribing again is how homes are told
+	for j := range answers { // a new SUBSCRIBE ends the AWAIT at a home
 		a := &answers[j]
 		if r := p.slots[a.slot]; j < int(i.homes) && r.up && a.told == r.ord {
 			p.ask(r, n, i, a)
@@ -63,15 +65,16 @@ func (p *Pod) AwaitNoMore(now Time, n wire.Name) {
 	p.finish()
 }
 
-// Awaiting says whether [Pod.Await] was said of n, and not ended.
+// Awaiting reports whether [Pod.Await] is in force for n.
 func (p *Pod) Awaiting(n wire.Name) bool {
 	i := p.interests.get(n)
 	return i != nil && i.awaits
 }
 
-// Reclaim is [Pod.Join] for a connection that has its id back from a newer one, of
-// this pod or, after [Vacant], of another. It is newer than that one, but not
-// than any that was made since.
+// Reclaim is [Pod.Join] for a connection that takes its id back from a newer
+// connection, on this pod or, after [Vacant], on another pod. Its new epoch is
+// above that of the connection that ended, but not above that of any connection
+// made since.
 func (p *Pod) Reclaim(now Time, id messages.PeerID, conn uint64, groups ...wire.Name) (epoch uint64) {
 	if !p.begin(now) {
 		return 0
@@ -85,10 +88,10 @@ func (p *Pod) Reclaim(now Time, id messages.PeerID, conn uint64, groups ...wire.
 	if last == 0 {
 		return p.Join(now, id, conn, groups...)
 	}
-	// No two pods that reclaim a name at once may take the same epoch.
+	// Two pods that reclaim a name at the same time must not choose the same epoch.
 	epoch = last + 1 + uint64(slices.Index(p.view, p.self))
 	if epoch > p.wall()+maxEpochAhead {
-		return p.Join(now, id, conn, groups...) // others might refuse it
+		return p.Join(now, id, conn, groups...) // other pods might refuse that epoch
 	}
 	p.observeEpoch(epoch)
 	p.join(id, conn, epoch, groups)
@@ -96,17 +99,17 @@ func (p *Pod) Reclaim(now Time, id messages.PeerID, conn uint64, groups ...wire.
 	return epoch
 }
 
-// isVacant says, once, that all homes of a name that somebody here awaits have
-// said that it is nowhere.
+// isVacant emits [Vacant], once, when all homes of an awaited name have answered
+// that it is nowhere.
 func (p *Pod) isVacant(n wire.Name, i *interest) {
 	i.vacant, i.vacated = true, i.seen
 	p.keep(n, i)
-	if _, ok := p.best(n, n.ID()); !ok { // of a pod that takes this one for a home
+	if _, ok := p.best(n, n.ID()); !ok { // a pod with another view may have registered here
 		p.do(Effect{Do: Vacant, Name: n, Member: n.ID()})
 	}
 }
 
-// onAwait notes, at a home, that r is to be told at once.
+// onAwait notes at a home that r gets OFFLINE without the linger.
 func (p *Pod) onAwait(r *remote, n wire.Name) {
 	w := p.watches.get(n)
 	if w == nil {

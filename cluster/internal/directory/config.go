@@ -14,18 +14,18 @@ type Time = int64
 // in this process, growing, never [Self].
 type Session uint64
 
-// Self is the session of a pod with itself, which is always up. It occurs only
-// in [SyncDue] and [Pod.Sync].
+// Self is the session of a pod with itself, which is always up. Only [SyncDue] and
+// [Pod.Sync] use it.
 const Self Session = 0
 
-// Member is a pod as the directory knows it. Homes are chosen by Address, the
-// announced one; ID also changes when the process is another.
+// Member is a pod as the directory knows it. Address, the announced one, determines
+// which names it is a home of. A new process at the same address has another ID.
 type Member struct {
 	ID      wire.PodID
 	Address string
 }
 
-// Config describes a pod. Zero fields mean their default.
+// Config describes a pod. A zero field means its default.
 type Config struct {
 	// Self is this pod.
 	Self Member
@@ -36,32 +36,32 @@ type Config struct {
 	Timing Timing
 	// Clock is the wall clock at Time 0, in microseconds since 1970.
 	Clock uint64
-	// AskAllRate is how many lookups a second may ask every pod when the homes
-	// could not tell, AskAllBurst how many of them at once; default 50 and 200.
+	// AskAllRate is how many lookups a second may ask every pod when the homes gave
+	// no sure answer, AskAllBurst how many may do so at once; default 50 and 200.
 	AskAllRate  float64
 	AskAllBurst int
 	// Limits is [DefaultLimits] where it is zero.
 	Limits Limits
 }
 
-// Timing has the times of the directory. A negative one is zero.
+// Timing has the times of the directory. A negative time counts as zero.
 type Timing struct {
-	// Grace is how long a pod whose link ended counts as being there.
+	// Grace is how long a pod stays in the view after its link has ended.
 	Grace time.Duration
 	// Hold is how long after the last change a pod that is not complete waits
-	// before it denies all the same: Grace and twice the time to notice a dead
-	// link. What waits for that although changes never end waits for one more.
+	// before it may deny anyway: Grace plus twice the time to notice a dead link. If
+	// changes never end, a negative answer is sent one Hold after it was withheld.
 	Hold time.Duration
-	// Linger is how long a home waits with OFFLINE after a name's last claim
-	// ended, at least the largest one-way delay.
+	// Linger is how long a home waits before it sends OFFLINE after a name's last
+	// claim has ended; at least the largest one-way delay.
 	Linger time.Duration
 	// Coalesce is the least time between two rounds of VIEWs.
 	Coalesce time.Duration
-	// Lookup is the least time that a pod is waited for in a lookup; two of its
-	// round trips if that is more.
+	// Lookup is how long a lookup waits for one pod, or two round trips to that pod
+	// if that is longer.
 	Lookup time.Duration
-	// Absent is how long a lookup that found nobody is remembered, here and at
-	// the homes: as long as senders remember it.
+	// Absent is how long a lookup that ended with NobodyHas is remembered, here and
+	// at the homes: as long as senders remember it.
 	Absent time.Duration
 	// Digest is the time from a change of the claims at another pod to the
 	// digest that checks them.
@@ -79,20 +79,20 @@ var DefaultTiming = Timing{
 	Digest:   time.Second,
 }
 
-// Limits bound what other pods and callers can make a pod keep. Those on what one
-// pod may place or tell do not bind the pod itself.
+// Limits bound what other pods and callers can make a pod keep. The limits for one
+// pod (Claims, Subscriptions, Members) do not apply to this pod itself.
 type Limits struct {
 	// Claims and Subscriptions are how many of each one pod may place here.
 	// More is an error of [Pod.Receive].
 	Claims        int
 	Subscriptions int
-	// Members is how many members of one group a home may tell of. More is an
+	// Members is how many members of one group a home may report. More is an
 	// error of [Pod.Receive].
 	Members int
-	// Lookups is how many may be open. Any further one is [Unknown] at once.
+	// Lookups is how many may be open. A further one ends as [Unknown] at once.
 	Lookups int
-	// Absences is how many lookups that found nobody are remembered, of this
-	// pod and, apart from them, of others. The oldest give way.
+	// Absences is how many lookups that ended with NobodyHas are remembered: so
+	// many of this pod, and so many of other pods. The oldest are dropped.
 	Absences int
 	// Answers is how many members of a group one answer to a lookup names.
 	Answers int

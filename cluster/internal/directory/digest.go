@@ -31,7 +31,7 @@ func hashClaim(n wire.Name, member messages.PeerID, epoch uint64) uint64 {
 	return wire.Mix(h ^ epoch)
 }
 
-// digestDue has the claims at r checked some time after they changed.
+// digestDue schedules a digest of this pod's claims at r, after a change of them.
 func (p *Pod) digestDue(r *remote) {
 	if r.digestAt == 0 {
 		r.digestAt = max(p.now+Time(p.cfg.Timing.Digest), 1)
@@ -44,9 +44,9 @@ func (p *Pod) sendDigest(r *remote) {
 	p.send(r, wire.Entry{Kind: wire.Digest, Epoch: r.placed.xor, ID: r.placed.count})
 }
 
-// onDigest compares what r placed here with what it thinks it did. Both count
-// in the same order of entries, so a difference is a bug; another session begins
-// from nothing.
+// onDigest compares the claims that r has placed here with those that r counts. Both
+// pods count in the order of the entries, so a difference is a bug. The next session
+// starts from nothing.
 func (p *Pod) onDigest(r *remote, e *wire.Entry) {
 	if (tally{e.ID, e.Epoch}) != r.kept {
 		p.do(Effect{Do: CloseSession, Session: r.session, Reason: DigestMismatch})

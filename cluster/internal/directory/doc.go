@@ -3,8 +3,8 @@
 // happens. It has no clock, no goroutine, no lock and no log, and the same
 // events give the same effects in the same order.
 //
-// Everything rests on one rule: each fact has one writer, and a pod believes it
-// only as long as the writer's link says so.
+// Everything rests on one rule: each fact has one writer, and a pod believes a
+// fact only while it has a link to the writer, or had one until a moment ago.
 //
 // # Roles
 //
@@ -12,27 +12,29 @@
 //
 //   - The owner of a connection writes the claim (name, member, epoch) and keeps
 //     a copy of it at the k homes of the name.
-//   - A home keeps all claims it was told, says EVICT to the losers, answers
-//     lookups and tells subscribing pods what changes.
-//   - A subscriber adds up what the homes told it: [Pod.Current].
-//   - A sender looks up: [Pod.Lookup]. What it remembers of the answers is not
-//     kept here.
+//   - A home keeps the claims that owners register with it, sends EVICT to the
+//     losers, answers lookups and sends changes to subscribed pods.
+//   - A subscriber combines what the homes sent: [Pod.Current].
+//   - A sender looks up: [Pod.Lookup]. Its memory of the answers is not part of
+//     this package.
 //
 // The homes of a name are the k members of the view with the highest hash of
-// name and address; the view is this pod and all pods it has, or had until a
-// moment ago, a link with. When the view changes, claims and subscriptions are
-// placed at their new homes, then a VIEW with the hash of the view is sent; a
-// pod that heard its own hash from everybody is complete and may deny.
+// name and address. The view is this pod and all pods that it has a link to, or
+// had one until a moment ago. When the view changes, a pod places its claims and
+// subscriptions at their new homes, then sends a VIEW with the hash of its view.
+// A pod that has received its own hash from every pod of the view is complete
+// and may deny, that is, say that a name is nowhere.
 //
 // # How to drive it
 //
-// Call the method of what happened, then take the [Pod.Effects] and do them in
-// their order. Entries for one session must stay in order and none may be left
-// out; close the session instead, the next one repairs everything. Call
-// [Pod.Tick] at [Pod.Deadline]. Call [Pod.Sync] for a session after [SyncDue],
-// whenever its link has room, until it returns false; the same for [Self], whose
-// work is this pod's own and needs no room.
+// Call the method for the event, then take the [Pod.Effects] and carry them out
+// in order. Entries for one session must stay in order and none may be left out;
+// close the session instead, and the next session repairs everything. Call
+// [Pod.Tick] at [Pod.Deadline]. After [SyncDue], call [Pod.Sync] for its session
+// whenever the link has room, until it returns false. The same holds for [Self],
+// which is work within this pod and needs no room.
 //
-// Placing is lazy: a session's first VIEW comes after all that belongs to it has
-// been placed in pieces, and changes made meanwhile simply follow.
+// Placing is lazy: everything that belongs to a session is placed in pieces, and
+// then the session's first VIEW follows. Changes made meanwhile are sent as they
+// happen.
 package directory

@@ -5,50 +5,50 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// Action is what an [Effect] asks its caller to do. The fields that an action
-// uses stand behind it; the others are zero.
+// Action is what an [Effect] asks the caller to do. The comment of an action names
+// the fields it uses; the others are zero.
 type Action uint8
 
 const (
-	// Send the Entry on the Session, behind all earlier ones.
+	// Send Entry on Session, after all earlier entries.
 	Send Action = iota + 1
 	// SyncDue: call [Pod.Sync] for Session, which may be [Self], whenever there
-	// is room, until it returns false. Said once, until Sync returned false.
+	// is room, until it returns false. Not emitted again before that.
 	SyncDue
 	// CloseSession: close the link of Session, for Reason. The directory ignores
-	// that session from now on; SessionDown need not be reported, but may be.
+	// that session from now on; calling SessionDown is optional.
 	CloseSession
-	// Evict: Member's connection Conn lost to Pod, which has Epoch. It is out of
-	// the directory already; take it out of the store without an offline notice.
+	// Evict: Member's connection Conn lost to Pod, which has Epoch. The directory
+	// has removed it already; remove it from the store without an offline notice.
 	Evict
-	// NotifyOnline: Member of Name (for a PeerID: itself) is at Pod with Epoch.
-	// Comes for each change of either. Epoch 0: a message came from there, see
-	// [Pod.Heard].
+	// NotifyOnline: Member of Name (for a PeerID: the peer itself) is at Pod with
+	// Epoch. Emitted whenever either changes. Epoch 0: a message came from there,
+	// see [Pod.Heard].
 	NotifyOnline
-	// NotifyOffline: Member of Name is nowhere any more.
+	// NotifyOffline: Member of Name was online and is now nowhere.
 	NotifyOffline
-	// Denied: every home has answered the subscription to the peer Name, and
-	// nobody is there. Comes when nobody was notified of before, instead of
-	// NotifyOffline, and again when homes had to be asked again. See [Pod.Denied].
+	// Denied: every home has answered the subscription to the peer Name, and it is
+	// nowhere. Emitted instead of NotifyOffline when no NotifyOnline came before,
+	// and again when homes had to be asked again. See [Pod.Denied].
 	Denied
-	// Vacant: the peer Name, which a connection here awaits, is nowhere: it may
-	// have it back, see [Pod.Reclaim]. If nobody has it a linger later,
-	// NotifyOffline or Denied follows.
+	// Vacant: the peer Name, which a connection here awaits, is nowhere: that
+	// connection may take the name back, see [Pod.Reclaim]. If the name is still
+	// nowhere after a linger, NotifyOffline or Denied follows.
 	Vacant
-	// Answer: the lookup of Name that ignored what is not newer than NewerThan
-	// ended with Result. For [Owner], Member is at Pod with Epoch; for a group one
+	// Answer: the lookup of Name that ignored owners not newer than NewerThan ended
+	// with Result. For [Owner], Member is at Pod with Epoch; for a group there is one
 	// Answer for each member, with More on all but the last.
 	Answer
-	// Learn: the peer Name is at Pod with Epoch, which corrects what is
-	// remembered of it, present or absent, if that is older. Never this pod.
+	// Learn: the peer Name is at Pod, never this pod, with Epoch. It replaces older
+	// knowledge of where Name is or that it is nowhere.
 	Learn
-	// Forget where the peer Name was, or that it was nowhere: it is nowhere any
-	// more, or here.
+	// Forget what is known about the peer Name, where it is or that it is nowhere:
+	// it has left, or is on this pod.
 	Forget
-	// PodLost: Pod is gone; forget all that is remembered to be there.
+	// PodLost: Pod is gone; forget everything that is known to be there.
 	PodLost
-	// Fault: this pod told itself Entry and refused it, for Err. The entry is
-	// dropped. It is a bug of this package.
+	// Fault: this pod sent Entry to itself and refused it, for Err. The entry is
+	// dropped. This is a bug in this package.
 	Fault
 )
 
@@ -73,11 +73,13 @@ type Effect struct {
 type Result uint8
 
 const (
-	// Owner: it is at a pod.
+	// Owner: the name is at a pod.
 	Owner Result = iota + 1
-	// NobodyHas: all who could know said so. It may be remembered for a moment.
+	// NobodyHas: every pod that could know has answered, and no pod has the name.
+	// The caller may remember that for a moment.
 	NobodyHas
-	// Unknown: somebody who could know could not be asked. Never remember it.
+	// Unknown: a pod that could know was not asked or did not answer. Never
+	// remember it.
 	Unknown
 )
 
@@ -85,8 +87,8 @@ const (
 type Reason uint8
 
 const (
-	// DigestMismatch: the claims the other pod placed here are not those it
-	// thinks it placed, which is a bug of one of them.
+	// DigestMismatch: the two pods count different claims of the other pod here,
+	// which is a bug in one of them.
 	DigestMismatch Reason = iota + 1
 	// OtherIncarnation: another process announced itself at the address.
 	OtherIncarnation

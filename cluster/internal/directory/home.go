@@ -8,53 +8,54 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// owner is a pod that has something, since an epoch.
+// owner is a pod that has a name, and the epoch of its claim.
 type owner struct {
 	pod   wire.PodID
 	epoch uint64
 }
 
-// beats says whether o is newer than x.
+// beats reports whether o is newer than x.
 func (o owner) beats(x owner) bool {
 	return o.epoch > x.epoch || o.epoch == x.epoch && o.pod > x.pod
 }
 
-// claim is what the pod in a slot said in one of its sessions.
+// claim is a claim that the pod in slot registered in its session ord.
 type claim struct {
 	epoch  uint64
 	slot   int32
 	ord    uint32
-	beaten bool // there was a newer one beside it
-	rivals bool // there are more, in Pod.rivals; only of those in Pod.peers
+	beaten bool // a newer claim was known beside it
+	rivals bool // in Pod.peers: the other claims of this id are in Pod.rivals
 }
 
-// counts says whether a claim is believed. One that was beaten counts again when
-// the newer one has ended, but not while its pod is suspect: the peer has most
-// likely moved away from there for good. See [Pod.doubtful].
+// counts reports whether a claim is believed. A beaten claim counts again when
+// the newer claim has ended, but not while its pod is suspect: most likely the
+// peer has left that pod for good. See [Pod.doubtful].
 func (p *Pod) counts(c *claim) bool {
 	r := p.slots[c.slot]
 	return r.alive(c.ord) && (!c.beaten || r.up && c.ord == r.ord)
 }
 
-// group is the claims to be a member of a group.
+// group has the claims to be a member of one group.
 type group struct {
 	members table[messages.PeerID, []claim]
 }
 
-// evictKey names a claim of a PeerID, evicted has to whom it was told it lost.
+// evictKey identifies the claim that the pod in slot has to id. Pod.evicted has the
+// winner that was named in the last EVICT to that pod.
 type evictKey struct {
 	id   messages.PeerID
 	slot int32
 }
 
-// lingering is something to be looked at again after the linger.
+// lingering is a claim that [Pod.lingered] looks at again at a time.
 type lingering struct {
 	at  Time
 	key claimKey
 }
 
-// load returns the claims of other pods, also those not believed any more. The
-// result is good until the next load.
+// load returns the claims of other pods, including those that are no longer
+// believed. The result is valid until the next load.
 func (p *Pod) load(n wire.Name, member messages.PeerID) []claim {
 	list := p.claimBuf[:0]
 	if n.Space() == wire.Peer {
@@ -73,7 +74,7 @@ func (p *Pod) load(n wire.Name, member messages.PeerID) []claim {
 	return list
 }
 
-// save puts the claims back.
+// save stores the claims that load returned, after changes.
 func (p *Pod) save(n wire.Name, member messages.PeerID, list []claim) {
 	if n.Space() == wire.Peer {
 		if len(list) == 0 {
@@ -85,8 +86,8 @@ func (p *Pod) save(n wire.Name, member messages.PeerID, list []claim) {
 			}
 			return
 		}
-		// A peer has one claim, nearly always. There is no pointer in it, so the
-		// collector has nothing to do with a million of them.
+		// A peer nearly always has one claim. It has no pointers, so the garbage
+		// collector does not scan a million of them.
 		c := p.peers.put(member)
 		had := c.rivals
 		*c = list[0]
@@ -116,7 +117,7 @@ func (p *Pod) save(n wire.Name, member messages.PeerID, list []claim) {
 	*l = append((*l)[:0], list...)
 }
 
-// uncount takes a claim that is to be removed or replaced off the accounts.
+// uncount subtracts a claim that will be removed or replaced from the counts.
 func (p *Pod) uncount(n wire.Name, member messages.PeerID, c claim) {
 	r := p.slots[c.slot]
 	r.keeping.claims--
@@ -131,8 +132,8 @@ func (p *Pod) uncount(n wire.Name, member messages.PeerID, c claim) {
 	}
 }
 
-// best returns the newest claim that is believed, this pod's own included. It
-// changes nothing.
+// best returns the owner by the newest claim that counts, including this pod's
+// own. It changes nothing.
 func (p *Pod) best(n wire.Name, member messages.PeerID) (owner, bool) {
 	best, ok := p.own(n, member)
 	return p.bestOf(p.load(n, member), best, ok)
@@ -147,9 +148,9 @@ func (p *Pod) bestOf(list []claim, best owner, ok bool) (owner, bool) {
 	return best, ok
 }
 
-// doubtful says whether there is a claim that does not count and is not known to
-// have ended either. While there is, a home of which nothing else counts says
-// neither that somebody is there nor that nobody is.
+// doubtful reports whether there is a claim that does not count and is not known
+// to have ended either. While there is one and no other claim counts, a home says
+// neither that the member is online nor that it is not.
 func (p *Pod) doubtful(n wire.Name, member messages.PeerID) bool {
 	for _, c := range p.load(n, member) {
 		if p.slots[c.slot].alive(c.ord) && !p.counts(&c) {
@@ -198,8 +199,8 @@ func (p *Pod) onUnregister(r *remote, e *wire.Entry) {
 	p.look(e.Name, e.Member, true)
 }
 
-// scrub removes claims that are not believed any more. It returns the others,
-// and whether there were any to remove.
+// scrub removes the claims of ended sessions and lost pods. It returns the
+// remaining claims, and whether it removed any.
 func (p *Pod) scrub(n wire.Name, member messages.PeerID) (list []claim, scrubbed bool) {
 	list = p.load(n, member)
 	alive := list[:0]
@@ -219,9 +220,9 @@ func (p *Pod) scrub(n wire.Name, member messages.PeerID) (list []claim, scrubbed
 	return alive, scrubbed
 }
 
-// look looks at a claim again: the losers of a PeerID are told, and so are
-// subscribers of whatever is not what they were told last. ended says that a
-// claim has just been removed.
+// look evaluates the claims of a member again: it sends EVICT to the losers of a
+// PeerID, and sends subscribers what differs from what they were sent last. ended
+// says that a claim has just been removed.
 func (p *Pod) look(n wire.Name, member messages.PeerID, ended bool) {
 	list, scrubbed := p.scrub(n, member)
 	mine, isMine := p.own(n, member)
@@ -247,8 +248,8 @@ func (p *Pod) look(n wire.Name, member messages.PeerID, ended bool) {
 	p.tell(n, member, best, ok)
 }
 
-// beat marks the claims that are older than best and returns whether any was
-// not marked before.
+// beat marks the claims that are older than best and reports whether it marked
+// any for the first time.
 func (p *Pod) beat(list []claim, best owner) (marked bool) {
 	for i := range list {
 		if c := &list[i]; !c.beaten && best.beats(p.ownerOf(c)) {
@@ -258,8 +259,8 @@ func (p *Pod) beat(list []claim, best owner) (marked bool) {
 	return marked
 }
 
-// fence tells each pod whose claim to a PeerID is not the newest, once for each
-// winner. Groups are never arbitrated by themselves.
+// fence sends EVICT to each pod whose claim to a PeerID is not the newest, once for
+// each winner. Claims of groups have no winner: they end with the PeerID's claim.
 func (p *Pod) fence(n wire.Name, id messages.PeerID, list []claim, best owner) {
 	for _, c := range list {
 		r := p.slots[c.slot]
@@ -272,7 +273,7 @@ func (p *Pod) fence(n wire.Name, id messages.PeerID, list []claim, best owner) {
 	}
 }
 
-// linger notes that the last claim has ended.
+// linger notes that the last claim has ended, and looks again after the linger.
 func (p *Pod) linger(key claimKey) {
 	if p.cfg.Timing.Linger == 0 {
 		return
@@ -301,8 +302,8 @@ func (p *Pod) unlinger(key claimKey) {
 	}
 }
 
-// lingered looks again at what ended a linger ago, and answers those who
-// subscribed meanwhile.
+// lingered looks again at a claim that ended a linger ago, and answers the pods
+// that subscribed meanwhile.
 func (p *Pod) lingered(l lingering) {
 	if p.ended[l.key] == l.at {
 		p.unlinger(l.key)
@@ -313,7 +314,7 @@ func (p *Pod) lingered(l lingering) {
 	}
 }
 
-// isEnding says whether a claim to n has ended less than a linger ago.
+// isEnding reports whether a claim to n ended less than a linger ago.
 func (p *Pod) isEnding(n wire.Name) bool {
 	if n.Space() == wire.Group {
 		return p.endings[n] > 0
@@ -322,7 +323,7 @@ func (p *Pod) isEnding(n wire.Name) bool {
 	return ok
 }
 
-// sweepOne visits the next name that a sweep has to look at.
+// sweepOne visits the next name of the sweeps.
 func (p *Pod) sweepOne() {
 	switch {
 	case p.sweepPeers.due:

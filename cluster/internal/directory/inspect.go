@@ -15,8 +15,8 @@ type Place struct {
 	Epoch  uint64
 }
 
-// Current returns what was notified of n: who is online, nil if nobody is or
-// nobody here subscribes.
+// Current returns the members of n that are online as last notified. It is nil if
+// there are none or this pod is not subscribed to n.
 func (p *Pod) Current(n wire.Name) []Place {
 	i := p.interests.get(n)
 	switch {
@@ -35,11 +35,10 @@ func (p *Pod) Current(n wire.Name) []Place {
 	return all
 }
 
-// Subscribed says whether [Pod.Subscribe] was said of n, and not ended.
+// Subscribed reports whether [Pod.Subscribe] is in force for n.
 func (p *Pod) Subscribed(n wire.Name) bool { return p.interests.get(n) != nil }
 
-// Connection returns the connection of id that [Pod.Join] was said of, and that
-// has not ended.
+// Connection returns the connection of id that has joined and has not left.
 func (p *Pod) Connection(id messages.PeerID) (conn uint64, ok bool) {
 	if c := p.local.get(id); c != nil {
 		return c.conn, true
@@ -47,11 +46,12 @@ func (p *Pod) Connection(id messages.PeerID) (conn uint64, ok bool) {
 	return 0, false
 }
 
-// Connections is the number of those.
+// Connections returns the number of connections that have joined and not left.
 func (p *Pod) Connections() int { return p.local.len() }
 
-// Claims yields the claims this pod knows as a home, its own included where it
-// is one. For tests and for looking into a running pod; it walks everything.
+// Claims yields the claims that this pod knows as a home, including its own claims
+// to names it is a home of. For tests and for inspecting a running pod; it walks
+// everything.
 func (p *Pod) Claims() iter.Seq[Place] {
 	return func(yield func(Place) bool) {
 		each := func(n wire.Name, member messages.PeerID) bool {
@@ -101,15 +101,15 @@ func (p *Pod) Local() iter.Seq[Place] {
 	}
 }
 
-// Subscription is a name that a pod asked this one, as a home, to be told about.
+// Subscription is a pod's subscription to a name at this pod as a home.
 type Subscription struct {
 	Name     wire.Name
 	Pod      wire.PodID
 	Answered bool // ANSWERED was sent
 }
 
-// Subscriptions yields what pods, this one included, subscribe to here. As
-// [Pod.Claims].
+// Subscriptions yields the subscriptions of all pods, including this one, at this
+// pod. Like [Pod.Claims] it walks everything.
 func (p *Pod) Subscriptions() iter.Seq[Subscription] {
 	return func(yield func(Subscription) bool) {
 		for i := range p.watches.len() {
@@ -123,7 +123,7 @@ func (p *Pod) Subscriptions() iter.Seq[Subscription] {
 	}
 }
 
-// Answers is what a home told this pod for one of its subscriptions.
+// Answers is what a home has answered to one of this pod's subscriptions.
 type Answers struct {
 	Name     wire.Name
 	Pod      wire.PodID // the home
@@ -131,8 +131,8 @@ type Answers struct {
 	Members  []Place
 }
 
-// Interests yields the answers for each subscription of this pod, those of one
-// name one after another. As [Pod.Claims].
+// Interests yields the answers to each subscription of this pod, all answers for
+// one name in a row. Like [Pod.Claims] it walks everything.
 func (p *Pod) Interests() iter.Seq[Answers] {
 	return func(yield func(Answers) bool) {
 		for i := range p.interests.len() {
@@ -164,19 +164,19 @@ func (p *Pod) Interests() iter.Seq[Answers] {
 // Stats are numbers for gauges.
 type Stats struct {
 	Pods          int // in the view, this one included
-	Suspect       int // of them, without a link
+	Suspect       int // pods in the view without a link
 	Local         int // peers connected here
-	Claims        int // kept for other pods, those not swept yet included
-	Subscriptions int // kept, this pod's own included
+	Claims        int // kept for other pods, including those not swept yet
+	Subscriptions int // kept, including this pod's own
 	Interests     int // of this pod
 	Lookups       int // open
-	Lingering     int // names and members whose end is not told yet
-	Syncing       int // sessions not placed at yet
+	Lingering     int // names and members whose OFFLINE waits for the linger
+	Syncing       int // sessions for which [Pod.Sync] has more to do
 	Complete      bool
 	MayDeny       bool
 }
 
-// Stats returns the present numbers. It costs about as much as there are pods.
+// Stats returns the current numbers. Its cost grows with the number of pods.
 func (p *Pod) Stats() Stats {
 	s := Stats{
 		Pods:      len(p.view),

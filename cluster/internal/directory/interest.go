@@ -8,46 +8,47 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// interest is a name that somebody here subscribes to: what each home said, and
-// what was made of it.
+// interest is this pod's subscription to a name: the answer of each home, and
+// their combined result.
 type interest struct {
-	version uint32   // of the view for which at is right
-	homes   int32    // so many of at are the homes
-	at      []answer // others, behind them, have not been unsubscribed yet
+	version uint32   // at is right for this version of the view
+	homes   int32    // the first homes entries of at are the homes
+	at      []answer // the others are former homes, not unsubscribed yet
 
 	online         bool // a PeerID
-	denied         bool // a PeerID: nobody is there, and that was said
+	denied         bool // a PeerID: nowhere, and Denied or NotifyOffline was emitted
 	awaits, vacant bool // a PeerID, see [Pod.Await]
 	current        owner
-	members        *table[messages.PeerID, present] // a group: those that are online
+	members        *table[messages.PeerID, present] // a group: the members that are online
 	unseen         Time                             // a PeerID: as in present
 
-	// A PeerID that is awaited: the highest epoch of all, and that of the time
-	// when it was vacant.
+	// A PeerID that is awaited: the highest epoch seen of any owner, and its value
+	// when the name became vacant.
 	seen, vacated uint64
 
-	keepUntil Time // a PeerID: nobody here is told before that it is nowhere
+	keepUntil Time // a PeerID: no NotifyOffline or Denied before this time
 
-	heardFrom  wire.PodID // a PeerID: 0 is none
+	heardFrom  wire.PodID // a PeerID: the pod that a message came from; 0 is none
 	heardUntil Time
 }
 
-// answer is what one home said, and the session in which it was asked; 0 is none.
-// When it is asked anew what it had said stays until it is done answering.
+// answer is the answer of one home, and the session in which this pod subscribed
+// there; 0 is none. When this pod subscribes again, the old answer stays until
+// ANSWERED comes.
 type answer struct {
 	slot     int32
-	told     uint32
-	id       uint32
+	told     uint32 // the session
+	id       uint32 // of the SUBSCRIBE
 	answered bool
-	again    bool // it is to be asked again
+	again    bool // SUBSCRIBE must be sent again
 	online   bool // a PeerID
-	stale    bool // from before it was asked anew
-	beaten   bool // a newer owner was said since
+	stale    bool // from before the last SUBSCRIBE
+	beaten   bool // a newer owner has been seen since
 	at       owner
 	members  *table[messages.PeerID, said] // a group
 }
 
-// said is what a home said of a member, in answer to which subscription.
+// said is where a home says a member is, and the id of the subscription it answers.
 type said struct {
 	owner
 	id     uint32
@@ -57,30 +58,30 @@ type said struct {
 // present is where a member of a group is.
 type present struct {
 	owner
-	unseen Time // since when it is, see unseenForLong; 0: it is not
+	unseen Time // since when it is unseen, see unseenForLong; 0: it is seen
 }
 
-// keeping is a name that is to be looked at again.
+// keeping is a name that [Pod.keptFor] looks at again at a time.
 type keeping struct {
 	until Time
 	name  wire.Name
 }
 
-// unseen is a member that is to be looked at again.
+// unseen is a member that [Pod.stillUnseen] looks at again at a time.
 type unseen struct {
 	until  Time
 	name   wire.Name
-	member *messages.PeerID // of a group; nil: the name is a peer's
+	member *messages.PeerID // of a group; nil: the name is a PeerID
 }
 
-// hearsay is a peer that a message came from.
+// hearsay is a peer that [Pod.unheard] looks at again at a time.
 type hearsay struct {
 	at   Time
 	name wire.Name
 }
 
-// of returns what was said of a member, whether a newer owner was said since, and
-// whether it is from before the home was asked again.
+// of returns what the home says about a member, whether a newer owner has been
+// seen since, and whether it is from before the last SUBSCRIBE.
 func (a *answer) of(n wire.Name, member messages.PeerID) (o owner, online, beaten, stale bool) {
 	if n.Space() == wire.Peer {
 		return a.at, a.online, a.beaten, a.stale
@@ -93,9 +94,9 @@ func (a *answer) of(n wire.Name, member messages.PeerID) (o owner, online, beate
 	return owner{}, false, false, false
 }
 
-// beat marks what was said of a member if best is newer. Unless it is said
-// again it will not be believed again: the home that said it may be out of
-// reach, and whoever knew better may have forgotten by then.
+// beat marks what the home says about a member if best is newer. A marked answer
+// is not believed again unless the home sends it again: that home may be out of
+// reach, and the homes that knew better may have forgotten the newer owner.
 func (a *answer) beat(n wire.Name, member messages.PeerID, best owner) {
 	switch {
 	case n.Space() == wire.Peer:
@@ -119,8 +120,8 @@ func (i *interest) known(n wire.Name, member messages.PeerID) (owner, bool) {
 	return owner{}, false
 }
 
-// unseenSince returns where it is noted since when a member is not seen, nil for one
-// of a group that is not online.
+// unseenSince returns the place of a member's unseen time, nil for a member of a
+// group that is not online.
 func (i *interest) unseenSince(n wire.Name, member messages.PeerID) *Time {
 	if n.Space() == wire.Peer {
 		return &i.unseen
@@ -147,9 +148,9 @@ func (i *interest) set(n wire.Name, member messages.PeerID, o owner, online bool
 	}
 }
 
-// Subscribe says that somebody here wants to know who is there for n. Effects
-// tell of changes; [Pod.Current] says what is known. A second Subscribe for a
-// name does nothing.
+// Subscribe subscribes this pod to n. [NotifyOnline], [NotifyOffline] and [Denied]
+// report changes; [Pod.Current] returns the current state. A second Subscribe to
+// a name does nothing.
 func (p *Pod) Subscribe(now Time, n wire.Name) {
 	if !p.begin(now) || p.interests.get(n) != nil {
 		return
@@ -172,8 +173,7 @@ func (p *Pod) Subscribe(now Time, n wire.Name) {
 	p.finish()
 }
 
-// Unsubscribe says that nobody here wants to know of n any more. Nothing is
-// notified of it from now on.
+// Unsubscribe ends [Pod.Subscribe]: no effect reports n from now on.
 func (p *Pod) Unsubscribe(now Time, n wire.Name) {
 	if !p.begin(now) {
 		return
@@ -204,10 +204,10 @@ func (p *Pod) ask(r *remote, n wire.Name, i *interest, a *answer) {
 	}
 }
 
-// answers returns i.at, and is the only way to it while the interest lasts: when
-// the view has changed since, it first works out the homes again, drops what pods
-// outside the view said, whose slots may be free or another pod's by now, and
-// judges again.
+// answers returns i.at; all code must use it and not read i.at directly. If the
+// view has changed, it first computes the homes again, drops the answers of pods
+// that are no longer in the view, whose slots may be free or used by other pods,
+// and judges again.
 func (p *Pod) answers(n wire.Name, i *interest) []answer {
 	if i.version == p.version {
 		return i.at
@@ -228,7 +228,7 @@ func (p *Pod) answers(n wire.Name, i *interest) []answer {
 		if j := slices.Index(homes, old.slot); j >= 0 {
 			at[j] = old
 			if k >= before {
-				// It was none for a while, and claims may have been taken away from it.
+				// It was not a home for a while, and owners may have unregistered claims.
 				at[j].answered, at[j].again = false, true
 			}
 		} else {
@@ -246,15 +246,15 @@ func (p *Pod) answers(n wire.Name, i *interest) []answer {
 	return i.at
 }
 
-// placeInterest sees to it that r is subscribed to if it is a home and, as soon
-// as this pod may deny, that it is not if it is none.
+// placeInterest subscribes to n at r if r is a home, and unsubscribes if r is not
+// a home and this pod may deny.
 func (p *Pod) placeInterest(r *remote, n wire.Name, i *interest) {
 	p.answers(n, i)
 	for j := 0; j < len(i.at); j++ { // forget takes some away
 		a := &i.at[j]
 		if r.slot == 0 && j >= int(i.homes) && !p.slots[a.slot].up {
-			// A pod that cannot be told to forget, and is no home any more. It
-			// forgets by itself, by the next session or by the grace.
+			// A former home without a session cannot be sent UNSUBSCRIBE. It drops the
+			// subscription by itself, with its next session or at the end of the grace.
 			if p.mayDeny {
 				p.forget(n, i, j)
 				j--
@@ -271,7 +271,7 @@ func (p *Pod) placeInterest(r *remote, n wire.Name, i *interest) {
 			if !told || a.again {
 				p.ask(r, n, i, a)
 			}
-		case !told: // of an earlier session, and not asked again
+		case !told: // the subscription was in an earlier session
 			p.forget(n, i, j)
 			j--
 		case p.mayDeny:
@@ -290,8 +290,8 @@ func (p *Pod) forget(n wire.Name, i *interest, j int) {
 	p.judgeAll(n, i)
 }
 
-// subscribed returns the interest in what r tells of, and its answer, if it is
-// told in answer to the present subscription there.
+// subscribed returns the interest that an entry from r is about, and the answer of
+// r, if the entry has the id of the current subscription there.
 func (p *Pod) subscribed(r *remote, e *wire.Entry) (*interest, *answer) {
 	i := p.interests.get(e.Name)
 	if i == nil {
@@ -359,8 +359,9 @@ func (p *Pod) onAnswered(r *remote, e *wire.Entry) {
 	p.judgeAll(e.Name, i)
 }
 
-// superseded takes what r said in an EVICT for its answer: it follows in a moment,
-// and until then the end of the claim here must not look like that of all.
+// superseded uses the winner of an EVICT from r as the answer of r. That answer
+// follows in a moment, and until then the end of this pod's claim must not look
+// like the end of all claims.
 func (p *Pod) superseded(n wire.Name, i *interest, r *remote, winner owner) {
 	answers := p.answers(n, i)
 	for j := range answers {
@@ -370,8 +371,9 @@ func (p *Pod) superseded(n wire.Name, i *interest, r *remote, winner owner) {
 	}
 }
 
-// judge makes of all answers one, for one member, and notifies what is new. A
-// home that has not spoken is not a "no".
+// judge combines the answers of all homes about one member, and emits an effect if
+// the result has changed. A home that has not answered does not count as a
+// negative answer.
 func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
 	answers := p.answers(n, i)
 	mine, ok := p.own(n, member)
@@ -380,7 +382,7 @@ func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
 		a := &answers[j]
 		o, online, beaten, stale := a.of(n, member)
 		if online && o.pod == p.self.ID && o != mine {
-			beaten = true // nobody knows better than this pod what it has
+			beaten = true // this pod itself knows its own claims best
 		}
 		if online && !beaten && (!ok || o.beats(best)) {
 			best, ok = o, true
@@ -395,7 +397,7 @@ func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
 	case !ok && i.heardFrom != 0:
 		best, ok, seen = owner{i.heardFrom, 0}, true, true
 	case ok:
-		i.heardFrom = 0 // the homes know, and will know better
+		i.heardFrom = 0 // the homes know where it is, and their answers are newer
 	}
 	if ok {
 		i.vacant, i.seen = false, max(i.seen, best.epoch)
@@ -416,7 +418,7 @@ func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
 		i.set(n, member, best, true)
 		p.do(Effect{Do: NotifyOnline, Name: n, Member: member, Pod: best.pod, Epoch: best.epoch})
 		if n.Space() == wire.Peer {
-			if best.pod == p.self.ID || online && current.beats(best) { // the newer one has ended
+			if best.pod == p.self.ID || online && current.beats(best) { // the newer claim has ended
 				p.do(Effect{Do: Forget, Name: n, Member: member})
 			}
 			if best.pod != p.self.ID {
@@ -427,7 +429,7 @@ func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
 		i.denied, i.vacant = false, false
 	case i.awaits && !i.vacant:
 		p.isVacant(n, i)
-	case p.now < i.keepUntil: // it is looked at again
+	case p.now < i.keepUntil: // keptFor judges again
 	case online:
 		i.set(n, member, owner{}, false)
 		p.do(Effect{Do: NotifyOffline, Name: n, Member: member})
@@ -441,10 +443,11 @@ func (p *Pod) judge(n wire.Name, i *interest, member messages.PeerID) {
 	}
 }
 
-// unseenForLong returns whether a member has been unseen for a hold: no home that has
-// been asked for the last time says that it is there, but one has not answered, or
-// has only said so before. However often homes change or come back meanwhile, and have
-// to be asked again, it is nowhere then.
+// unseenForLong records whether a member is unseen, and reports whether it has been
+// for a whole Hold. A member is unseen if no home has confirmed it in answer to the
+// last SUBSCRIBE, while some home has not answered or has only an older answer.
+// After a Hold it counts as nowhere, however often homes change or come back in the
+// meantime and have to be asked again.
 func (p *Pod) unseenForLong(n wire.Name, i *interest, member messages.PeerID, is bool) bool {
 	since := i.unseenSince(n, member)
 	switch {
@@ -466,10 +469,10 @@ func (p *Pod) unseenForLong(n wire.Name, i *interest, member messages.PeerID, is
 	return p.now >= *since+Time(p.cfg.Timing.Hold)
 }
 
-// askBeaten asks homes again that have said where a member is before a newer owner
-// was said, who is gone now. What they say is the truth again if it has lasted; but a
-// home that never knew of the newer owner does not say it by itself, and while the
-// views differ not all homes know the same.
+// askBeaten subscribes again at homes whose answer about a member was beaten by a
+// newer owner that is gone now. The beaten answer is right again if that older owner
+// still has the member. But a home that never knew the newer owner does not send its
+// answer again by itself, and while the views differ not all homes know the same.
 func (p *Pod) askBeaten(n wire.Name, i *interest, member messages.PeerID) {
 	if p.complete {
 		return
@@ -484,7 +487,7 @@ func (p *Pod) askBeaten(n wire.Name, i *interest, member messages.PeerID) {
 	}
 }
 
-// stillUnseen looks again.
+// stillUnseen judges an unseen member again after a Hold.
 func (p *Pod) stillUnseen(u unseen) {
 	if i := p.interests.get(u.name); i != nil {
 		member := u.name.ID()
@@ -497,29 +500,29 @@ func (p *Pod) stillUnseen(u unseen) {
 	}
 }
 
-// keep has a name be looked at again after a linger, and nobody told before that
-// it is nowhere.
+// keep suppresses NotifyOffline and Denied for a name during a linger, and judges
+// it again after that.
 func (p *Pod) keep(n wire.Name, i *interest) {
 	i.keepUntil = p.now + Time(p.cfg.Timing.Linger)
 	p.kept.Push(keeping{i.keepUntil, n})
 }
 
-// keptFor looks again.
+// keptFor judges a name again after the linger that keep began.
 func (p *Pod) keptFor(k keeping) {
 	if i := p.interests.get(k.name); i != nil && i.keepUntil == k.until {
 		p.judge(k.name, i, k.name.ID())
 	}
 }
 
-// Denied says whether every home has answered the subscription to the peer n,
-// and nobody is there. That nobody is known is not enough: a home may not have
-// answered yet.
+// Denied reports whether every home has answered the subscription to the peer n
+// and n is nowhere. If only no owner is known, it returns false: a home may not
+// have answered yet.
 func (p *Pod) Denied(n wire.Name) bool {
 	i := p.interests.get(n)
 	return i != nil && i.denied && i.version == p.version
 }
 
-// judgeAll judges every member that anybody mentions.
+// judgeAll judges every member that is online here.
 func (p *Pod) judgeAll(n wire.Name, i *interest) {
 	if n.Space() == wire.Peer {
 		p.judge(n, i, n.ID())
@@ -532,9 +535,9 @@ func (p *Pod) judgeAll(n wire.Name, i *interest) {
 	}
 }
 
-// Heard says that a message of id came from a pod. If somebody here subscribes
-// to id and knows of no place where it is, it is online there with epoch 0,
-// until the homes had time to say so or not.
+// Heard reports that a message of the peer id came from a pod. If this pod
+// subscribes to id and does not know where it is, id counts as online there, with
+// epoch 0, until the homes have had time to confirm it.
 func (p *Pod) Heard(now Time, id messages.PeerID, from wire.PodID) {
 	if !p.begin(now) || from == 0 {
 		return
@@ -546,8 +549,8 @@ func (p *Pod) Heard(now Time, id messages.PeerID, from wire.PodID) {
 	}
 	p.answers(n, i)
 	if !i.online {
-		// Its claim is on the way to the homes, which may be out of reach for a
-		// moment, and from there to here.
+		// Its claim is on the way to the homes, which may be unreachable for a moment,
+		// and from there to this pod.
 		i.heardFrom = from
 		i.heardUntil = p.now + Time(p.cfg.Timing.Grace)
 		p.heard.Push(hearsay{i.heardUntil, n})
@@ -556,7 +559,7 @@ func (p *Pod) Heard(now Time, id messages.PeerID, from wire.PodID) {
 	p.finish()
 }
 
-// unheard ends a hearsay.
+// unheard ends what Heard began, if no home has confirmed it.
 func (p *Pod) unheard(h hearsay) {
 	if i := p.interests.get(h.name); i != nil && i.heardFrom != 0 && i.heardUntil == h.at {
 		i.heardFrom = 0

@@ -9,31 +9,31 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// lookup is one name being looked up: at its homes one after the other, then
-// everywhere.
+// lookup is the lookup of one name: first at its homes, one after the other, then
+// at every pod.
 type lookup struct {
-	id        uint32 // another one for each of the two phases
+	id        uint32 // each of the two phases has its own
 	name      wire.Name
 	newerThan uint64
-	homes     []int32 // still to be asked
+	homes     []int32 // not asked yet
 	everyone  bool
-	sure      bool  // everybody who should have said "nobody" did, and was sure
+	sure      bool  // every pod asked so far has answered NOBODY and was sure
 	asked     []ask // in this phase
 	deadline  Time
 	found     []Place // members of a group
 }
 
-// ask is a pod that was asked.
+// ask is a pod that WHO_HAS was sent to.
 type ask struct {
 	slot int32
 	ord  uint32
-	done bool // it has answered, or cannot
+	done bool // it has answered, or its session has ended
 }
 
-// Lookup asks where n is. Exactly one Answer follows for n, also when Lookup is
-// called again before (for a group: one for each member, see [Answer]). Owners
-// whose epoch is not above newerThan are not answers: one who just bounced a
-// message. The Answer may be among the effects of this very call.
+// Lookup asks where n is. Exactly one Answer follows for n, even if Lookup is called
+// again before it comes (for a group one for each member, see [Answer]). An owner
+// whose epoch is not above newerThan is no answer: it has just bounced a message. The
+// Answer may be among the effects of this same call.
 func (p *Pod) Lookup(now Time, n wire.Name, newerThan uint64) {
 	if !p.begin(now) {
 		p.do(Effect{Do: Answer, Result: Unknown, Name: n, NewerThan: newerThan})
@@ -60,7 +60,7 @@ func (p *Pod) Lookup(now Time, n wire.Name, newerThan uint64) {
 	p.finish()
 }
 
-// number gives a lookup an id that no answer to anything else has.
+// number gives a lookup an id that no other open or remembered lookup has.
 func (p *Pod) number(l *lookup) {
 	delete(p.lookups, l.id)
 	taken := func(id uint32) bool {
@@ -73,7 +73,7 @@ func (p *Pod) number(l *lookup) {
 	p.lookups[l.id] = l
 }
 
-// askNext asks the next home that can be asked, this pod itself at once.
+// askNext asks the next home that has a session. It asks this pod without an entry.
 func (p *Pod) askNext(l *lookup) {
 	for len(l.homes) > 0 {
 		r := p.slots[l.homes[0]]
@@ -100,7 +100,7 @@ func (p *Pod) askNext(l *lookup) {
 	p.askEveryone(l)
 }
 
-// askSelf looks at what is kept here and returns whether that was an answer.
+// askSelf looks at the claims kept here and reports whether they ended the lookup.
 func (p *Pod) askSelf(l *lookup) bool {
 	if l.name.Space() == wire.Group {
 		p.eachMember(l.name, func(member messages.PeerID) bool {
@@ -134,7 +134,7 @@ func (p *Pod) askSelf(l *lookup) bool {
 	return false
 }
 
-// askEveryone asks all pods at once, if lookups have not asked too often.
+// askEveryone asks all pods at once, within the rate of Config.AskAllRate.
 func (p *Pod) askEveryone(l *lookup) {
 	if !p.takeToken() {
 		p.conclude(l, Unknown)
@@ -162,20 +162,21 @@ func (p *Pod) askEveryone(l *lookup) {
 		p.allAsked(l)
 		return
 	}
-	// Nobody is left to be asked after them: the answer of a pod that is busy
-	// for a moment is better than none.
+	// No further pod could be asked after these, so wait longer: a late answer of a
+	// busy pod is better than none.
 	p.wait(l, max(patience, lastPatience*Time(p.cfg.Timing.Lookup)))
 }
 
-// lastPatience is how many times Timing.Lookup everyone is waited for at least.
+// lastPatience is how many times Timing.Lookup a lookup waits at least when it has
+// asked every pod.
 const lastPatience = 10
 
-// allAsked ends a lookup that has heard, or will never hear, from everyone.
+// allAsked ends a lookup after every pod has answered, or cannot answer.
 func (p *Pod) allAsked(l *lookup) {
 	switch {
 	case len(l.found) > 0:
 		p.conclude(l, Owner)
-	case l.sure && p.mayDeny: // else there may be a pod that this one has not met
+	case l.sure && p.mayDeny: // otherwise there may be a pod that is not in this view
 		p.conclude(l, NobodyHas)
 	default:
 		p.conclude(l, Unknown)
@@ -193,7 +194,7 @@ func (p *Pod) takeToken() bool {
 	return true
 }
 
-// patience is how long r is waited for.
+// patience returns how long a lookup waits for r.
 func (p *Pod) patience(r *remote) Time {
 	return Time(max(2*r.roundTrip, p.cfg.Timing.Lookup))
 }
@@ -203,7 +204,7 @@ func (p *Pod) wait(l *lookup, d Time) {
 	p.setTimer(l.deadline, lookupTimer, l.id)
 }
 
-// lookupLate goes on when those who were asked said nothing.
+// lookupLate continues a lookup that got no answer in time.
 func (p *Pod) lookupLate(l *lookup) {
 	l.sure = false
 	if l.everyone {
@@ -213,7 +214,7 @@ func (p *Pod) lookupLate(l *lookup) {
 	p.askNext(l)
 }
 
-// skip goes on with every lookup that waits for r, whose session has ended.
+// skip continues every lookup that waits for r, whose session has ended.
 func (p *Pod) skip(r *remote) {
 	for _, l := range p.openLookups() {
 		for i := range l.asked {
@@ -229,10 +230,10 @@ func (p *Pod) skip(r *remote) {
 	}
 }
 
-// answeredBy goes on after asked[i] has answered, or cannot.
+// answeredBy continues a lookup after asked[i] has answered, or cannot answer.
 func (p *Pod) answeredBy(l *lookup, i int) {
 	if !l.everyone {
-		if i == len(l.asked)-1 { // not one whose time was up before
+		if i == len(l.asked)-1 { // not an earlier one, whose answer is late
 			p.askNext(l)
 		}
 		return
@@ -245,7 +246,7 @@ func (p *Pod) answeredBy(l *lookup, i int) {
 	p.allAsked(l)
 }
 
-// openLookups returns the lookups by id.
+// openLookups returns the open lookups in the order of their ids.
 func (p *Pod) openLookups() []*lookup {
 	if len(p.lookups) == 0 {
 		return nil
@@ -253,7 +254,8 @@ func (p *Pod) openLookups() []*lookup {
 	return slices.SortedFunc(maps.Values(p.lookups), func(a, b *lookup) int { return cmp.Compare(a.id, b.id) })
 }
 
-// expected returns the lookup that r answers, and which of those asked r is.
+// expected returns the lookup that e answers, and the index of r in its asked. It
+// returns nil if e answers no open lookup or r has answered already.
 func (p *Pod) expected(r *remote, e *wire.Entry) (*lookup, int) {
 	l := p.lookups[e.ID]
 	if l == nil || l.name != e.Name {
@@ -292,9 +294,10 @@ func (p *Pod) onIHave(r *remote, e *wire.Entry) {
 		p.concludeAt(l, owner{e.Pod, e.Epoch})
 		return
 	}
-	// What bounced: a home that has not heard of its end, so its word is no "no".
-	// Among everyone it is, for a newer one would have been named by its own pod.
-	// A still older one may be the truth again, if it is the one that lasted.
+	// The home names the owner that bounced the message: it does not know yet that
+	// this claim has ended, so this is not a sure negative answer. When every pod was
+	// asked it is one, because a newer owner would have named itself. An owner that is
+	// older still may be right again, if its connection has outlived the newer one.
 	l.asked[i].done = true
 	if !l.everyone || e.Epoch < l.newerThan {
 		l.sure = false
@@ -314,7 +317,7 @@ func (p *Pod) onNobody(r *remote, e *wire.Entry) {
 	p.answeredBy(l, i)
 }
 
-// add notes a member of a group, the newest word about each.
+// add notes a member of a group with its newest owner.
 func (l *lookup) add(p *Pod, at Place) {
 	for i := range l.found {
 		if f := &l.found[i]; f.Member == at.Member {
@@ -334,7 +337,7 @@ func (p *Pod) concludeAt(l *lookup, at owner) {
 	p.do(Effect{Do: Answer, Result: Owner, Name: l.name, Member: l.name.ID(), Pod: at.pod, Epoch: at.epoch, NewerThan: l.newerThan})
 }
 
-// conclude ends a lookup; with [Owner] for what was found of a group.
+// conclude ends a lookup with result; [Owner] is only for the members of a group.
 func (p *Pod) conclude(l *lookup, result Result) {
 	p.close(l)
 	if result == NobodyHas {
@@ -357,8 +360,8 @@ func (p *Pod) close(l *lookup) {
 	}
 }
 
-// onWhoHas answers a lookup of r. This pod's own peers are always part of the
-// answer, whether or not it is asked as a home.
+// onWhoHas answers a lookup of r. The answer always includes this pod's own peers,
+// whether or not this pod is a home of the name.
 func (p *Pod) onWhoHas(r *remote, e *wire.Entry) {
 	reply := wire.Entry{Kind: wire.IHave, Name: e.Name, ID: e.ID}
 	if e.Name.Space() == wire.Peer {

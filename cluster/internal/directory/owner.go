@@ -20,27 +20,27 @@ type membership struct {
 	epoch uint64
 }
 
-// claimKey is what claims are about.
+// claimKey identifies what a claim is for.
 type claimKey struct {
 	name   wire.Name
 	member messages.PeerID
 }
 
-// placement is where one of this pod's claims is to be and where it is: first
-// the homes in the view of that version, then others where it still lies.
+// placement has the pods where one of this pod's claims belongs or is: first the
+// homes in this version of the view, then former homes that still have it.
 type placement struct {
 	version uint32
 	homes   int32
 	at      []place
 }
 
-// place is one pod, and the session of it in which it was told; 0 is none.
+// place is one pod, and its session in which REGISTER was sent; 0 is none.
 type place struct {
 	slot int32
 	told uint32
 }
 
-// refresh works out the homes again if the view has changed.
+// refresh computes the homes again if the view has changed.
 func (p *Pod) refresh(n wire.Name, pl *placement) {
 	if pl.version == p.version {
 		return
@@ -67,8 +67,8 @@ func (p *Pod) refresh(n wire.Name, pl *placement) {
 	copy(pl.at, at)
 }
 
-// placeClaim sees to it that r has a claim if it is a home of it and, as soon as
-// this pod may deny, that it does not if it is none.
+// placeClaim registers a claim at r if r is a home of it, and unregisters it if r is
+// not a home and this pod may deny.
 func (p *Pod) placeClaim(r *remote, n wire.Name, member messages.PeerID, epoch uint64, pl *placement) {
 	p.refresh(n, pl)
 	for i := range pl.at {
@@ -94,22 +94,22 @@ func (p *Pod) placeClaim(r *remote, n wire.Name, member messages.PeerID, epoch u
 	}
 }
 
-// register tells r of a claim it was not told of in this session.
+// register sends r a claim.
 func (p *Pod) register(r *remote, n wire.Name, member messages.PeerID, epoch uint64) {
 	r.placed.add(n, member, epoch)
 	p.digestDue(r)
 	p.send(r, wire.Entry{Kind: wire.Register, Name: n, Member: member, Epoch: epoch})
 }
 
-// unregister takes a claim back.
+// unregister withdraws a claim from r.
 func (p *Pod) unregister(r *remote, n wire.Name, member messages.PeerID, epoch uint64) {
 	r.placed.remove(n, member, epoch)
 	p.digestDue(r)
 	p.send(r, wire.Entry{Kind: wire.Unregister, Name: n, Member: member})
 }
 
-// spread tells a claim to its homes and wherever it lies; was is the epoch that
-// was told before.
+// spread registers a claim with its new epoch at its homes and at former homes that
+// still have it. was is the claim's epoch before.
 func (p *Pod) spread(n wire.Name, member messages.PeerID, was, epoch uint64, pl *placement) {
 	p.refresh(n, pl)
 	for i := range pl.at {
@@ -128,7 +128,7 @@ func (p *Pod) spread(n wire.Name, member messages.PeerID, was, epoch uint64, pl 
 	}
 }
 
-// withdraw takes a claim back wherever it lies.
+// withdraw unregisters a claim at every pod that has it.
 func (p *Pod) withdraw(n wire.Name, member messages.PeerID, epoch uint64, pl *placement) {
 	for _, at := range pl.at {
 		if r := p.slots[at.slot]; r != nil && r.up && r.slot != 0 && at.told == r.ord {
@@ -137,10 +137,10 @@ func (p *Pod) withdraw(n wire.Name, member messages.PeerID, epoch uint64, pl *pl
 	}
 }
 
-// Join says that peer id has the fresh connection conn here, and is a member of
-// groups while it lasts. It replaces an older connection of id here without a
-// word. The epoch returned is that of all claims of the connection. The slice is
-// kept.
+// Join registers the new connection conn of peer id on this pod, which is a member
+// of groups while it lasts. It replaces an older connection of id on this pod
+// without an effect. All claims of the connection have the returned epoch. Join
+// keeps the slice.
 func (p *Pod) Join(now Time, id messages.PeerID, conn uint64, groups ...wire.Name) (epoch uint64) {
 	if !p.begin(now) {
 		return 0
@@ -167,8 +167,8 @@ func (p *Pod) join(id messages.PeerID, conn, epoch uint64, groups []wire.Name) {
 	p.ownChanged(wire.PeerName(id), id, false)
 }
 
-// Leave says that connection conn of id has ended. It does nothing when a newer
-// one of id is here, or conn has been evicted.
+// Leave ends connection conn of id. It does nothing if a newer connection of id is
+// on this pod, or conn has been evicted.
 func (p *Pod) Leave(now Time, id messages.PeerID, conn uint64) {
 	if !p.begin(now) {
 		return
@@ -179,9 +179,10 @@ func (p *Pod) Leave(now Time, id messages.PeerID, conn uint64) {
 	p.finish()
 }
 
-// Visited says that a connection of id came and went before anybody said Join.
-// Those here who were told of it may be told that it went, but not before a
-// linger: it may be elsewhere, and the homes about to tell.
+// Visited reports a connection of id that came and went before Join was called for
+// it. Subscribers on this pod have been told that id is online. [Denied] may follow
+// for them, but only after a linger: id may be on another pod, whose ONLINE is on
+// the way.
 func (p *Pod) Visited(now Time, id messages.PeerID) {
 	if !p.begin(now) {
 		return
@@ -236,13 +237,14 @@ func (p *Pod) leaveGroup(g wire.Name, id messages.PeerID) {
 	p.ownChanged(g, id, true)
 }
 
-// ownChanged has the other roles of this pod look at one of its claims. A pod's
-// own claims are not copied to its home: it looks at them where they are.
+// ownChanged updates this pod's roles of home and subscriber after a change of one
+// of its own claims. As a home a pod keeps no copy of its own claims, it reads them
+// where they are.
 func (p *Pod) ownChanged(n wire.Name, member messages.PeerID, ended bool) {
 	p.look(n, member, ended)
 	if i := p.interests.get(n); i != nil {
 		if ended && n.Space() == wire.Peer {
-			p.keep(n, i) // the homes may not have heard of it, and cannot wait for this pod
+			p.keep(n, i) // the homes may never have had this claim, and so do not linger
 		}
 		p.judge(n, i, member)
 	}
@@ -262,21 +264,21 @@ func (p *Pod) own(n wire.Name, member messages.PeerID) (owner, bool) {
 	return owner{}, false
 }
 
-// onEvict closes the connection of a peer that has a newer one elsewhere. Its
-// claims go with it; that they are taken back is the acknowledgement.
+// onEvict ends the connection of a peer that has a newer one elsewhere, and its
+// claims. Their UNREGISTER is the acknowledgement.
 func (p *Pod) onEvict(r *remote, e *wire.Entry) {
 	c := p.local.get(e.Member)
 	winner := owner{e.Pod, e.Epoch}
 	if c == nil || !winner.beats(owner{p.self.ID, c.epoch}) {
-		return // late: what it was about is gone, or newer than the winner
+		return // late: the connection is gone, or a newer one has taken its place
 	}
 	conn := c.conn
 	p.observeEpoch(e.Epoch)
 	if i := p.interests.get(e.Name); i != nil {
 		p.superseded(e.Name, i, r, winner)
 	}
-	// First: what a subscriber here is told of the winner is not believed while
-	// the connection is in the store.
+	// Evict comes first: the store ignores a notice about the winner while it has
+	// the connection.
 	p.do(Effect{Do: Evict, Name: e.Name, Member: e.Member, Conn: conn, Pod: e.Pod, Epoch: e.Epoch})
 	p.drop(e.Member, c)
 	p.do(Effect{Do: Learn, Name: e.Name, Member: e.Member, Pod: e.Pod, Epoch: e.Epoch})

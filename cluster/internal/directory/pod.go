@@ -11,35 +11,35 @@ import (
 )
 
 // Pod is the directory of one pod. It is not safe for concurrent use. Each
-// method that is an event takes the present time, see [Time], and appends to
-// the effects that [Pod.Effects] takes.
+// method for an event takes the current time, see [Time], and adds to the effects
+// that [Pod.Effects] returns.
 type Pod struct {
 	cfg     Config
 	now     Time
 	stopped bool
 	effects []Effect
-	taken   []Effect     // what Effects returned last
+	taken   []Effect     // returned by the last call of Effects
 	toSelf  []wire.Entry // entries for this pod's own roles, handled before the event ends
 
 	// The clock that the cluster shares.
-	clockAhead uint64 // of now
-	wallAhead  int64  // the wall clock's, of now
+	clockAhead uint64 // cluster clock minus now
+	wallAhead  int64  // wall clock minus now
 	lastEpoch  uint64
 
 	// Membership.
 	self      *remote
 	slots     []*remote // nil where free
-	ords      []uint32  // where the next pod in a free slot begins to count
+	ords      []uint32  // by slot: the last session number used in it
 	free      []int32
 	byID      map[wire.PodID]*remote
 	byAddress map[string]*remote
 	bySession map[Session]*remote
 	view      []*remote // by ID
-	points    []point   // the view again
+	points    []point   // the view, for choose
 	hash      uint64    // of the view
-	version   uint32    // of the view, counted here
+	version   uint32    // counts the changes of the view
 
-	viewChanged       bool // and afterChange is still to come
+	viewChanged       bool // afterChange has not run yet
 	complete, mayDeny bool
 	holdUntil         Time
 	holdTimerSet      bool
@@ -63,12 +63,12 @@ type Pod struct {
 	evicted    map[evictKey]owner
 	watches    table[wire.Name, *watch]
 	ended      map[claimKey]Time
-	endings    map[wire.Name]int // how many of ended are of a group
+	endings    map[wire.Name]int // by group: the number of its entries in ended
 	lingers    fifo.Queue[lingering]
-	inquiries  map[messages.PeerID][]inquiry // by time
+	inquiries  map[messages.PeerID][]inquiry // oldest first
 	inquiredAt fifo.Queue[inquired]
-	withheld   Time // since when something waits until this pod may deny; 0: nothing does
-	overdue    bool // a walk through watches says what has waited too long
+	withheld   Time // since when an entry has waited until this pod may deny; 0: none waits
+	overdue    bool // a walk through watches is sending what has waited too long
 
 	sweepPeers, sweepGroups, sweepWatches walk
 
@@ -88,7 +88,7 @@ type Pod struct {
 	tokensAt     Time
 	groupAnswers []Place
 
-	// The most that was in maps, see shrink.
+	// The largest size of each map, see shrink.
 	mostRivals, mostEvicted, mostEnded, mostInquiries, mostLookups, mostNames, mostAbsences int
 
 	// Scratch.
@@ -127,14 +127,14 @@ func New(cfg Config) *Pod {
 	return p
 }
 
-// begin begins an event. It returns false if the pod has stopped.
+// begin starts an event. It returns false if the pod has stopped.
 func (p *Pod) begin(now Time) bool {
 	p.now = max(p.now, now)
 	return !p.stopped
 }
 
-// finish ends an event or one of its steps: what this pod said to itself is
-// handled, and what follows from another view is begun.
+// finish ends an event or one of its steps: it handles the entries that this pod
+// sent to itself, and starts what follows from a changed view.
 func (p *Pod) finish() {
 	for {
 		for i := 0; i < len(p.toSelf); i++ {
@@ -154,7 +154,7 @@ func (p *Pod) finish() {
 
 func (p *Pod) do(e Effect) { p.effects = append(p.effects, e) }
 
-// send sends e to r, if it can be reached.
+// send sends e to r, if r has a session.
 func (p *Pod) send(r *remote, e wire.Entry) {
 	switch {
 	case r.slot == 0:
@@ -164,18 +164,18 @@ func (p *Pod) send(r *remote, e wire.Entry) {
 	}
 }
 
-// Effects returns what is to be done since the last call, in order. The slice is
-// valid until the next call.
+// Effects returns the effects since the last call, in order. The slice is valid
+// until the next call.
 func (p *Pod) Effects() []Effect {
 	e := p.effects
 	if cap(p.taken) > 1<<12 {
-		p.taken = nil // do not keep the room of a first sync for ever
+		p.taken = nil // release the memory that a first sync needed
 	}
 	p.effects, p.taken = p.taken[:0], e
 	return e
 }
 
-// Stop says LEAVE to every pod. Open lookups end as [Unknown]; all later events
+// Stop sends LEAVE to every pod. Open lookups end as [Unknown]; all later events
 // are ignored.
 func (p *Pod) Stop(now Time) {
 	if !p.begin(now) {
@@ -192,10 +192,10 @@ func (p *Pod) Stop(now Time) {
 	p.stopped = true
 }
 
-// How far ahead of its wall clock a pod believes others, in microseconds; see
-// ADR-0023. Its clock follows theirs less far than its epochs do, and these less
-// far than it refuses: wall clocks differ a little, and what one pod has followed
-// must not be too far ahead for another.
+// How far ahead of its own wall clock a pod accepts the clocks of others, in
+// microseconds; see ADR-0023. It refuses a clock beyond maxAhead. Its epochs
+// follow less far, and its clock less far still: wall clocks differ a little, and
+// a clock that one pod has followed must not be too far ahead for another.
 const (
 	hour          = 3600 * 1_000_000
 	maxAhead      = 24 * hour
@@ -203,12 +203,13 @@ const (
 	maxClockAhead = maxAhead - hour
 )
 
-// ErrAhead is why another pod's clock or epoch is refused.
+// ErrAhead is the error for a clock or epoch of another pod that is refused.
 var ErrAhead = errors.New("more than a day ahead of this pod's wall clock")
 
-// Follow returns how far the cluster clock of a pod follows one that another pod
-// tells, when the wall clock shows wall, all in microseconds: not at all, with
-// [ErrAhead], if it is more than a day ahead, since a clock never goes back.
+// Follow returns how far a pod's cluster clock may follow clock, the one of
+// another pod, when its own wall clock shows wall; all in microseconds. If clock
+// is more than a day ahead it returns [ErrAhead], because a clock that has
+// followed can never go back.
 func Follow(clock, wall uint64) (uint64, error) {
 	if clock > wall+maxAhead {
 		return 0, fmt.Errorf("%w (%.1f days)", ErrAhead, float64(clock-wall)/maxAhead)
@@ -219,8 +220,8 @@ func Follow(clock, wall uint64) (uint64, error) {
 // Clock returns the cluster clock in microseconds.
 func (p *Pod) Clock(now Time) uint64 { return p.clockAhead + uint64(max(now, p.now)/1000) }
 
-// SetWall says what the wall clock shows, in microseconds since 1970. Until it is
-// called the wall clock runs on from [Config.Clock]. It has no effects.
+// SetWall sets the wall clock, in microseconds since 1970. Until the first call
+// the wall clock runs from [Config.Clock]. It has no effects.
 func (p *Pod) SetWall(now Time, wall uint64) {
 	p.now = max(p.now, now)
 	p.wallAhead = int64(wall) - p.now/1000
@@ -228,8 +229,8 @@ func (p *Pod) SetWall(now Time, wall uint64) {
 
 func (p *Pod) wall() uint64 { return uint64(p.wallAhead + p.now/1000) }
 
-// ObserveClock takes notice of another pod's cluster clock, in microseconds: this
-// pod's is never behind it, as far as [Follow] goes. It has no effects.
+// ObserveClock moves this pod's cluster clock up to that of another pod, in
+// microseconds, as far as [Follow] allows. It has no effects.
 func (p *Pod) ObserveClock(now Time, clock uint64) error {
 	p.now = max(p.now, now)
 	clock, err := Follow(clock, p.wall())
@@ -239,24 +240,24 @@ func (p *Pod) ObserveClock(now Time, clock uint64) error {
 	return err
 }
 
-// advance moves the cluster clock on to clock, if it is behind.
+// advance moves the cluster clock forward to clock, if it is behind.
 func (p *Pod) advance(clock uint64) {
 	if mine := p.Clock(p.now); clock > mine {
 		p.clockAhead += clock - mine
 	}
 }
 
-// observeEpoch takes notice of a claim: the next one made here is newer, even in
-// the same microsecond.
+// observeEpoch notes the epoch of a claim: the next claim made here is newer,
+// even in the same microsecond.
 func (p *Pod) observeEpoch(epoch uint64) {
-	_ = p.ObserveClock(p.now, epoch) // those of other pods are checked
+	_ = p.ObserveClock(p.now, epoch) // check has checked the epochs of other pods
 	p.lastEpoch = max(p.lastEpoch, min(epoch, p.wall()+maxEpochAhead))
 }
 
 // nextEpoch returns the epoch of a connection made now.
 func (p *Pod) nextEpoch() uint64 {
-	// Where the clock is behind an epoch that others have seen too, no two pods may
-	// take the same next one.
+	// If the clock is behind an epoch that other pods have seen too, two pods must
+	// not choose the same next epoch.
 	if clock := p.Clock(p.now); clock > p.lastEpoch {
 		p.lastEpoch = clock
 	} else {
@@ -266,10 +267,10 @@ func (p *Pod) nextEpoch() uint64 {
 	return p.lastEpoch
 }
 
-// Receive handles entries that came on s, in their order. Those of a session
-// that is not in use are ignored. It does not keep the slice. After an error,
-// which names an entry that no pod may send, the caller closes the session and
-// says [Pod.SessionDown]; what came before it has been handled.
+// Receive handles entries that arrived on s, in order. It ignores entries of a
+// session that is not in use, and does not keep the slice. An error means that an
+// entry is one that no pod may send. The entries before it have been handled; the
+// caller closes the session and calls [Pod.SessionDown].
 func (p *Pod) Receive(now Time, s Session, entries []wire.Entry) error {
 	if !p.begin(now) {
 		return nil
@@ -328,7 +329,8 @@ func (p *Pod) handle(r *remote, e *wire.Entry) error {
 	return nil
 }
 
-// check refuses what r may not say, and completes the member of a peer's name.
+// check refuses an entry that r may not send, and fills in the member of a
+// peer's name.
 func (p *Pod) check(r *remote, e *wire.Entry) error {
 	switch e.Kind {
 	case wire.View, wire.Leave, wire.Digest:
@@ -349,7 +351,7 @@ func (p *Pod) check(r *remote, e *wire.Entry) error {
 		return fmt.Errorf("directory entry of kind %d: name in space %d", e.Kind, e.Name.Space())
 	}
 	if r.slot == 0 {
-		return nil // of this pod's own claims, or checked when it came
+		return nil // the epoch is this pod's own, or was checked when it arrived
 	}
 	if _, err := Follow(e.Epoch, p.wall()); err != nil {
 		return fmt.Errorf("%v: its epoch is %w", e.Kind, err)
@@ -357,7 +359,7 @@ func (p *Pod) check(r *remote, e *wire.Entry) error {
 	return nil
 }
 
-// Homes returns the homes of n in this pod's view, the first choice first.
+// Homes returns the homes of n in this pod's view, best first.
 func (p *Pod) Homes(n wire.Name) []wire.PodID {
 	var ids []wire.PodID
 	for _, slot := range p.choose(n.Hash()) {
@@ -366,5 +368,5 @@ func (p *Pod) Homes(n wire.Name) []wire.PodID {
 	return ids
 }
 
-// isHome says whether this pod is a home of n.
+// isHome reports whether this pod is a home of n.
 func (p *Pod) isHome(n wire.Name) bool { return slices.Contains(p.choose(n.Hash()), 0) }

@@ -2,20 +2,20 @@ package directory
 
 import "github.com/crosspod/crosspod/cluster/internal/wire"
 
-// placing is what is to be placed at a pod in the present session, as three
-// walks, one after another: through this pod's claims, its memberships of
-// groups and its interests. All of this pod's rules about who is told what are
-// in the visits, so a walk may begin anew at any time.
+// placing is what Sync still has to place at a pod in its current session. It is
+// three walks, one after another: through this pod's claims, its memberships of
+// groups and its interests. Each visit decides by itself what the pod is sent, so a
+// walk may start again at any time.
 type placing struct {
-	due   bool   // SyncDue was said, and Sync has not returned false since
+	due   bool   // SyncDue was emitted, and Sync has not returned false since
 	view  bool   // a VIEW follows
 	of    uint32 // version of the view that is placed
-	stray bool   // something is placed there that only may go when this pod may deny
+	stray bool   // the pod has something that may be removed only when this pod may deny
 
 	local, members, interests walk
 }
 
-// place begins to place everything at r, for the present view.
+// place begins to place everything at r, for the current view.
 func (p *Pod) place(r *remote) {
 	if r.up {
 		r.sync.view = r.slot != 0
@@ -24,7 +24,7 @@ func (p *Pod) place(r *remote) {
 	}
 }
 
-// walkAgain begins the walks for r.
+// walkAgain starts the walks for r from the beginning.
 func (p *Pod) walkAgain(r *remote) {
 	s := &r.sync
 	s.stray = false
@@ -43,8 +43,8 @@ func (p *Pod) syncDue(r *remote) {
 	}
 }
 
-// settle does what this pod may do when it may deny: take back what lies at pods
-// that are no homes any more, and say what was held back.
+// settle does what this pod may do once it may deny: withdraw entries from former
+// homes, and send what was withheld.
 func (p *Pod) settle() {
 	for _, r := range p.view {
 		if r.sync.stray {
@@ -58,8 +58,8 @@ func (p *Pod) settle() {
 	}
 }
 
-// sweep begins to remove what is not believed any more: claims and subscriptions
-// of pods that are gone, and of earlier sessions.
+// sweep begins to remove claims and subscriptions of lost pods and of earlier
+// sessions.
 func (p *Pod) sweep() {
 	p.sweepPeers.restart(p.peers.len())
 	p.sweepGroups.restart(p.groups.len())
@@ -67,11 +67,11 @@ func (p *Pod) sweep() {
 	p.syncDue(p.self)
 }
 
-// visitsPerEntry is how many names a Sync looks at for each entry it may send.
+// visitsPerEntry is how many names Sync visits for each entry it may send.
 const visitsPerEntry = 16
 
-// Sync places what is to be placed at the other end of s, at most max entries,
-// and then a VIEW. It returns whether there is more to do; see [SyncDue].
+// Sync sends at most max entries of what has to be placed at the other end of s,
+// and a VIEW after the last. It reports whether there is more to do; see [SyncDue].
 func (p *Pod) Sync(now Time, s Session, max int) (more bool) {
 	if !p.begin(now) {
 		return false
@@ -95,7 +95,7 @@ func (p *Pod) Sync(now Time, s Session, max int) (more bool) {
 			break
 		}
 		p.finish()
-		if !r.up || !r.sync.due { // not for what is done here, but who knows
+		if !r.up || !r.sync.due { // no visit does this today
 			return false
 		}
 	}
@@ -103,7 +103,7 @@ func (p *Pod) Sync(now Time, s Session, max int) (more bool) {
 		return true
 	}
 	r.sync.due = false
-	// A view that has changed meanwhile will be placed anew, and told then.
+	// If the view has changed meanwhile, everything is placed again before its VIEW.
 	if r.sync.view && r.sync.of == p.version {
 		r.sync.view = false
 		p.send(r, wire.Entry{Kind: wire.View, Epoch: p.hash})
@@ -117,7 +117,7 @@ func (p *Pod) sweeping() bool {
 	return p.sweepPeers.due || p.sweepGroups.due || p.sweepWatches.due
 }
 
-// visit looks at the next name for r, and returns false if there is none.
+// visit places the next name at r. It returns false if there is none.
 func (p *Pod) visit(r *remote) bool {
 	s := &r.sync
 	if s.local.due {

@@ -5,23 +5,23 @@ import (
 	"maps"
 )
 
-// table is a map whose values lie in dense pieces, so that it can be walked in
-// pieces too, in an order that depends on nothing but its history. It gives its
-// memory back as it gets smaller.
+// table is a map whose entries are stored densely in pieces. It can be walked in
+// steps, in an order that depends only on its history, and it releases memory as it
+// gets smaller.
 //
-// Removing an entry moves the last one into its place. A walk from the end to
-// the beginning therefore meets every entry that was there at its start, some
+// Removing an entry moves the last entry into its place. So a walk from the end to
+// the beginning meets every entry that was there at its start and still is, some
 // perhaps twice, whatever is added or removed meanwhile; see [walk].
 type table[K comparable, V any] struct {
-	// index is a hash table with open addressing, a power of two long and at most
-	// three quarters full. A Go map would need four times the memory, most of it
-	// for the keys once more.
+	// index is a hash table with open addressing. Its length is a power of two and it
+	// is at most three quarters full. A Go map would need four times the memory, most
+	// of it for a second copy of the keys.
 	index  []slot
 	pieces [][]entry[K, V]
 	n      int
 }
 
-// slot leads to entry at-1; 0: it is free.
+// slot refers to entry at-1; if at is 0 the slot is free.
 type slot struct{ hash, at uint32 }
 
 type entry[K comparable, V any] struct {
@@ -34,16 +34,17 @@ const (
 	minSlots  = 8
 )
 
-// hashSeed is one that no peer knows.
+// hashSeed is random, so that no peer can choose ids that collide.
 var hashSeed = maphash.MakeSeed()
 
 func (t *table[K, V]) len() int { return t.n }
 
-// at returns entry i. Pointers into a table are good until something is added or
+// at returns entry i. Pointers into a table are valid until an entry is added or
 // removed.
 func (t *table[K, V]) at(i int) *entry[K, V] { return &t.pieces[i/pieceSize][i%pieceSize] }
 
-// find returns where in the index k is or, if it is not there, would be.
+// find returns the position of k in the index, or the free position where it would
+// go.
 func (t *table[K, V]) find(k K) (hash uint32, i int) {
 	hash = uint32(maphash.Comparable(hashSeed, k))
 	for i = t.home(hash); t.index[i].at != 0; i = t.next(i) {
@@ -68,7 +69,7 @@ func (t *table[K, V]) get(k K) *V {
 	return nil
 }
 
-// put returns the value of k, a zero one if there was none.
+// put returns the value of k, and adds a zero value if there was none.
 func (t *table[K, V]) put(k K) *V {
 	if v := t.get(k); v != nil {
 		return v
@@ -123,7 +124,7 @@ func (t *table[K, V]) remove(k K) {
 	}
 }
 
-// free frees slot i. What was put behind it since it was taken moves up.
+// free frees slot i, and moves up later entries that were put behind it.
 func (t *table[K, V]) free(i int) {
 	for j := t.next(i); t.index[j].at != 0; j = t.next(j) {
 		home := t.home(t.index[j].hash)
@@ -135,7 +136,7 @@ func (t *table[K, V]) free(i int) {
 	t.index[i] = slot{}
 }
 
-// resize gives the index that many slots.
+// resize makes an index with that many slots.
 func (t *table[K, V]) resize(slots int) {
 	old := t.index
 	t.index = make([]slot, max(slots, minSlots))
@@ -154,14 +155,14 @@ func (t *table[K, V]) resize(slots int) {
 // walk goes through a table from the end to the beginning, with pauses.
 type walk struct {
 	due bool
-	at  int // entries below this one are still to be visited
+	at  int // entries below this index have not been visited yet
 }
 
 // restart begins at the end of a table with n entries.
 func (w *walk) restart(n int) { *w = walk{due: n > 0, at: n} }
 
-// next returns the entry to be visited next in a table that has n entries now,
-// false when there is none.
+// next returns the index of the next entry to visit in a table that has n entries
+// now, false when there is none.
 func (w *walk) next(n int) (int, bool) {
 	w.at = min(w.at, n) - 1
 	if w.at < 0 {
@@ -171,8 +172,8 @@ func (w *walk) next(n int) (int, bool) {
 	return w.at, true
 }
 
-// shrunk returns m, or a copy that takes less memory when m has become much smaller
-// than it was: a Go map does not shrink. most is the most that was in it.
+// shrunk returns m, or a copy that needs less memory if m has become much smaller: a
+// Go map does not shrink. most is the largest size so far.
 func shrunk[K comparable, V any](m map[K]V, most *int) map[K]V {
 	*most = max(*most, len(m))
 	if *most <= 256 || len(m) >= *most/8 {
@@ -182,7 +183,7 @@ func shrunk[K comparable, V any](m map[K]V, most *int) map[K]V {
 	return maps.Clone(m)
 }
 
-// shrink gives back what maps had at their largest.
+// shrink releases memory of maps and queues that have become much smaller.
 func (p *Pod) shrink() {
 	p.rivals = shrunk(p.rivals, &p.mostRivals)
 	p.evicted = shrunk(p.evicted, &p.mostEvicted)

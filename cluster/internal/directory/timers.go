@@ -2,11 +2,11 @@ package directory
 
 import "container/heap"
 
-// A timer that fires late is out of date if what it was set for has another
-// time by then, so none is ever taken back.
+// A timer is never cancelled. When it fires, it does nothing if the thing it was set
+// for has another deadline by then.
 type timer struct {
 	at   Time
-	seq  uint64 // timers of one time fire in the order in which they were set
+	seq  uint64 // timers for the same time fire in the order in which they were set
 	what timerKind
 	id   uint32
 }
@@ -42,7 +42,7 @@ func (p *Pod) setTimer(at Time, what timerKind, id uint32) {
 	heap.Push(&p.timers, timer{at, p.timerSeq, what, id})
 }
 
-// Deadline returns when Tick is due, false when nothing is waited for.
+// Deadline returns the time when Tick is due, false if there is none.
 func (p *Pod) Deadline() (Time, bool) {
 	var next Time
 	ok := false
@@ -72,8 +72,8 @@ func (p *Pod) Deadline() (Time, bool) {
 	return next, ok
 }
 
-// Tick does what is due at now. It may be called at any time, and each second gives
-// back memory that is not needed any more.
+// Tick does what is due at now, and releases unused memory. It may be called at any
+// time. The caller also calls it once a second, for the memory.
 func (p *Pod) Tick(now Time) {
 	if !p.begin(now) {
 		return

@@ -10,17 +10,18 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
-// remote is a pod, this one included: the one in slot 0.
+// remote is a pod. This pod is the remote in slot 0.
 type remote struct {
 	Member
 	address uint64 // hash of Address
 
-	// slot stands for the pod in all that is kept of it. It is used again when
-	// the pod is gone and nothing is kept any more.
+	// slot identifies the pod in everything that is kept for it. It is reused when
+	// the pod is gone and nothing is kept for it any more.
 	slot int32
-	// ord counts the sessions of a slot and is that of the present or last one;
-	// those below base were of another pod. What came in sessions below floor is
-	// not believed any more, though it may still be here, see [Pod.sweep].
+	// ord is the number of the current or last session; sessions are counted by
+	// slot. Sessions below base belonged to another pod. Entries from sessions below
+	// floor are no longer believed, though they may not have been removed yet, see
+	// [Pod.sweep].
 	ord, base, floor uint32
 
 	session      Session
@@ -29,26 +30,26 @@ type remote struct {
 	roundTrip    time.Duration
 
 	viewed   bool   // this session's first VIEW has come
-	hasView  bool   // a VIEW came at all
-	view     uint64 // the last one
+	hasView  bool   // a VIEW has come in any session
+	view     uint64 // the hash in the last VIEW
 	sync     placing
-	keeping  struct{ claims, subs int } // for this pod
-	older    struct{ claims, subs int } // of them, from earlier sessions
-	placed   tally                      // claims there
+	keeping  struct{ claims, subs int } // kept here for that pod
+	older    struct{ claims, subs int } // the part of keeping from earlier sessions
+	placed   tally                      // this pod's claims there
 	kept     tally                      // its claims here, of this session
-	digestAt Time                       // 0: nothing to be checked
+	digestAt Time                       // when to send DIGEST; 0: never
 }
 
-// alive says whether what r said in session ord is believed.
+// alive reports whether entries from r in session ord are believed.
 func (r *remote) alive(ord uint32) bool { return ord >= r.floor }
 
-// point is a pod where the choice of homes needs it.
+// point is what the choice of homes needs of a pod.
 type point struct {
 	address uint64
 	slot    int32
 }
 
-// hashAddress is the part of an address in the choice of homes: FNV-1a of its
+// hashAddress returns the hash of an address for the choice of homes: FNV-1a of its
 // text, mixed. It is the same on all pods.
 func hashAddress(address string) uint64 {
 	h := fnv.New64a()
@@ -57,7 +58,7 @@ func hashAddress(address string) uint64 {
 }
 
 // choose returns the slots of the homes of the name with hash h, the best first.
-// The result is good until the next call.
+// The result is valid until the next call.
 func (p *Pod) choose(h uint64) []int32 {
 	k := min(p.cfg.Homes, len(p.points))
 	scores, slots := p.scores[:0], p.chosen[:0]
@@ -83,7 +84,7 @@ func (p *Pod) better(score uint64, slot int32, than uint64, thanSlot int32) bool
 	return score > than || score == than && p.slots[slot].Address > p.slots[thanSlot].Address
 }
 
-// enter takes a pod into the view.
+// enter adds a pod to the view.
 func (p *Pod) enter(m Member) *remote {
 	r := &remote{Member: m, address: hashAddress(m.Address)}
 	if n := len(p.free); n > 0 {
@@ -105,8 +106,8 @@ func (p *Pod) enter(m Member) *remote {
 	return r
 }
 
-// changed notes that the view is another. What follows from it is done at the
-// end of the event, once.
+// changed notes that the view has changed. What follows from that is done once, at
+// the end of the event.
 func (p *Pod) changed() {
 	p.version++
 	p.points = p.points[:0]
@@ -114,10 +115,10 @@ func (p *Pod) changed() {
 		p.points = append(p.points, point{r.address, r.slot})
 	}
 	p.viewChanged = true
-	p.complete, p.mayDeny = false, false // until afterChange has looked
+	p.complete, p.mayDeny = false, false // until afterChange evaluates them
 }
 
-// lose takes a pod out of the view, with all that was believed because of it.
+// lose removes a pod from the view. Nothing that it has sent is believed any more.
 func (p *Pod) lose(r *remote) {
 	p.end(r)
 	r.gone = true
@@ -134,7 +135,7 @@ func (p *Pod) lose(r *remote) {
 	p.release(r)
 }
 
-// release frees the slot of a pod that is gone when nothing is kept of it.
+// release frees the slot of a pod that is gone, once nothing is kept for it.
 func (p *Pod) release(r *remote) {
 	if r.gone && r.keeping.claims+r.keeping.subs == 0 && p.slots[r.slot] == r {
 		p.ords[r.slot] = r.ord
@@ -152,7 +153,7 @@ func (p *Pod) end(r *remote) {
 	delete(p.bySession, r.session)
 	r.session = 0
 	if r.sync.due || r.sync.stray {
-		// Answers of r that are to be dropped are now for the walk of this pod.
+		// The walk for this pod itself now drops the answers of r, see placeInterest.
 		p.self.sync.stray = true
 		if p.mayDeny {
 			p.walkAgain(p.self)
@@ -163,9 +164,9 @@ func (p *Pod) end(r *remote) {
 	p.skip(r)
 }
 
-// SessionUp says that a session with m is in use from now on. It replaces an
-// older one with m; one that is not newer is ignored. Another incarnation known
-// at m's address is gone.
+// SessionUp starts to use session s with m. It replaces an older session with m; a
+// session that is not newer is ignored. Another pod ID known at m's address is an
+// earlier process, and is lost.
 func (p *Pod) SessionUp(now Time, s Session, m Member) {
 	if !p.begin(now) {
 		p.do(Effect{Do: CloseSession, Session: s, Reason: Stopped})
@@ -195,14 +196,14 @@ func (p *Pod) SessionUp(now Time, s Session, m Member) {
 	r.viewed = false
 	r.older = r.keeping
 	r.placed, r.kept = tally{}, tally{}
-	if !p.viewChanged { // else with the others
+	if !p.viewChanged { // otherwise startRound places at all pods
 		p.place(r)
 	}
 	p.finish()
 }
 
-// SessionDown says that a session has ended. Its pod is suspect until the grace
-// is over, unless the session was not the one in use, which is ignored.
+// SessionDown ends a session. Its pod is suspect until the grace is over. A session
+// that is not in use is ignored.
 func (p *Pod) SessionDown(now Time, s Session) {
 	if !p.begin(now) {
 		return
@@ -213,7 +214,7 @@ func (p *Pod) SessionDown(now Time, s Session) {
 	p.finish()
 }
 
-// suspect ends the session with r and waits for another.
+// suspect ends the session with r and starts its grace.
 func (p *Pod) suspect(r *remote) {
 	p.end(r)
 	r.suspectUntil = p.now + Time(p.cfg.Timing.Grace)
@@ -224,7 +225,7 @@ func (p *Pod) suspect(r *remote) {
 	}
 }
 
-// PodGone says that a pod is gone for certain: no grace.
+// PodGone removes a pod that is gone for certain, without a grace.
 func (p *Pod) PodGone(now Time, id wire.PodID) {
 	if !p.begin(now) {
 		return
@@ -235,16 +236,16 @@ func (p *Pod) PodGone(now Time, id wire.PodID) {
 	p.finish()
 }
 
-// RoundTrip says how long a round trip on s takes, for the time that lookups
-// wait. It has no effects.
+// RoundTrip sets the round-trip time of s, which decides how long lookups wait. It
+// has no effects.
 func (p *Pod) RoundTrip(s Session, d time.Duration) {
 	if r := p.bySession[s]; r != nil {
 		r.roundTrip = max(d, 0)
 	}
 }
 
-// onView handles the VIEW of r. The first one of a session says that all that r
-// has placed here has been placed again: the rest is history.
+// onView handles a VIEW from r. The first VIEW of a session means that r has placed
+// everything again, so what is left from earlier sessions is out of date.
 func (p *Pod) onView(r *remote, hash uint64) {
 	if !r.viewed {
 		r.viewed = true
@@ -275,12 +276,12 @@ func (p *Pod) afterChange() {
 	p.startRound()
 }
 
-// startRound begins to place everything anew and to say the new VIEW.
+// startRound begins to place everything again, followed by the new VIEW.
 func (p *Pod) startRound() {
 	p.rounds++
 	p.lastRound = p.now
 	for _, r := range p.view {
-		if r.sync.of != p.version { // else its session began meanwhile
+		if r.sync.of != p.version { // otherwise its session began meanwhile
 			p.place(r)
 		}
 	}
@@ -298,8 +299,8 @@ func (p *Pod) setHoldTimer() {
 	}
 }
 
-// evaluate works out whether this pod is complete and whether it may deny, and
-// settles what becomes possible with either.
+// evaluate computes whether this pod is complete and whether it may deny, and calls
+// settle when either becomes true.
 func (p *Pod) evaluate() {
 	complete := true
 	for _, r := range p.view {

@@ -8,23 +8,23 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// watch is who subscribes to a name here.
+// watch has the pods that subscribe to a name at this home.
 type watch struct {
 	subs []subscriber
 }
 
-// subscriber is a pod that asked to be told about a name.
+// subscriber is a pod that has subscribed to a name.
 type subscriber struct {
 	slot      int32
 	ord       uint32
-	id        uint32 // chosen by it, repeated in all it is told
+	id        uint32 // chosen by the subscriber, repeated in every entry for it
 	answered  bool
-	awaits    bool // a PeerID: it is told of the end at once, without the linger
-	online    bool // a PeerID: it was told so last
+	awaits    bool // a PeerID: OFFLINE is sent at once, without the linger
+	online    bool // a PeerID: the last entry sent was ONLINE
 	since     Time
-	notBefore Time // of ANSWERED
-	at        owner
-	members   *table[messages.PeerID, owner] // a group: those it was told online last
+	notBefore Time                           // no ANSWERED before this time
+	at        owner                          // in that ONLINE
+	members   *table[messages.PeerID, owner] // a group: by member, the owner in its last ONLINE
 }
 
 func (s *subscriber) last(n wire.Name, member messages.PeerID) (owner, bool) {
@@ -62,8 +62,8 @@ func (p *Pod) onSubscribe(r *remote, e *wire.Entry) error {
 	subs := (*w).subs
 	s := subscriber{slot: r.slot, ord: r.ord, id: e.ID, since: p.now}
 	if p.isEnding(e.Name) {
-		// The one that ended may be about to appear elsewhere: do not make a "no"
-		// of this moment for somebody who still knows it as online.
+		// The peer may be about to appear elsewhere: do not send a negative answer
+		// to a pod that still knows it as online.
 		s.notBefore = p.now + Time(p.cfg.Timing.Linger)
 		p.lingers.Push(lingering{s.notBefore, claimKey{e.Name, e.Member}})
 	}
@@ -95,7 +95,7 @@ func (p *Pod) uncountSub(s *subscriber) {
 	}
 }
 
-// introduce tells a new subscriber who is there.
+// introduce sends a new subscriber the members that are online.
 func (p *Pod) introduce(n wire.Name, s *subscriber) {
 	tell := func(member messages.PeerID) {
 		if best, ok := p.best(n, member); ok {
@@ -109,8 +109,8 @@ func (p *Pod) introduce(n wire.Name, s *subscriber) {
 	p.eachMember(n, func(member messages.PeerID) bool { tell(member); return true })
 }
 
-// eachMember calls f for each member of a group that a claim is kept for here,
-// believed or not, until f returns false.
+// eachMember calls f for each member of a group that has a claim here, whether it
+// counts or not, until f returns false.
 func (p *Pod) eachMember(n wire.Name, f func(messages.PeerID) bool) {
 	var others *table[messages.PeerID, []claim]
 	if g := p.groups.get(n); g != nil {
@@ -151,7 +151,7 @@ func (p *Pod) onUnsubscribe(r *remote, n wire.Name) {
 	}
 }
 
-// tell tells all subscribers of n about a member.
+// tell sends the state of a member to all subscribers of n.
 func (p *Pod) tell(n wire.Name, member messages.PeerID, best owner, ok bool) {
 	if w := p.watches.get(n); w != nil {
 		for i := range (*w).subs {
@@ -161,8 +161,8 @@ func (p *Pod) tell(n wire.Name, member messages.PeerID, best owner, ok bool) {
 	}
 }
 
-// push tells s about a member, if that is not what it was told last. One whose
-// session has ended will subscribe again and be told all then.
+// push sends s the state of a member, if it differs from the last one sent. A pod
+// whose session has ended will subscribe again, and gets everything then.
 func (p *Pod) push(n wire.Name, member messages.PeerID, s *subscriber, best owner, ok bool) {
 	r := p.slots[s.slot]
 	if !r.up || s.ord != r.ord {
@@ -185,16 +185,16 @@ func (p *Pod) push(n wire.Name, member messages.PeerID, s *subscriber, best owne
 			}
 		}
 		if p.doubtful(n, member) {
-			return // the end of the doubt is looked at again
+			return // look runs again when the doubt ends
 		}
 		s.set(n, member, owner{}, false)
 		p.send(r, wire.Entry{Kind: wire.Offline, Name: n, Member: member, ID: s.id})
 	}
 }
 
-// withhold notes that something waits until this pod may deny. That is when the
-// views agree or the hold is over, which any pod that comes and goes can put off for
-// ever; so after a hold of its own it is said all the same.
+// withhold notes that a negative answer waits until this pod may deny. It may deny
+// when the views agree or the hold is over, and pods that keep coming and going can
+// postpone both for ever. So after one more Hold the answer is sent in any case.
 func (p *Pod) withhold() {
 	if p.withheld == 0 {
 		p.withheld = max(p.now, 1)
@@ -202,7 +202,7 @@ func (p *Pod) withhold() {
 	}
 }
 
-// sayOverdue begins to say what has waited too long.
+// sayOverdue starts to send what has been withheld for a Hold.
 func (p *Pod) sayOverdue() {
 	if p.withheld != 0 && p.now >= p.withheld+Time(p.cfg.Timing.Hold) {
 		p.withheld, p.overdue = 0, true
@@ -211,10 +211,10 @@ func (p *Pod) sayOverdue() {
 	}
 }
 
-// answer says ANSWERED to those who wait for it and may have it. A subscription is
-// held for itself where this pod does not agree that it is a home of n, and while the
-// views differ: its pod has only just begun to ask here, and an owner may be about to
-// place its claim.
+// answer sends ANSWERED to the subscribers that wait for it and may have it. Each
+// subscription is held back for a Hold of its own if this pod does not agree that it
+// is a home of n, and while the views differ: the subscriber has only just begun to
+// ask here, and an owner may be about to register its claim.
 func (p *Pod) answer(n wire.Name, w *watch) {
 	for i := range w.subs {
 		s := &w.subs[i]
@@ -238,8 +238,8 @@ func (p *Pod) answer(n wire.Name, w *watch) {
 	}
 }
 
-// review removes subscriptions that are not believed any more and says what was
-// held back.
+// review removes subscriptions of ended sessions and lost pods, and sends what was
+// withheld.
 func (p *Pod) review(n wire.Name, w *watch) {
 	kept := w.subs[:0]
 	for i := range w.subs {

@@ -57,7 +57,7 @@ const root = "../../.." // of the module
 // copyModule copies what the tests of this package need.
 func copyModule(t *testing.T, to string) {
 	t.Helper()
-	for _, part := range []string{"go.mod", "go.sum", "messages", "internal/deptest", "internal/fifo", "cluster/internal"} {
+	for _, part := range []string{"go.mod", "go.sum", "messages", "internal/fifo", "cluster/internal"} {
 		err := filepath.WalkDir(filepath.Join(root, part), func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
 				return err
