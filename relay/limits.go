@@ -11,6 +11,8 @@ import (
 	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/internal/oslimit"
 	"github.com/crosspod/crosspod/messages"
+	"github.com/crosspod/crosspod/relay/listener"
+	"github.com/crosspod/crosspod/relay/listener/ws"
 	"github.com/crosspod/crosspod/store"
 )
 
@@ -146,8 +148,8 @@ func (l Limits) withDefaults() Limits {
 	orInt(&l.Subscriptions, int(min(processMemory().Bytes/4/bytesPerSubscription, store.DefaultSubscriptions)))
 	orInt(&l.QueueMessages, 1024)
 	orInt(&l.QueueBytes, 512<<10)
-	orDuration(&l.HandshakeTimeout, 10*time.Second)
-	orDuration(&l.StallTimeout, 10*time.Second)
+	orDuration(&l.HandshakeTimeout, listener.DefaultHandshakeTimeout)
+	orDuration(&l.StallTimeout, ws.DefaultStallTimeout)
 	orDuration(&l.HealthCheckInterval, 10*time.Second)
 	orDuration(&l.HealthCheckTolerance, 45*time.Second)
 	return l

@@ -23,6 +23,14 @@ import (
 	"golang.org/x/time/rate"
 )
 
+// The bounds of a listener that is open to the internet.
+const (
+	DefaultPlaces            = 4096
+	DefaultTimeout           = 10 * time.Second // as docs/protocol.md says, "Handshake"
+	DefaultFailuresPerSecond = 10
+	DefaultFailureBurst      = 100
+)
+
 // maxSources bounds the sources whose failures are remembered, about 200 bytes
 // each.
 const maxSources = 16384

@@ -23,12 +23,16 @@ func (b *Below) Heard() bool { return b.heard.Load() }
 // NewBelow returns conn as a connection for TLS to run over.
 func NewBelow(conn net.Conn) *Below { return &Below{Conn: conn, raw: Raw(conn)} }
 
+// Raw returns the way to the descriptor of the connection b was made of, nil on the
+// plain path.
+func (b *Below) Raw() syscall.RawConn { return b.raw }
+
 // Gather puts [Records] between conn, which runs over b, and the connection b was
 // made of, and returns them with the way to its descriptor, nil on the plain
 // path. No other call of conn or b may be in progress. From then on conn is for
 // the records alone.
 func (b *Below) Gather(conn *tls.Conn) (*Records, syscall.RawConn) {
-	r := NewRecords(b.Conn, b.raw, conn)
+	r := &Records{socket: b.Conn, raw: b.raw, conn: conn}
 	b.records.Store(r)
 	return r, b.raw
 }

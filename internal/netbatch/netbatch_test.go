@@ -180,7 +180,7 @@ func TestBelow(t *testing.T) {
 
 // TestGatherFull: the other side cannot have TLS gather without end.
 func TestGatherFull(t *testing.T) {
-	r := NewRecords(nil, nil, nil)
+	r := new(Records)
 	b := make([]byte, 1000)
 	n := 0
 	for n < 100 {

@@ -35,13 +35,6 @@ type Records struct {
 	n        int
 }
 
-// NewRecords returns records between conn, after its handshake, and socket, with
-// raw its way to the descriptor as from [Raw]. The caller sees to it that what
-// conn reads from and writes to calls Read and Write from now on.
-func NewRecords(socket net.Conn, raw syscall.RawConn, conn *tls.Conn) *Records {
-	return &Records{socket: socket, raw: raw, conn: conn}
-}
-
 // ErrNotReady is what tls.Conn gets instead of waiting. crypto/tls keeps an error
 // for good unless it is temporary, the rule by which a read timeout does not
 // spoil a connection; TestNotReadyDoesNotStick holds it.

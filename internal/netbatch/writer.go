@@ -9,6 +9,9 @@ import (
 	"time"
 )
 
+// DefaultStall is how long the other side of a connection may take no byte.
+const DefaultStall = 10 * time.Second
+
 // Writer writes to a connection. One goroutine at a time may use it;
 // [Writer.SetDeadline] may be called by any.
 type Writer struct {

@@ -20,10 +20,10 @@ import (
 
 // Defaults of [GateConfig].
 const (
-	DefaultMaxHalfOpen       = 4096
-	DefaultHandshakeTimeout  = 10 * time.Second
-	DefaultFailuresPerSecond = 10
-	DefaultFailureBurst      = 100
+	DefaultMaxHalfOpen       = gate.DefaultPlaces
+	DefaultHandshakeTimeout  = gate.DefaultTimeout
+	DefaultFailuresPerSecond = gate.DefaultFailuresPerSecond
+	DefaultFailureBurst      = gate.DefaultFailureBurst
 )
 
 // GateConfig says what connections may cost before they have proved

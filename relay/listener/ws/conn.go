@@ -64,12 +64,11 @@ var (
 func newConn(s *socket, tlsConn *tls.Conn, early []byte, limit int, stall time.Duration) *Conn {
 	c := &Conn{socket: s, limit: limit, writing: make(chan struct{}, 1)}
 	if tlsConn != nil {
-		c.tls = netbatch.NewRecords(s.Conn, s.raw, tlsConn)
-		s.records = c.tls
+		c.tls, _ = s.Gather(tlsConn)
 	}
-	c.in.Init(s.Conn, s.raw, c.tls)
+	c.in.Init(s.Conn, s.Raw(), c.tls)
 	c.in.Preload(early)
-	c.out.Init(s.Conn, s.raw, stall)
+	c.out.Init(s.Conn, s.Raw(), stall)
 	return c
 }
 
@@ -185,7 +184,7 @@ func (c *Conn) WriteBatch(b []byte) (int, error) {
 // TryWriteBatch implements [listener.TryWriter]. Over TLS and on the plain path
 // it writes nothing: there what is encrypted, or handed to Write, must all go.
 func (c *Conn) TryWriteBatch(b []byte) (n int, err error) {
-	if c.socket.raw == nil || c.tls != nil {
+	if c.socket.Raw() == nil || c.tls != nil {
 		return 0, nil
 	}
 	select {
@@ -254,10 +253,10 @@ func (c *Conn) Established() bool {
 
 // Unacknowledged implements [listener.Watcher].
 func (c *Conn) Unacknowledged() (waits bool, heard time.Duration) {
-	if c.socket.raw == nil {
+	if c.socket.Raw() == nil {
 		return false, 0
 	}
-	return sockopt.Unacknowledged(c.socket.raw)
+	return sockopt.Unacknowledged(c.socket.Raw())
 }
 
 // Failed ends a handshake that did not succeed and closes the connection.

@@ -198,7 +198,7 @@ func (c *Conn) sayClose(body []byte) {
 // sayGoodbye ends TLS properly where that takes no waiting. The caller holds
 // c.writing.
 func (c *Conn) sayGoodbye() {
-	if c.tls != nil && c.socket.raw != nil && !c.silent {
+	if c.tls != nil && c.socket.Raw() != nil && !c.silent {
 		c.sendLast(nil)
 	}
 }
@@ -215,7 +215,7 @@ func (c *Conn) sendLast(b []byte) {
 		defer netbatch.GiveBack(lent)
 		b = gathered
 	}
-	if c.socket.raw != nil {
+	if c.socket.Raw() != nil {
 		_, _ = c.out.Try(b)
 	} else {
 		_, _ = c.out.Finish(b, closeTimeout)

@@ -6,13 +6,14 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/crosspod/crosspod/internal/netbatch"
 	"github.com/crosspod/crosspod/relay/listener"
 )
 
 // NewTestConn returns the Conn that an upgrade on conn leaves behind, as it is after
 // its first message.
 func NewTestConn(conn net.Conn, tlsConn func(net.Conn) *tls.Conn, early []byte, stall time.Duration) *Conn {
-	s := newSocket(listener.NewGate(listener.GateConfig{}).Admit(conn))
+	s := &socket{Below: netbatch.NewBelow(conn), half: listener.NewGate(listener.GateConfig{}).Admit(conn)}
 	var t *tls.Conn
 	if tlsConn != nil {
 		t = tlsConn(s)

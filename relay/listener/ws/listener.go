@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/crosspod/crosspod/internal/netbatch"
 	"github.com/crosspod/crosspod/relay/listener"
 )
 
@@ -21,7 +22,7 @@ const Path = "/relay"
 
 // Defaults and bounds of [Config].
 const (
-	DefaultStallTimeout = 10 * time.Second
+	DefaultStallTimeout = netbatch.DefaultStall
 	DefaultMaxMessage   = 8820     // the buffers of existing clients
 	LargestMaxMessage   = 32 << 10 // so that one read always holds a whole message
 	maxRequestHeader    = 8 << 10  // net/http adds 4 kB of slack
@@ -197,9 +198,7 @@ func (g *gatedListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := newSocket(half)
-	s.secure = g.secure
-	return s, nil
+	return &socket{Below: netbatch.NewBelow(half.Conn()), secure: g.secure, half: half}, nil
 }
 
 // connState counts the connections that net/http holds. A hijacked one goes on

@@ -3,11 +3,8 @@ package ws
 import (
 	"bytes"
 	"errors"
-	"net"
 	"os"
 	"sync/atomic"
-	"syscall"
-	"time"
 
 	"github.com/crosspod/crosspod/internal/netbatch"
 	"github.com/crosspod/crosspod/relay/listener"
@@ -17,34 +14,21 @@ import (
 // the upgrade it is an ordinary connection that knows how its handshake ended
 // when net/http closes it. After it only TLS still calls it, and finds records.
 type socket struct {
-	net.Conn                 // as accepted
-	raw      syscall.RawConn // nil on the plain path
-	secure   bool            // TLS runs over it
-	half     *listener.HalfOpen
-	records  *netbatch.Records // set by the upgrade, with TLS
+	*netbatch.Below
+	secure bool // TLS runs over it
+	half   *listener.HalfOpen
 
-	begun    bool                             // a byte was read
 	gone     atomic.Bool                      // the other side has closed
 	answered atomic.Bool                      // the handler has answered, and that was all
 	verdict  atomic.Pointer[listener.Outcome] // set by the handler that refuses
 }
 
-func newSocket(half *listener.HalfOpen) *socket {
-	conn := half.Conn()
-	return &socket{Conn: conn, raw: netbatch.Raw(conn), half: half}
-}
-
 // Read implements [net.Conn].
 func (s *socket) Read(p []byte) (int, error) {
-	if s.records != nil {
-		return s.records.Read(p)
-	}
-	n, err := s.Conn.Read(p)
-	if !s.begun && n > 0 {
-		s.begun = true
-		if proxyHeader(p[:n]) {
-			s.half.ProxyHeader()
-		}
+	begun := s.Heard()
+	n, err := s.Below.Read(p)
+	if !begun && proxyHeader(p[:n]) {
+		s.half.ProxyHeader()
 	}
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		s.gone.Store(true)
@@ -60,22 +44,10 @@ func proxyHeader(b []byte) bool {
 
 // Write implements [net.Conn].
 func (s *socket) Write(p []byte) (int, error) {
-	if s.records != nil {
-		return s.records.Write(p)
-	}
 	if s.secure {
 		s.half.CountHangUp(true)
 	}
-	return s.Conn.Write(p)
-}
-
-// SetWriteDeadline implements [net.Conn]. tls.Conn, when it says goodbye, sets
-// deadlines that are not meant for gathered bytes.
-func (s *socket) SetWriteDeadline(t time.Time) error {
-	if s.records != nil {
-		return nil
-	}
-	return s.Conn.SetWriteDeadline(t)
+	return s.Below.Write(p)
 }
 
 // refuse remembers why the connection is going to be closed.
