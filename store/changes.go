@@ -8,24 +8,24 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// changesPerTurn is how many changes of one subscriber are handed out before it is
-// the next one's turn.
+// changesPerTurn is how many changes of one subscriber [PeerNotifier.Changes] returns
+// before the next subscriber has its turn.
 const changesPerTurn = 16
 
-// changes is what the remote has not been told yet: ids whose first subscription
-// has come or whose last one has gone. Each subscriber has a queue of its own,
-// and they take turns, so that one that asks for much delays itself.
+// changes has what the remote has not taken yet: ids whose first subscription was
+// made or whose last one has ended. Each subscriber has its own queue, and they take
+// turns, so that a subscriber with many changes delays only itself.
 //
 // See docs/adr/0024-subscription-changes.md.
 type changes struct {
-	mu      sync.Mutex // guards what follows and what each subscriber has under it
+	mu      sync.Mutex // guards what follows and each subscriber's pending
 	waiting fifo.Queue[*Subscriber]
 }
 
-// pending is the changes of one subscriber; guarded by changes.mu.
+// pending has the changes of one subscriber; guarded by changes.mu.
 type pending struct {
 	changes fifo.Queue[*interest]
-	undone  int  // of them: they wait for nothing any more
+	undone  int  // how many of changes were cancelled
 	queued  bool // in changes.waiting
 }
 
@@ -33,14 +33,14 @@ type pending struct {
 type change uint8
 
 const (
-	undone change = iota // or not in the queue
-	first                // the remote may not know of its id
-	last                 // it is over and was the last one: topic.leaves
+	undone change = iota // cancelled, or not in the queue
+	first                // the remote may not know that there is a subscription to its id
+	last                 // it has ended and was the last one: topic.leaves
 )
 
-// changed has the remote told of those that are first or last, in turn, and not
-// told of those whose change is undone before its turn. All are subscriptions of s,
-// whose changing is held. It returns what is to be called without a lock.
+// changed queues the changes firsts and lasts for the remote, and cancels the
+// changes of over that still wait. All are subscriptions of s, whose changing is
+// held. The caller calls wake after it has released that lock.
 func (n *PeerNotifier) changed(s *Subscriber, firsts, lasts, over []*interest) (wake func()) {
 	if len(firsts)+len(lasts)+len(over) == 0 {
 		return func() {}
@@ -67,7 +67,7 @@ func (n *PeerNotifier) changed(s *Subscriber, firsts, lasts, over []*interest) (
 	return *remote
 }
 
-// push has in wait, in the place that it has already, if it has one.
+// push queues in. If in is queued already, it keeps its place.
 func (c *changes) push(in *interest, why change) {
 	p := &in.sub.pending
 	if in.change == undone {
@@ -80,7 +80,7 @@ func (c *changes) push(in *interest, why change) {
 	}
 }
 
-// shrink takes out what is undone when that is most of what there is.
+// shrink removes cancelled changes when they are the larger part of the queue.
 func (p *pending) shrink() {
 	if p.undone <= changesPerTurn || p.undone <= p.changes.Len()/2 {
 		return
@@ -94,20 +94,20 @@ func (p *pending) shrink() {
 	}
 }
 
-// Changes appends to dst ids whose first subscription was made, or whose last one
-// has gone, since they were handed out last: [PeerNotifier.Interested] has the
-// answer. What has undone itself meanwhile is left out. They are limit at most,
-// those of each subscriber in their order and of all in turns. It reports whether
-// there may be more.
+// Changes appends to dst at most limit ids whose first subscription was made, or
+// whose last one has ended, since Changes returned them last;
+// [PeerNotifier.Interested] says which. It leaves out changes that have cancelled
+// each other. The ids of one subscriber are in order, and subscribers take turns.
+// more reports whether there may be more.
 func (n *PeerNotifier) Changes(dst []messages.PeerID, limit int) (ids []messages.PeerID, more bool) {
-	var few [changesPerTurn]told
+	var few [changesPerTurn]taken
 	for limit > 0 {
 		turn, ok := n.turn(few[:0], min(limit, changesPerTurn))
 		if !ok {
 			return dst, false
 		}
 		for _, c := range turn {
-			if n.handOut(c) {
+			if n.differs(c) {
 				dst = append(dst, c.topic.id)
 			}
 		}
@@ -118,15 +118,15 @@ func (n *PeerNotifier) Changes(dst []messages.PeerID, limit int) (ids []messages
 	return dst, n.changes.waiting.Len() > 0
 }
 
-// told is a change whose turn has come.
-type told struct {
+// taken is a change that was removed from its queue.
+type taken struct {
 	topic *topic
 	why   change
 }
 
-// turn appends up to limit changes of the subscriber whose turn it is to dst. ok is
-// false when nobody waits for one.
-func (n *PeerNotifier) turn(dst []told, limit int) (turn []told, ok bool) {
+// turn appends to dst up to limit changes of the subscriber whose turn it is. ok is
+// false when no subscriber waits.
+func (n *PeerNotifier) turn(dst []taken, limit int) (turn []taken, ok bool) {
 	n.changes.mu.Lock()
 	defer n.changes.mu.Unlock()
 	if n.changes.waiting.Len() == 0 {
@@ -140,7 +140,7 @@ func (n *PeerNotifier) turn(dst []told, limit int) (turn []told, ok bool) {
 			p.undone--
 			continue
 		}
-		dst = append(dst, told{in.topic, in.change})
+		dst = append(dst, taken{in.topic, in.change})
 		in.change = undone
 	}
 	if p.queued = p.changes.Len() > 0; p.queued {
@@ -149,10 +149,10 @@ func (n *PeerNotifier) turn(dst []told, limit int) (turn []told, ok bool) {
 	return dst, true
 }
 
-// handOut takes c out of what waits for its topic, and reports whether the remote
-// has to look at it: it knows something else. What it knows changes when it asks,
-// in [PeerNotifier.Interested], which may be later.
-func (n *PeerNotifier) handOut(c told) bool {
+// differs notes that c no longer waits, and reports whether the remote's knowledge
+// of the topic is out of date. That knowledge changes when the remote calls
+// [PeerNotifier.Interested], which may be later.
+func (n *PeerNotifier) differs(c taken) bool {
 	t := c.topic
 	_, sh := n.shard(&t.id)
 	sh.mu.Lock()
@@ -166,32 +166,32 @@ func (n *PeerNotifier) handOut(c told) bool {
 	return t.known != (len(t.interests) > 0)
 }
 
-// drop takes t, in which nobody is interested any more, out of the index.
+// drop removes t, which has no subscriptions any more, from the index.
 func (n *PeerNotifier) drop(sh *topicShard, hash uint64, t *topic) {
 	t.dropped = true
 	sh.remove(hash, t)
 	n.n.Add(-1)
 }
 
-// SetRemote says that the store is only a part of the truth: an id that it does
-// not have may be connected elsewhere, and the remote knows. From now on
+// SetRemote connects a remote, which knows whether ids that are not in the store are
+// connected to another pod. From now on
 //
-//   - an id is online when the store says so or [PeerNotifier.Settle] did;
+//   - an id is online if it is in the store or was last settled as online, see
+//     [PeerNotifier.Settle];
 //   - a peer that joins the store is announced at once, as without a remote;
-//   - a peer that leaves the store is not announced: that is for Settle, since
-//     the id may be somewhere else by now;
-//   - a subscription to an id of which neither knows is answered by the next
-//     word of Settle. As any answer it does not use up the one online notice that
-//     follows.
+//   - a peer that leaves the store is not announced, since it may be on another pod
+//     by now: the next Settle says so;
+//   - a subscription to an id that is in neither is answered by the next Settle. Like
+//     any answer, this does not use up the one online notice that follows.
 //
-// wake is called when [PeerNotifier.Changes] has something to tell, the ids that
-// are subscribed to already included. It is called without a lock, from the
-// goroutine that subscribes, and must not wait. For each id that the remote is
-// handed, Settle is to repeat what is known, since the subscription may be
-// another one than the last time; so it is after each change of the store.
+// The notifier calls wake when [PeerNotifier.Changes] has ids to return, at first
+// all ids that have subscriptions already. It calls wake without a lock, from the
+// goroutine that subscribes, and wake must not block. The remote must call Settle for
+// each id that Changes returns, even if its state has not changed, because the
+// subscription may be a new one; and also after each change of the store.
 //
-// A nil wake ends it: the store is everything again, and those who are online
-// only elsewhere go offline.
+// A nil wake disconnects the remote: only the store counts again, and ids that are
+// online only on other pods go offline.
 func (n *PeerNotifier) SetRemote(wake func()) {
 	n.changes.mu.Lock()
 	if wake != nil {
@@ -220,8 +220,8 @@ func (n *PeerNotifier) SetRemote(wake func()) {
 	}
 }
 
-// restart takes it that the remote knows of no subscription, has those of a shard
-// wait to be told, and returns their topics.
+// restart assumes that the remote knows no subscription. It queues those of one
+// shard as changes, and returns their topics.
 func (n *PeerNotifier) restart(sh *topicShard) (topics []*topic) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()

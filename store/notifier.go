@@ -8,63 +8,62 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// Limits of a [PeerNotifier] unless [PeerNotifier.SetLimits] says otherwise. A
-// subscription costs about 100 bytes here where peers share interests, as the
-// members of a network do, and about 220 where every id is asked for by one
-// subscriber only (TestBytesPerSubscription); what links pods has costs of its own
-// for it. The total has room for 100,000 peers with 40 subscriptions each.
+// Limits of a [PeerNotifier] unless [PeerNotifier.SetLimits] sets others. A
+// subscription costs about 100 bytes here if peers share interests, as the members
+// of a network do, and about 220 if every id has only one subscriber
+// (TestBytesPerSubscription); the directory adds its own costs. The total has room
+// for 100,000 peers with 40 subscriptions each.
 const (
 	DefaultSubscriptionsPerPeer = 10_000
 	DefaultSubscriptions        = 4_000_000
 )
 
-// PeerNotifier is the index from an id to the subscribers that asked to be
-// told about it. All methods are safe for concurrent use.
+// PeerNotifier is the index from an id to its subscribers. All methods are safe for
+// concurrent use.
 type PeerNotifier struct {
 	// Set by NewPeerNotifier, never changed.
 	seed maphash.Seed
 
 	perSubscriber, total atomic.Int64 // limits
 	n                    atomic.Int64 // subscriptions, and topics without any
-	told                 atomic.Int64 // ids since the start, to the remote
+	told                 atomic.Int64 // see Told
 
-	remote  atomic.Pointer[func()] // see SetRemote; nil: there is only the store. Changed under changes.mu
+	remote  atomic.Pointer[func()] // see SetRemote; nil: no remote. Changed under changes.mu
 	changes changes
 
 	shards [numTopicShards]topicShard
 }
 
-// There are enough shards for each to be copied in a tenth of a millisecond when
-// it shrinks.
+// With this many shards, copying one when it shrinks takes a tenth of a millisecond.
 const (
 	topicShardBits = 8
 	numTopicShards = 1 << topicShardBits
 )
 
-// topicShard has a part of the topics. Its lock is held to look up or change
-// the index, never while a subscriber is told.
+// topicShard has a part of the topics. Its lock is held to read or change the index,
+// never while a subscriber's state changes.
 type topicShard struct {
 	mu     sync.Mutex
 	topics map[uint64]*topic // by hash of the id; equal hashes are chained
-	most   int               // most topics since the map was made
+	most   int               // largest number of topics since the map was made
 	_      [104]byte
 }
 
-// topic is an id that somebody asked to be told about. It stays when the last
-// interest has gone, if the remote knows of it, until that has been told. All of it
-// is changed under the shard's lock.
+// topic is an id that has subscriptions. If the remote knows of them, the topic
+// stays after the last one has ended, until the remote has taken that change. The
+// shard's lock guards all changes of it.
 type topic struct {
 	id        messages.PeerID
-	settled   atomic.Uint32 // what was last settled
+	settled   atomic.Uint32 // the last Settle, see noticeMask
 	next      *topic        // with the same hash
 	interests []*interest
-	known     bool // the remote has been told that somebody is interested
-	leaves    bool // the last interest had gone, and the remote is to be told in turn
-	dropped   bool // it has left the index
+	known     bool // the remote knows that there are interests
+	leaves    bool // the end of the last interest is queued for the remote
+	dropped   bool // it is no longer in the index
 }
 
-// NewPeerNotifier returns a notifier without subscribers. Its Observe is to be
-// given to [Store.Observe] of the store that its subscribers are made with.
+// NewPeerNotifier returns a notifier without subscribers. Pass its Observe to
+// [Store.Observe] of the store that the subscribers are made with.
 func NewPeerNotifier() *PeerNotifier {
 	n := &PeerNotifier{seed: maphash.MakeSeed()}
 	for i := range n.shards {
@@ -88,18 +87,18 @@ func (n *PeerNotifier) SetLimits(perSubscriber, total int) {
 	n.total.Store(int64(total))
 }
 
-// Len returns the number of subscriptions, those that have gone included while
-// the remote has not been told.
+// Len returns the number of subscriptions, including ended ones whose end the remote
+// has not taken yet.
 func (n *PeerNotifier) Len() int { return int(n.n.Load()) }
 
-// Told returns how many times the remote was ever told that there is a subscription
-// to an id where there was none.
+// Told returns how many times the remote has learned of a first subscription to an
+// id.
 func (n *PeerNotifier) Told() int { return int(n.told.Load()) }
 
-// Observe tells those who are interested in e.ID. It costs others nothing,
-// waits for nobody, and holds no lock while it calls [Sink].Wake. Events of
-// one id may come in any order; one that is older than what a subscriber
-// knows is ignored.
+// Observe applies an event of the store to the subscriptions of e.ID. It costs other
+// subscriptions nothing, never blocks, and holds no lock while it calls [Sink].Wake.
+// Events of one id may come in any order; a subscription ignores an event that is
+// older than what it knows.
 func (n *PeerNotifier) Observe(e Event) {
 	var few [16]*interest
 	for _, in := range n.interested(few[:0], e.ID) {
@@ -109,9 +108,9 @@ func (n *PeerNotifier) Observe(e Event) {
 	}
 }
 
-// Interested reports whether there is a subscription to id. With a remote, only the
-// remote may ask, and has to act on the answer: [PeerNotifier.Changes] tells it of
-// what is different since.
+// Interested reports whether there is a subscription to id. If there is a remote, only
+// the remote may call this, and must act on the answer: [PeerNotifier.Changes] will
+// return id again only when the answer has changed.
 func (n *PeerNotifier) Interested(id messages.PeerID) bool {
 	hash, sh := n.shard(&id)
 	sh.mu.Lock()
@@ -148,9 +147,9 @@ func (n *PeerNotifier) shard(id *messages.PeerID) (hash uint64, sh *topicShard) 
 	return hash, &n.shards[hash>>(64-topicShardBits)]
 }
 
-// reserve counts one more subscription of one who has so many, if the total
-// allows it. Nobody may have more than is left for all others, so that those who
-// want everything leave something when it gets scarce.
+// reserve counts one more subscription of a subscriber that has so many, if the
+// total allows it. No subscriber may have more than is left for all others, so
+// that greedy subscribers leave something when subscriptions get scarce.
 func (n *PeerNotifier) reserve(has int) bool {
 	if left := n.total.Load() - n.n.Add(1); left < 0 || int64(has) > left {
 		n.n.Add(-1)
@@ -175,7 +174,7 @@ func (sh *topicShard) insert(hash uint64, id *messages.PeerID) *topic {
 	return t
 }
 
-// remove takes t, which nobody is interested in any more, out of the index.
+// remove removes t, which has no interests any more, from the index.
 func (sh *topicShard) remove(hash uint64, t *topic) {
 	first := sh.topics[hash]
 	switch {
@@ -189,8 +188,7 @@ func (sh *topicShard) remove(hash uint64, t *topic) {
 	default:
 		delete(sh.topics, hash)
 	}
-	// A map does not give back memory, so what a flood left behind is
-	// dropped with the map.
+	// A map does not shrink, so copy it to release what a flood has allocated.
 	if sh.most > 256 && len(sh.topics) < sh.most/8 {
 		topics := make(map[uint64]*topic, len(sh.topics))
 		for h, t := range sh.topics {
@@ -205,8 +203,7 @@ func (t *topic) add(in *interest) {
 	t.interests = append(t.interests, in)
 }
 
-// remove takes in out, in time that does not depend on how many others there
-// are: the last one takes its place.
+// remove removes in, in constant time: the last interest takes its place.
 func (t *topic) remove(in *interest) {
 	last := len(t.interests) - 1
 	moved := t.interests[last]

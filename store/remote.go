@@ -2,14 +2,13 @@ package store
 
 import "github.com/crosspod/crosspod/messages"
 
-// Settle says whether id is connected, here or anywhere else; see SetRemote.
-// Repeating what was said costs no notice. changed, with online, makes it an
-// event all the same: id has connected or has moved.
+// Settle sets whether id is connected to any pod; see SetRemote. Setting the same
+// state again makes no notice, unless isOnline and changed are both true: then id
+// has connected or moved, which is an event.
 //
-// That id is offline is not believed while the store has it, and that it is
-// online is then no news: the store has told its own. Calls for one id may come
-// at the same time; each subscriber ends with the later one. No lock is held
-// while it calls [Sink].Wake.
+// While the store has id, subscriptions ignore the call: they already know from the
+// store that id is online. Calls for one id may overlap; each subscription ends with
+// the later one. Settle holds no lock while it calls [Sink].Wake.
 func (n *PeerNotifier) Settle(id messages.PeerID, isOnline, changed bool) {
 	said := offline
 	if isOnline {
@@ -34,8 +33,8 @@ func (n *PeerNotifier) Settle(id messages.PeerID, isOnline, changed bool) {
 	}
 }
 
-// What topic.settled holds: the notice that was last settled, and above it a
-// number that tells the later one of two.
+// topic.settled has the notice that was last settled in its low bits, and above them
+// a number that is higher for a later call.
 const (
 	noticeMask = 1<<2 - 1
 	oneTurn    = 1 << 2
@@ -44,10 +43,10 @@ const (
 // later reports whether turn a came after turn b.
 func later(a, b uint32) bool { return int32(a-b) > 0 }
 
-// settle applies what was settled to in and reports whether a notice is new.
+// settle applies a Settle to in and reports whether it made a new notice.
 //
-// The look at the store and the effect are one step to s.mu, as in look: a
-// change that the look does not show is told to in afterwards.
+// As in look, reading the store and the effect are one step under s.mu: a change of
+// the store that is not visible here reaches in afterwards.
 func (s *Subscriber) settle(in *interest, turn uint32, said notice, changed bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -60,7 +59,7 @@ func (s *Subscriber) settle(in *interest, turn uint32, said notice, changed bool
 		return false
 	}
 	in.seq = max(in.seq, seq)
-	asked := !in.answered && in.wantsOnline // or else Subscribe is about to look
+	asked := !in.answered && in.wantsOnline // if not armed, Subscribe is about to look
 	in.answered = true
 	switch {
 	case said == online && asked:
@@ -73,12 +72,11 @@ func (s *Subscriber) settle(in *interest, turn uint32, said notice, changed bool
 	return false
 }
 
-// Heard says that a message from id, a peer of somewhere else, is about to be
-// queued to this subscriber. If nobody has told that id is online and the
-// subscriber waits for that, the message is the news: an online notice waits
-// when Heard returns true, and Settle has the last word later. It costs one
-// atomic load while the subscriber waits for nobody, and never waits for a list
-// that is being subscribed or unsubscribed.
+// Heard reports that a message from id, a peer on another pod, is about to be queued
+// to this subscriber. If the subscriber waits for id to come online, the message
+// shows that it has: an online notice waits when Heard returns true, and a later
+// Settle may correct it. While the subscriber waits for no id, this costs one atomic
+// load. It never waits for a list that is being subscribed or unsubscribed.
 func (s *Subscriber) Heard(id messages.PeerID) (news bool) {
 	if s.awaited.Load() == 0 {
 		return false

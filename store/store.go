@@ -28,8 +28,8 @@ type Event struct {
 	Seq uint64
 	// Peer is the peer that came or went.
 	Peer Peer
-	// Replaced is the older peer that Peer took the place of, nil if there
-	// was none. There is no event for the going of a replaced peer.
+	// Replaced is the older peer that Peer has replaced, nil if there was none.
+	// There is no further event when a replaced peer ends.
 	Replaced Peer
 }
 
@@ -91,10 +91,10 @@ func (s *Store) Peer(id messages.PeerID) (Peer, bool) {
 	return nil, false
 }
 
-// Add registers p for its id and returns the peer it takes the place of, nil
-// if there was none: the newest wins. Closing the replaced peer is the
-// caller's. Observers have been called when Add returns. Adding a peer that is
-// registered already changes nothing and returns nil.
+// Add registers p for its id and returns the peer that p replaces, nil if there was
+// none: the newest wins. The caller closes the replaced peer. Observers have been
+// called when Add returns. Adding a peer that is registered already changes nothing
+// and returns nil.
 func (s *Store) Add(p Peer) (replaced Peer) {
 	id := p.ID()
 	hash := s.hash(&id)
@@ -117,18 +117,17 @@ func (s *Store) Add(p Peer) (replaced Peer) {
 	return replaced
 }
 
-// Remove takes p out of the store if p itself is registered for its id, and
-// reports whether it was: a peer that has been replaced removes nothing.
+// Remove removes p if p itself is registered for its id, and reports whether it was:
+// a peer that has been replaced removes nothing.
 // Observers have been called when Remove returns.
 func (s *Store) Remove(p Peer) bool {
 	_, ok := s.remove(p.ID(), func(e *entry) bool { return e.peer == p })
 	return ok
 }
 
-// RemoveNumbered takes the peer that is registered for id out of the store if it
-// has been since the change with number seq, and returns it. It tells apart
-// what [Store.Remove] cannot: a peer that was registered, replaced, and
-// registered again.
+// RemoveNumbered removes the peer that is registered for id if the change with
+// number seq registered it, and returns it. Unlike [Store.Remove] it leaves alone a
+// peer that was registered, replaced, and registered again.
 func (s *Store) RemoveNumbered(id messages.PeerID, seq uint64) (p Peer, ok bool) {
 	return s.remove(id, func(e *entry) bool { return e.seq == seq })
 }
@@ -154,10 +153,10 @@ func (s *Store) remove(id messages.PeerID, is func(*entry) bool) (Peer, bool) {
 	return e.peer, true
 }
 
-// Exchange registers p in the place of old, or of nobody when old is nil, if
-// that is how it stands at this moment, and reports whether it was. The change
-// is one event, online, and p has a number of its own as after [Store.Add]. Both
-// have the same id. Observers have been called when Exchange returns.
+// Exchange registers p for its id if old, which has the same id, is registered at
+// this moment, or if no peer is registered and old is nil. It reports whether it did.
+// The change is one event, online, with a new number as in [Store.Add]. Observers
+// have been called when Exchange returns.
 func (s *Store) Exchange(old, p Peer) bool {
 	id := p.ID()
 	hash := s.hash(&id)
@@ -177,9 +176,9 @@ func (s *Store) Exchange(old, p Peer) bool {
 	return true
 }
 
-// State returns the peer registered for id, nil if there is none, and the
-// number of what is seen: the changes of id up to and including it have the
-// same or lower numbers, all later ones have higher numbers.
+// State returns the peer registered for id, nil if there is none, and a number: all
+// changes of id up to this state have this number or a lower one, and all later
+// changes have higher ones.
 func (s *Store) State(id messages.PeerID) (p Peer, seq uint64) {
 	hash := s.hash(&id)
 	sh := s.shard(hash)
@@ -220,18 +219,18 @@ func (s *Store) All() iter.Seq[Peer] {
 	}
 }
 
-// Observe has fn called for every change that is made after Observe returns.
-// A caller who needs to know everyone observes first and then asks [Store.All]
-// or [Store.State].
+// Observe registers fn to be called for every change made after Observe returns. A
+// caller that needs all peers observes first and then calls [Store.All] or
+// [Store.State].
 //
-// fn runs in the goroutine that made the change, after the change and with no
-// lock held, so it may call the store; what it waits for, the connecting or
-// leaving peer waits for. Observers are called in the order in which they were
-// registered. Two events of one id may arrive at the same time and in either
-// order; [Event].Seq tells which is later.
+// fn runs in the goroutine that made the change, after the change and with no lock
+// held, so it may call the store; while fn blocks, the connecting or leaving peer
+// waits. Observers are called in the order in which they were registered. Two events
+// of one id may arrive at the same time and in either order; [Event].Seq shows which
+// is later.
 //
-// cancel ends it and may be called more than once. It does not wait: calls
-// that have begun go on, and one or the other may still begin.
+// cancel removes fn and may be called more than once. It does not wait: calls that
+// have begun go on, and a few may still begin.
 func (s *Store) Observe(fn func(Event)) (cancel func()) {
 	o := &observer{fn}
 	s.observing.Lock()

@@ -15,15 +15,15 @@ type Sink interface {
 	// subscriber. It is called with a lock of the notifier held and must be
 	// no more than an atomic load.
 	Position() uint64
-	// Wake says that there may be something to take: the writer is to call
-	// the Take methods of the subscriber. It is called without a lock, may
-	// come when there is nothing, and may come once more after Close.
+	// Wake is called when a notice may be waiting: the writer must call the Take
+	// methods of the subscriber. It is called without a lock. It may be called when
+	// no notice waits, and once more after Close.
 	Wake()
 }
 
-// Subscriber is the subscriptions of one connection and the notices that wait
-// to be written to it. All methods are safe for concurrent use. Subscribe,
-// Unsubscribe and Close take effect in the order in which they are called.
+// Subscriber has the subscriptions of one connection and the notices that wait to be
+// written to it. All methods are safe for concurrent use. Subscribe, Unsubscribe and
+// Close take effect in the order in which they are called.
 type Subscriber struct {
 	// Set by NewSubscriber, never changed.
 	notifier *PeerNotifier
@@ -31,11 +31,11 @@ type Subscriber struct {
 	sink     Sink
 
 	waiting atomic.Int32 // notices in both queues; changed under mu
-	awaited atomic.Int32 // interests of which that is true; changed under mu
+	awaited atomic.Int32 // interests with awaited set; changed under mu
 
-	// changing is held during Subscribe, Unsubscribe and Close, for as long as
-	// their list is, so no message may wait for it. It comes before every other
-	// lock.
+	// changing is held during Subscribe, Unsubscribe and Close, which take longer
+	// for longer lists, so no message may wait for it. It is taken before every
+	// other lock.
 	changing sync.Mutex
 
 	mu      sync.Mutex // guards what follows and every interest's state; held for one id
@@ -45,13 +45,13 @@ type Subscriber struct {
 	// Set with changing held too, so either suffices to read.
 	closed    bool
 	interests map[*topic]*interest
-	most      int // most interests since the map was made; guarded by changing
+	most      int // largest number of interests since the map was made; guarded by changing
 
-	pending pending // what the remote is to be told, guarded by notifier.changes
+	pending pending // changes for the remote, guarded by notifier.changes
 }
 
-// interest is one subscription: one subscriber, one id. What was subscribed is
-// told (in the sense of this package) when a Take method returned it.
+// interest is one subscription: of one subscriber to one id. A notice of it counts as
+// told when a Take method has returned it.
 type interest struct {
 	// Set when made, never changed.
 	sub   *Subscriber
@@ -59,29 +59,29 @@ type interest struct {
 
 	prev, next *interest // in the queue of the waiting notice
 
-	// seq is the number of the newest change known, connected the state
+	// seq is the number of the newest change known, and connected is the state
 	// after it.
 	seq uint64
-	// position is the data position at which the waiting offline was found.
+	// position is the data position when the waiting offline notice was made.
 	position uint64
 
 	at uint32 // index in topic.interests; guarded by the shard's lock
 
-	// settled is the turn of topic.settled that was last applied.
+	// settled is the number in topic.settled that was last applied.
 	settled uint32
 
 	connected   bool
-	awaited     bool // not connected, and the news of it would be a notice
-	answered    bool // something was known of the id since last subscribed
+	awaited     bool // not connected, and connecting would make a notice
+	answered    bool // the state of the id has been known since the last Subscribe
 	wantsOnline bool // armed: the next online event makes a notice
-	disarms     bool // a waiting online uses wantsOnline up when it is told
+	disarms     bool // the waiting online clears wantsOnline when it is told
 	waiting     notice
-	told        notice // the last one told since subscribed
+	told        notice // the last notice told since the subscription began
 
 	change change // guarded by notifier.changes
 }
 
-// notice is what a subscriber is told.
+// notice is what a subscriber learns about an id.
 type notice uint8
 
 const (
@@ -96,14 +96,13 @@ func (n *PeerNotifier) NewSubscriber(st *Store, sink Sink) *Subscriber {
 	return &Subscriber{notifier: n, store: st, sink: sink}
 }
 
-// Subscribe asks to be told about ids from now on. A notice is waiting for
-// those that are connected when it returns, unless it has been taken already.
-// For an id that is subscribed already it answers anew and arms the online
-// notice again.
+// Subscribe subscribes to ids. When it returns, an online notice waits, or has
+// already been taken, for each of them that is connected. For an id that is
+// subscribed already it answers again and arms the online notice again.
 //
-// It returns how many ids it refused since a limit was reached (see
-// [PeerNotifier.SetLimits]); those are as if they had not been asked for.
-// After Close it does nothing. ids is not kept.
+// It returns how many ids it refused because a limit was reached (see
+// [PeerNotifier.SetLimits]); it ignores these. After Close it does nothing. ids is
+// not kept.
 func (s *Subscriber) Subscribe(ids messages.PeerList) (refused int) {
 	var few [4]*interest
 	firsts := few[:0]
@@ -131,9 +130,10 @@ func (s *Subscriber) Subscribe(ids messages.PeerList) (refused int) {
 	return refused
 }
 
-// interest returns the subscription of id, a new one if need be, and whether the
-// remote is to be told of it. It is in the index before anybody looks whether id
-// is connected. It is nil after Close; ok is false when a limit is reached.
+// interest returns the subscription to id, a new one if there is none, and whether
+// it is a change for the remote. It puts the subscription into the index; the caller
+// looks after that whether id is connected. in is nil after Close; ok is false when
+// a limit is reached.
 func (s *Subscriber) interest(id *messages.PeerID) (in *interest, first, ok bool) {
 	if s.closed {
 		return nil, false, true
@@ -146,7 +146,7 @@ func (s *Subscriber) interest(id *messages.PeerID) (in *interest, first, ok bool
 		sh.mu.Unlock()
 		return in, false, true
 	}
-	ending := t != nil && len(t.interests) == 0 // and counted until the remote is told
+	ending := t != nil && len(t.interests) == 0 // it still counts as one subscription
 	if len(s.interests) >= int(n.perSubscriber.Load()) || !ending && !n.reserve(len(s.interests)) {
 		sh.mu.Unlock()
 		return nil, false, false
@@ -156,7 +156,7 @@ func (s *Subscriber) interest(id *messages.PeerID) (in *interest, first, ok bool
 	}
 	in = &interest{sub: s, topic: t}
 	t.add(in)
-	first = !t.known // also when others wait to tell it: their turn may come later
+	first = !t.known // even if others have queued the same change: their turn may come later
 	sh.mu.Unlock()
 
 	s.mu.Lock()
@@ -169,12 +169,12 @@ func (s *Subscriber) interest(id *messages.PeerID) (in *interest, first, ok bool
 	return in, first, true
 }
 
-// look arms in and answers with what is known now: that the store has the id, or
-// that it was settled as online. It reports whether a notice is new.
+// look arms in and answers with the current state: the store has the id, or it was
+// settled as online. It reports whether it made a new notice.
 //
-// The look and its effect are one step to s.mu, and in is in the index: a
-// change that the look does not show is told to in afterwards, and one that it
-// shows is ignored afterwards for its number.
+// Reading the state and the effect are one step under s.mu, and in is in the index:
+// a change of the store that is not visible here reaches in afterwards, and the
+// event of one that is visible is ignored because of its number.
 func (s *Subscriber) look(in *interest) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -187,8 +187,8 @@ func (s *Subscriber) look(in *interest) bool {
 		return s.answer(in)
 	case s.notifier.remote.Load() == nil:
 		if in.connected || in.waiting == offline {
-			// The event of its going is still on the way, or it may have come
-			// and gone once more, with data, and those events are.
+			// The event of its end is still on the way; or it came and went once
+			// more, and sent data, and those events are on the way.
 			return s.went(in)
 		}
 	case notice(settled&noticeMask) == online:
@@ -197,7 +197,7 @@ func (s *Subscriber) look(in *interest) bool {
 		}
 		return s.answer(in)
 	case in.waiting == offline:
-		return s.went(in) // now behind what was queued until now
+		return s.went(in) // moves the notice behind the data queued by now
 	default:
 		in.answered = notice(settled&noticeMask) == offline
 	}
@@ -205,26 +205,28 @@ func (s *Subscriber) look(in *interest) bool {
 	return false
 }
 
-// answer is the reply to a subscription, which does not use wantsOnline up.
+// answer makes the online notice that answers a subscription. It leaves wantsOnline
+// set.
 func (s *Subscriber) answer(in *interest) bool {
 	in.connected, in.answered = true, true
 	s.await(in)
 	return s.tellOnline(in)
 }
 
-// came has in know that its id connected or moved.
+// came records that in's id has connected or moved, and reports whether it made a new
+// notice.
 func (s *Subscriber) came(in *interest) bool {
 	in.connected, in.answered = true, true
 	s.await(in)
 	if in.wantsOnline {
 		in.disarms = true
 	} else if in.waiting != offline {
-		return false // the one online notice has been used up
+		return false // the one online notice has been told
 	}
 	return s.tellOnline(in)
 }
 
-// went has in know that its id is gone.
+// went records that in's id is gone, and reports whether it made a new notice.
 func (s *Subscriber) went(in *interest) bool {
 	in.connected = false
 	notify := s.tellOffline(in)
@@ -232,7 +234,7 @@ func (s *Subscriber) went(in *interest) bool {
 	return notify
 }
 
-// await keeps in.awaited and the number of such interests.
+// await updates in.awaited and s.awaited.
 func (s *Subscriber) await(in *interest) {
 	awaited := !in.connected && (in.wantsOnline || in.waiting == offline)
 	if awaited == in.awaited {
@@ -246,8 +248,7 @@ func (s *Subscriber) await(in *interest) {
 	}
 }
 
-// learn applies a change of the store to in and reports whether a notice is
-// new.
+// learn applies a change of the store to in and reports whether it made a new notice.
 func (s *Subscriber) learn(in *interest, e Event) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -259,13 +260,13 @@ func (s *Subscriber) learn(in *interest, e Event) bool {
 	case e.Online:
 		return s.came(in)
 	case s.notifier.remote.Load() != nil:
-		return false // it may be somewhere else by now: Settle says
+		return false // it may be on another pod by now: Settle will say
 	}
 	return s.went(in)
 }
 
-// tellOnline makes an online notice wait. A waiting offline becomes it; a
-// waiting online stays in its place.
+// tellOnline makes a waiting online notice. It replaces a waiting offline; a waiting
+// online keeps its place.
 func (s *Subscriber) tellOnline(in *interest) bool {
 	if in.waiting == online {
 		return false
@@ -277,9 +278,9 @@ func (s *Subscriber) tellOnline(in *interest) bool {
 	return true
 }
 
-// tellOffline makes an offline notice wait behind the data queued so far, if
-// the subscriber was told that the id is online. An online that was not told
-// goes away, and as it has not used wantsOnline up, the next one is announced.
+// tellOffline makes an offline notice that waits behind the data queued so far, if
+// the subscriber has been told that the id is online. It drops a waiting online. As
+// that one has not cleared wantsOnline, the next online is announced.
 func (s *Subscriber) tellOffline(in *interest) bool {
 	untold := in.waiting == online
 	wasWaiting := in.waiting == offline
@@ -294,7 +295,7 @@ func (s *Subscriber) tellOffline(in *interest) bool {
 	return !wasWaiting
 }
 
-// forget drops the notice of in that waits, if one does.
+// forget drops the waiting notice of in, if there is one.
 func (s *Subscriber) forget(in *interest) {
 	switch in.waiting {
 	case nothing:
@@ -308,8 +309,8 @@ func (s *Subscriber) forget(in *interest) {
 	s.waiting.Add(-1)
 }
 
-// Unsubscribe drops the subscriptions of ids and the notices of them that
-// wait. Ids that are not subscribed are ignored. ids is not kept.
+// Unsubscribe drops the subscriptions to ids and their waiting notices. Ids that are
+// not subscribed are ignored. ids is not kept.
 func (s *Subscriber) Unsubscribe(ids messages.PeerList) {
 	var ended ended
 	s.changing.Lock()
@@ -331,9 +332,9 @@ func (s *Subscriber) Unsubscribe(ids messages.PeerList) {
 	tell()
 }
 
-// ended is subscriptions that were ended together.
+// ended has subscriptions that were ended together.
 type ended struct {
-	lasts []*interest // of ids that the remote is to be told of
+	lasts []*interest // changes for the remote
 	over  []*interest // the others
 }
 
@@ -345,9 +346,9 @@ func (e *ended) add(in *interest, last bool) {
 	}
 }
 
-// unindex takes in out of the index and reports whether the remote is to be told:
-// it knows of the id, in was the last one, and no other that was waits for that.
-// The lock of sh is held.
+// unindex removes in from the index and reports whether this is a change for the
+// remote: the remote knows of the id, in was its last subscription, and that change
+// is not queued already. The lock of sh is held.
 func (s *Subscriber) unindex(sh *topicShard, hash uint64, in *interest) (last bool) {
 	n, t := s.notifier, in.topic
 	t.remove(in)
@@ -362,8 +363,8 @@ func (s *Subscriber) unindex(sh *topicShard, hash uint64, in *interest) (last bo
 	return last
 }
 
-// shrink gives back what the list had at its longest. s.changing is held, so
-// nobody else changes the map while it is copied.
+// shrink releases memory after the list has become much shorter. s.changing is held,
+// so no other goroutine changes the map while it is copied.
 func (s *Subscriber) shrink() {
 	if s.most <= 64 || len(s.interests) >= s.most/8 {
 		return
@@ -374,8 +375,9 @@ func (s *Subscriber) shrink() {
 	s.mu.Unlock()
 }
 
-// end takes in, which has left the index, from the list. It drops what waits and
-// leaves in so that an event that was handed out before changes nothing.
+// end removes in, which is no longer in the index, from the list. It drops its
+// waiting notice, and changes in so that an event that is still on the way to it has
+// no effect.
 func (s *Subscriber) end(in *interest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -387,9 +389,9 @@ func (s *Subscriber) end(in *interest) {
 	s.await(in)
 }
 
-// TakeOnline appends to dst up to limit ids that the subscriber is now told are
-// online, in the order in which that became known, and returns dst. They are
-// to be written ahead of data, before anything that a later Take returns.
+// TakeOnline appends to dst up to limit ids whose online notice waits, in the order
+// in which the notices were made, and returns dst. The notices now count as told.
+// The caller writes them ahead of data, and before anything that a later Take returns.
 func (s *Subscriber) TakeOnline(dst []messages.PeerID, limit int) []messages.PeerID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -405,10 +407,10 @@ func (s *Subscriber) TakeOnline(dst []messages.PeerID, limit int) []messages.Pee
 	return dst
 }
 
-// TakeOffline appends to dst up to limit ids that the subscriber is now told
-// have gone, in the order in which that became known, and returns dst. done is
-// how many data messages of this subscriber have been written or dropped so
-// far; an id is held back until all that were queued when it went are done.
+// TakeOffline appends to dst up to limit ids whose offline notice is due, in the
+// order in which the notices were made, and returns dst. The notices now count as
+// told. done is how many data messages of this subscriber have been written or
+// dropped so far; a notice is due when all messages queued before it are done.
 func (s *Subscriber) TakeOffline(dst []messages.PeerID, limit int, done uint64) []messages.PeerID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -449,7 +451,7 @@ func (s *Subscriber) Close() {
 	tell()
 }
 
-// queue is a list of subscriptions with a notice that waits, oldest first.
+// queue is a list of subscriptions with a waiting notice, oldest first.
 type queue struct{ first, last *interest }
 
 func (q *queue) push(in *interest) {

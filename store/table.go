@@ -10,11 +10,11 @@ import (
 // of two.
 const minBuckets = 8
 
-// table is a chained hash table that is read without a lock, by any number of
-// goroutines, while one changes it. All that a reader follows is atomic, and
-// an entry never changes but for next. An entry that was taken out keeps its
-// next, so a reader who stands on it still finds its way to the end of the
-// chain; what it finds was true at some moment of its search.
+// table is a chained hash table that any number of goroutines read without a lock
+// while one changes it. Every pointer that a reader follows is atomic, and next is
+// the only field of an entry that changes. A removed entry keeps its next, so a
+// reader that is at it still reaches the end of the chain; what it finds was true at
+// some moment of its search.
 type table struct {
 	buckets []atomic.Pointer[entry]
 }
@@ -53,7 +53,7 @@ func (t *table) insert(e *entry) {
 	b.Store(e)
 }
 
-// replace puts e in the place of old, which is in t; nil takes old out.
+// replace puts e in the place of old, which is in t; if e is nil it removes old.
 func (t *table) replace(old, e *entry) {
 	link := t.bucket(old.hash)
 	for link.Load() != old {
@@ -91,9 +91,9 @@ func (t *table) appendPeers(peers []Peer) []Peer {
 	return peers
 }
 
-// resize gives the shard, which has n peers, another table when its own has
-// become too small or far too large. Readers of the old one find in it what
-// was there when they began, so it is copied, not rebuilt in place.
+// resize gives the shard, which has n peers, a new table if its table has become too
+// small or far too large. The old table is not changed, because readers may still be
+// in it.
 func (sh *shard) resize(n int) {
 	t := sh.table.Load()
 	size := len(t.buckets)
