@@ -1,9 +1,11 @@
 package cluster
 
 import (
+	"log/slog"
 	"testing"
 
 	"github.com/crosspod/crosspod/cluster/internal/directory"
+	"github.com/crosspod/crosspod/cluster/internal/metrics"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -12,15 +14,15 @@ import (
 // pods say it to each other in frames of one entry. What comes in does not wait
 // for ever behind what goes out.
 func TestSmallFramesKeepUp(t *testing.T) {
-	m, err := newMetrics(nil)
+	m, err := metrics.New(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	effects := &fakeEffects{wants: make(map[messages.PeerID]bool)}
-	n := newNode(directory.Member{ID: 1, Address: "10.0.0.1:7090"}, &fakeLocal{}, m, discardLogger)
+	n := newNode(directory.Member{ID: 1, Address: "10.0.0.1:7090"}, &fakeLocal{}, m, slog.New(slog.DiscardHandler))
 	n.effects = effects
 	s := &fakeSession{n: 1, id: 2}
-	n.linkUp(s)
+	n.LinkUp(s)
 	n.step()
 	name := func(i int) wire.Name {
 		var id messages.PeerID
@@ -33,7 +35,7 @@ func TestSmallFramesKeepUp(t *testing.T) {
 		if i%2 > 0 {
 			kind = wire.Unsubscribe
 		}
-		if err := n.entries(s, []wire.Entry{{Kind: kind, Name: name(i / 2), ID: 1}}); err != nil {
+		if err := n.Entries(s, []wire.Entry{{Kind: kind, Name: name(i / 2), ID: 1}}); err != nil {
 			t.Fatal(err)
 		}
 		effects.wants[name(i).ID()] = true

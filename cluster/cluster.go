@@ -15,8 +15,8 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/crosspod/crosspod/cluster/internal/discovery"
-	"github.com/crosspod/crosspod/cluster/internal/wire"
-	"github.com/crosspod/crosspod/internal/drop"
+	"github.com/crosspod/crosspod/cluster/internal/metrics"
+	"github.com/crosspod/crosspod/cluster/internal/transport"
 )
 
 // Defaults of a [Config].
@@ -111,6 +111,8 @@ type Cluster struct {
 
 	// Set by Start, never changed.
 	local     LocalPeers
+	metrics   *metrics.Metrics
+	transport *transport.Transport
 	discovery *discovery.Discovery
 	node      *node
 	unwatch   func() // ends that local tells of its peers
@@ -119,9 +121,16 @@ type Cluster struct {
 	stopped   chan struct{} // closed when Stop has been called
 }
 
-// Discovery finds the other pods, see package discovery below internal. There is
-// nothing to call: [Cluster.Status] has what it knows.
-type Discovery struct{}
+// Parts of a Cluster which there is nothing to call of: [Cluster.Status] and the
+// instruments of Config.Meter have what they know.
+type (
+	// Metrics counts, see package documentation.
+	Metrics struct{}
+	// Transport has the links to other pods.
+	Transport struct{}
+	// Discovery finds the other pods.
+	Discovery struct{}
+)
 
 // Start joins the cluster: it listens for other pods, finds them and links to
 // them, and keeps doing so until [Cluster.Stop]. It does not wait for any of
@@ -140,31 +149,35 @@ func Start(ctx context.Context, c Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 	cl := &Cluster{local: c.Local, log: log, stopped: make(chan struct{})}
-	if cl.Metrics, err = newMetrics(c.Meter); err != nil {
+	if cl.metrics, err = metrics.New(c.Meter); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			_ = cl.Metrics.close() // of no interest beside err
+			_ = cl.metrics.Close() // of no interest beside err
 		}
 	}()
-	if cl.Transport, err = newTransport(&c, cl.Metrics, log); err != nil {
+	if cl.transport, err = transport.New(transport.Config{
+		Port: cmp.Or(c.Port, DefaultInterpodPort), PodIPs: c.PodIPs, ListenAddress: c.ListenAddress,
+		Secrets: c.Secrets, InstanceURL: c.InstanceURL, FormerInstances: c.FormerInstances, TokenSecrets: c.TokenSecrets,
+		Version: c.Version, Listen: c.Listen, Dial: c.Dial,
+	}, cl.metrics, log); err != nil {
 		return nil, err
 	}
 	if err = ctx.Err(); err != nil {
 		return nil, fmt.Errorf("start the cluster: %w", err)
 	}
-	if err = cl.Transport.listen(); err != nil {
+	if err = cl.transport.Listen(); err != nil {
 		return nil, err
 	}
 	// From here on nothing fails.
-	cl.node = newNode(cl.Transport.self(), c.Local, cl.Metrics, log)
-	cl.Forwarder = newForwarder(cl.node, cl.Transport, cl.Metrics, log)
+	cl.node = newNode(cl.transport.Self(), c.Local, cl.metrics, log)
+	cl.Forwarder = newForwarder(cl.node, queues{cl.transport}, cl.metrics, log)
 	cl.node.effects = cl.Forwarder
 	cl.Locator = cl.Forwarder.locator
-	cl.discovery = discovery.New(resolver, c.Interval, cl.Transport, log)
-	cl.Discovery = &Discovery{}
-	cl.Metrics.observeFigures(cl.figures)
+	cl.discovery = discovery.New(resolver, c.Interval, cl.transport, log)
+	cl.Metrics, cl.Transport, cl.Discovery = &Metrics{}, &Transport{}, &Discovery{}
+	cl.metrics.Observe(cl.figures)
 
 	if len(c.Secrets) == 0 {
 		log.Warn("links between pods are not signed: whoever reaches the cluster port can join. Set a cluster secret")
@@ -174,22 +187,17 @@ func Start(ctx context.Context, c Config) (_ *Cluster, err error) {
 	for id := range c.Local.Peers() {
 		cl.node.peerChanged(id)
 	}
-	cl.Transport.start(wired{cl.node, cl.Forwarder}, cl.discovery.LinksChanged)
+	cl.transport.Start(transport.Users{
+		Directory: cl.node,
+		Clock:     cl.node.clocks.now, ObserveClock: cl.node.clocks.observe,
+		Peers:        func() int { return int(cl.node.connected.Load()) },
+		Receiver:     cl.Forwarder.newReceiver,
+		Dropped:      cl.Forwarder.dropped,
+		LinksChanged: cl.discovery.LinksChanged,
+	})
 	cl.discovery.Start()
 	return cl, nil
 }
-
-// wired is the fabric as the transport sees it.
-type wired struct {
-	*node
-	forwarder *Forwarder
-}
-
-var _ fabric = wired{}
-
-func (w wired) receiver(from wire.PodID) receiver   { return w.forwarder.newReceiver(from) }
-func (w wired) dropped(r drop.Reason, messages int) { w.forwarder.dropped(r, messages) }
-func (w wired) peers() int                          { return int(w.connected.Load()) }
 
 // WaitReady waits until this pod may serve peers: the pods have been looked up (an
 // answer without any counts), there has been a link to each of them that can be
@@ -235,8 +243,8 @@ func (c *Cluster) Stop() {
 		c.unwatch()
 		c.node.stop()
 		c.Forwarder.stop()
-		c.Transport.stop()
-		if err := c.Metrics.close(); err != nil {
+		c.transport.Stop()
+		if err := c.metrics.Close(); err != nil {
 			c.log.Debug("cluster stopped", "err", err)
 		}
 	})
@@ -244,27 +252,27 @@ func (c *Cluster) Stop() {
 
 // SetSecrets replaces the secrets that links are proved with; see
 // [Config.Secrets]. Links that exist stay.
-func (c *Cluster) SetSecrets(secrets ...string) error { return c.Transport.setSecrets(secrets) }
+func (c *Cluster) SetSecrets(secrets ...string) error { return c.transport.SetSecrets(secrets) }
 
 // SetTokenSecrets says that peers' tokens are accepted with other secrets now; see
 // [Config.TokenSecrets]. The other pods are told; links that exist stay.
-func (c *Cluster) SetTokenSecrets(secrets ...string) { c.Transport.setTokenSecrets(secrets) }
+func (c *Cluster) SetTokenSecrets(secrets ...string) { c.transport.SetTokenSecrets(secrets) }
 
 // figures are the gauges of this moment.
-func (c *Cluster) figures() (f figures) {
-	c.Transport.figures(&f)
+func (c *Cluster) figures() (f metrics.Figures) {
+	c.transport.Figures(&f)
 	s := c.node.stats.Load()
-	f.local, f.claims, f.subscriptions, f.interests = s.Local, s.Claims, s.Subscriptions, s.Interests
-	f.pods, f.settled = s.Pods, s.Complete && !c.discovery.Alone()
+	f.Local, f.Claims, f.Subscriptions, f.Interests = s.Local, s.Claims, s.Subscriptions, s.Interests
+	f.Pods, f.Settled = s.Pods, s.Complete && !c.discovery.Alone()
 	r := c.Forwarder.routes.Stats()
-	f.parkedMessages, f.parkedBytes, f.owners, f.absences = r.Messages, r.Bytes, r.Owners, r.Absences
+	f.ParkedMessages, f.ParkedBytes, f.Owners, f.Absences = r.Messages, r.Bytes, r.Owners, r.Absences
 	return f
 }
 
 // Status returns what this pod sees of its cluster.
 func (c *Cluster) Status() Status {
 	var s Status
-	s.Self, s.Pods = c.Transport.status()
+	s.Self, s.Pods = c.transport.Status()
 	s.Self.Peers = int(c.node.connected.Load())
 	linked := make(map[string]bool)
 	for _, p := range s.Pods {
@@ -272,7 +280,7 @@ func (c *Cluster) Status() Status {
 	}
 	found, apart := c.discovery.Status()
 	s.Discovery = found
-	listed := c.Transport.known(found.Addresses)
+	listed := c.transport.Known(found.Addresses)
 	for i := range s.Pods {
 		p := &s.Pods[i]
 		p.Unlisted = p.State == PodUp && found.Error == "" && !found.Answered.IsZero() && !listed[p.Address]
@@ -291,7 +299,7 @@ func (c *Cluster) Status() Status {
 		Local: d.Local, Claims: d.Claims, Subscriptions: d.Subscriptions, Interests: d.Interests, Settled: d.Complete && !c.discovery.Alone(),
 	}
 	s.Ready, s.NotReady = c.discovery.IsReady(), c.NotReady()
-	if s.Signed = c.Transport.keys.Len() > 0; !s.Signed {
+	if s.Signed = c.transport.Signed(); !s.Signed {
 		s.Warnings = append(s.Warnings, "links between pods are not signed")
 	}
 	return s

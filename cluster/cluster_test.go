@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/discovery"
+	"github.com/crosspod/crosspod/cluster/internal/metrics"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/test/memnet"
 	"github.com/crosspod/crosspod/messages"
@@ -44,8 +45,8 @@ func (f *fleet) since() time.Duration { return time.Since(f.began).Round(time.Mi
 
 // lookups is how many lookups of p have ended.
 func (p *fleetPod) lookups() (n int64) {
-	for i := range p.Metrics.lookups {
-		n += p.Metrics.lookups[i].Load()
+	for i := range p.metrics.Lookups {
+		n += p.metrics.Lookups[i].Load()
 	}
 	return n
 }
@@ -207,14 +208,14 @@ func TestMoveLosesNothing(t *testing.T) {
 		if d := f.drops(); len(d) != 0 {
 			t.Errorf("dropped: %v", d)
 		}
-		if f.pod("a").Metrics.bouncesReceived.Load() == 0 {
+		if f.pod("a").metrics.BouncesReceived.Load() == 0 {
 			t.Error("nothing came back; the test does not test what it should")
 		}
 		if f.pod("b").has("bob") == f.pod("c").has("bob") {
 			t.Error("the old connection is still there")
 		}
-		if n := f.pod("b").Metrics.evictions.Load() + f.pod("c").Metrics.evictions.Load(); n != 5 {
-			t.Errorf("%d evictions after 5 moves", n)
+		if n := f.pod("b").metrics.Evictions.Load() + f.pod("c").metrics.Evictions.Load(); n != 5 {
+			t.Errorf("%d Evictions after 5 moves", n)
 		}
 		f.account()
 	})
@@ -234,16 +235,16 @@ func TestNothingIsForwardedTwice(t *testing.T) {
 		time.Sleep(time.Second)
 		f.pod("b").send("bea", "bob", "b knows")
 		time.Sleep(time.Second)
-		before := f.pod("b").Metrics.forwards[forwardOK].Load()
+		before := f.pod("b").metrics.Forwards[metrics.ForwardOK].Load()
 		f.pod("a").send("ann", "bob", "two")
 		time.Sleep(time.Second)
 		if f.gets("ann: two") < 0 {
 			t.Error("the message did not arrive")
 		}
-		if n := f.pod("b").Metrics.forwards[forwardOK].Load() - before; n != 0 {
+		if n := f.pod("b").metrics.Forwards[metrics.ForwardOK].Load() - before; n != 0 {
 			t.Errorf("b forwarded %d messages of another pod", n)
 		}
-		if n := f.pod("b").Metrics.bouncesSent.Load(); n != 1 {
+		if n := f.pod("b").metrics.BouncesSent.Load(); n != 1 {
 			t.Errorf("b sent %d back, want 1", n)
 		}
 		f.account()
@@ -257,7 +258,7 @@ func TestUnaskedAnswerIsIgnored(t *testing.T) {
 		b, bob := f.pod("b"), messages.HashID("bob")
 		b.node.mu.Lock()
 		for _, in := range b.node.inboxes {
-			in.session.sendEntries([]wire.Entry{{
+			in.session.SendEntries([]wire.Entry{{
 				Kind: wire.IHave, ID: 1, Name: wire.PeerName(bob), Member: bob, Pod: b.node.self.ID, Epoch: 1 << 50,
 			}})
 		}
@@ -265,7 +266,7 @@ func TestUnaskedAnswerIsIgnored(t *testing.T) {
 		time.Sleep(time.Second)
 		f.pod("a").send("ann", "bob", "for whom?")
 		time.Sleep(time.Second)
-		if n := b.Metrics.bouncesSent.Load(); n != 0 {
+		if n := b.metrics.BouncesSent.Load(); n != 0 {
 			t.Errorf("%d messages went to a pod that nobody had asked", n)
 		}
 		if n := f.drops()["no_peer"]; n != 1 {
@@ -341,7 +342,7 @@ func TestUnknownIsNotNobody(t *testing.T) {
 		f := newFleet(t, hop, "a", "b")
 		f.net.Partition([]string{ip("a")}, []string{ip("b")})
 		time.Sleep(3500 * time.Millisecond) // the link is lost, the grace is not over
-		if f.pod("a").figures().links != 0 {
+		if f.pod("a").figures().Links != 0 {
 			t.Fatal("the link is still there")
 		}
 		f.pod("a").send("ann", "bob", "one")
@@ -437,7 +438,7 @@ func TestSlowDirectoryKeepsLinks(t *testing.T) {
 		time.Sleep(time.Second)
 		f.pod("a").send("ann", "bob", "warm-up")
 		time.Sleep(time.Second)
-		links := f.pod("a").figures().links
+		links := f.pod("a").figures().Links
 		f.pod("a").slow(10 * time.Second)
 		f.pod("a").subscribe("bob") // the node now waits
 		time.Sleep(time.Second)
@@ -449,8 +450,8 @@ func TestSlowDirectoryKeepsLinks(t *testing.T) {
 				t.Fatalf("a message took %v", took)
 			}
 		}
-		if lost := f.pod("a").Metrics.pingsLost.Load(); lost != 0 || f.pod("a").figures().links != links {
-			t.Errorf("%d PINGs lost, %d links of %d", lost, f.pod("a").figures().links, links)
+		if lost := f.pod("a").metrics.PingsLost.Load(); lost != 0 || f.pod("a").figures().Links != links {
+			t.Errorf("%d PINGs lost, %d links of %d", lost, f.pod("a").figures().Links, links)
 		}
 		f.pod("a").slow(0)
 		time.Sleep(20 * time.Second)
@@ -549,14 +550,14 @@ func TestCrashAndRestart(t *testing.T) {
 			f.pod("a").send("ann", fmt.Sprint("peer", i), "one")
 		}
 		time.Sleep(2 * time.Second)
-		if n := f.pod("a").figures().owners; n != 20 {
+		if n := f.pod("a").figures().Owners; n != 20 {
 			t.Fatalf("a remembers %d owners", n)
 		}
 		f.crash("b")
 		time.Sleep(time.Second)
 		f.start("b") // at the same address, at once: the old one is gone with that
 		f.settle()
-		if n := f.pod("a").figures().owners; n != 0 {
+		if n := f.pod("a").figures().Owners; n != 0 {
 			t.Errorf("a remembers %d owners at a pod that is gone", n)
 		}
 		f.pod("b").join("peer0")
@@ -680,7 +681,7 @@ func TestWaitReady(t *testing.T) {
 				if took := time.Since(start); took < tt.min || took > tt.max {
 					t.Errorf("ready after %v, want %v to %v", took, tt.min, tt.max)
 				}
-				if slices.Contains(tt.pods, "b") && a.figures().links != 1 {
+				if slices.Contains(tt.pods, "b") && a.figures().Links != 1 {
 					t.Error("ready without a link to b")
 				}
 				synctest.Wait()
@@ -766,8 +767,8 @@ func TestForwardTakesOnlyTransportMessages(t *testing.T) {
 		}
 		// The link takes none of those either. What would is still refused.
 		r := f.pod("b").Forwarder.newReceiver(f.pod("a").node.self.ID)
-		r.forwarded(bob, 1, false, messages.AppendClose(nil))
-		r.bounced(bob, 1, false, messages.AppendClose(nil))
+		r.Forward(bob, 1, false, messages.AppendClose(nil))
+		r.Bounce(bob, 1, false, messages.AppendClose(nil))
 		if d := f.drops(); d["malformed"] != 2 {
 			t.Errorf("dropped: %v", d)
 		}
@@ -791,7 +792,7 @@ func TestOwnerIsThisPod(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Second)
-			if n := a.figures().owners; n != 0 {
+			if n := a.figures().Owners; n != 0 {
 				t.Errorf("%d owners remembered", n)
 			}
 		}
@@ -806,7 +807,7 @@ func TestOwnerIsThisPod(t *testing.T) {
 		if err := a.Forwarder.Forward(t.Context(), bob, msg); !errors.Is(err, ErrNoOwner) {
 			t.Errorf("error = %v", err)
 		}
-		if n := a.figures().owners; n != 0 {
+		if n := a.figures().Owners; n != 0 {
 			t.Errorf("%d owners remembered", n)
 		}
 	})
@@ -863,8 +864,8 @@ func TestParkingIsBounded(t *testing.T) {
 		for i := range 40 {
 			f.pod("a").send("ann", name, fmt.Sprint(i))
 		}
-		if g := f.pod("a").figures(); g.parkedMessages != 32 || g.parkedBytes == 0 {
-			t.Errorf("%d messages of %d bytes wait", g.parkedMessages, g.parkedBytes)
+		if g := f.pod("a").figures(); g.ParkedMessages != 32 || g.ParkedBytes == 0 {
+			t.Errorf("%d messages of %d bytes wait", g.ParkedMessages, g.ParkedBytes)
 		}
 		time.Sleep(time.Second)
 		if d := f.drops(); d["parking_full"] != 8 || f.gets("ann: 7") >= 0 || f.gets("ann: 8") < 0 || f.gets("ann: 39") < 0 {
@@ -883,4 +884,109 @@ func TestParkingIsBounded(t *testing.T) {
 			t.Errorf("dropped: %v", d)
 		}
 	})
+}
+
+// TestStoppedIsNotReady: whatever it was before, a pod that has left is not
+// ready.
+func TestStoppedIsNotReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, time.Millisecond, "a", "b")
+		a := f.pod("a")
+		a.stop()
+		for range 100 {
+			if err := a.WaitReady(t.Context()); !errors.Is(err, ErrStopped) {
+				t.Fatalf("WaitReady after Stop = %v", err)
+			}
+		}
+	})
+}
+
+// TestAloneIsNotSettled: a pod that has no link where others are, or were when it
+// last heard of them, does not call the directory settled.
+func TestAloneIsNotSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, hop, "a", "b", "c")
+		settled := func() bool { return f.pod("a").Status().Directory.Settled && f.pod("a").figures().Settled }
+		if !settled() {
+			t.Error("three pods do not settle")
+		}
+		f.net.Partition([]string{ip("a")}, []string{ip("b"), ip("c")})
+		time.Sleep(time.Minute)
+		if settled() {
+			t.Error("a pod that is cut off calls its directory settled")
+		}
+		f.net.Heal(ip("a"), ip("b"))
+		f.net.Heal(ip("b"), ip("a"))
+		f.net.Heal(ip("a"), ip("c"))
+		f.net.Heal(ip("c"), ip("a"))
+		f.settle()
+		f.pod("b").stop()
+		f.pod("c").stop()
+		time.Sleep(10 * time.Second)
+		if settled() {
+			t.Error("a pod whose name still leads to others calls its directory settled")
+		}
+		f.mu.Lock()
+		f.named = []string{"a"}
+		f.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		if !settled() {
+			t.Error("a pod that is the only one does not settle")
+		}
+	})
+}
+
+// TestFleetLosesCountOfNothing: resets, restarts and moves, and one fate for each
+// message all the same.
+func TestFleetLosesCountOfNothing(t *testing.T) {
+	for seed := range uint64(12) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFleet(t, hop, "a", "b", "c")
+				random := rand.New(rand.NewPCG(seed, 0))
+				peer := func() string { return fmt.Sprint("peer", random.IntN(6)) }
+				any := func() *fleetPod { return f.pod(string(rune('a' + random.IntN(3)))) }
+				for i := range 6 {
+					any().join(fmt.Sprint("peer", i))
+				}
+				time.Sleep(time.Second)
+				for range 4000 {
+					any().send(peer(), peer(), "x")
+					switch random.IntN(400) {
+					case 0, 1, 2:
+						f.net.Reset(ip(any().name), ip(any().name))
+					case 3:
+						// Not without a link: a pod that goes then tells nobody
+						// what it has read.
+						for slices.ContainsFunc(f.running(), func(p *fleetPod) bool { return p.figures().Links < 2 }) {
+							time.Sleep(10 * time.Millisecond)
+						}
+						time.Sleep(10 * hop)
+						p := any()
+						ended := make(chan struct{})
+						go func() {
+							defer close(ended)
+							p.Cluster.Stop()
+						}()
+						for stopping := true; stopping; time.Sleep(time.Millisecond) {
+							// Its peers may still send.
+							any().send(peer(), peer(), "x")
+							select {
+							case <-ended:
+								stopping = false
+							default:
+							}
+						}
+						f.start(p.name)
+						time.Sleep(time.Duration(random.IntN(100)) * time.Millisecond)
+					case 4, 5:
+						any().join(peer())
+					}
+					time.Sleep(time.Duration(random.IntN(3)) * time.Millisecond)
+				}
+				time.Sleep(20 * time.Second)
+				f.account()
+			})
+		})
+	}
 }

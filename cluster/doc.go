@@ -19,21 +19,21 @@
 //
 // # The parts
 //
-//   - [Discovery] (internal/discovery) finds the addresses of pods, by a name or
+//   - discovery (internal/discovery) finds the addresses of pods, by a name or
 //     list and by what linked pods tell, and dials those that have no link. It only
 //     adds.
-//   - [Transport] has the links: one for each pod, TLS 1.3, proved with a shared
-//     secret from both sides, with one writer at a time, control before
-//     directory before messages. The queue of messages belongs to the pod, so a
-//     new link goes on where the old one ended.
+//   - the transport (internal/transport) has the links: one for each pod, TLS 1.3,
+//     proved with a shared secret from both sides, with one writer at a time,
+//     control before directory before messages. The queue of messages belongs to
+//     the pod, so a new link goes on where the old one ended.
 //   - the node has the directory: which pod has which peer, who asked to be told
 //     about whom. One goroutine owns it; links, peers and the Forwarder leave
 //     something for it to do and go on.
 //   - [Forwarder] and [PeerLocator] share what is remembered of the directory's
 //     answers.
-//   - [Metrics] counts. [Status] is what this pod sees, and its Diagnose finds what
-//     is wrong (internal/status). internal/nolink has the reasons why two pods have
-//     no link.
+//   - internal/metrics counts. [Status] is what this pod sees, and its Diagnose
+//     finds what is wrong (internal/status). internal/nolink has the reasons why two
+//     pods have no link.
 //
 // Below internal/ are the parts that are pure: the frames (wire), the proofs
 // (handshake), one session (link), which of several connections is used (mesh),

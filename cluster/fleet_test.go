@@ -441,7 +441,7 @@ func (f *fleet) account() {
 		}
 		p.mu.Unlock()
 		g := p.figures()
-		waiting += g.parkedMessages + g.queuedMessages
+		waiting += g.ParkedMessages + g.QueuedMessages
 	}
 	if over := delivered + dropped - received; over < 0 || over > unsure || waiting != 0 {
 		f.t.Errorf("%d received, %d delivered, %d dropped %v, %d still wait", received, delivered, dropped, detail, waiting)

@@ -8,7 +8,10 @@ import (
 	"sync/atomic"
 
 	"github.com/crosspod/crosspod/cluster/internal/directory"
+	"github.com/crosspod/crosspod/cluster/internal/link"
+	"github.com/crosspod/crosspod/cluster/internal/metrics"
 	"github.com/crosspod/crosspod/cluster/internal/routes"
+	"github.com/crosspod/crosspod/cluster/internal/transport"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
@@ -26,7 +29,7 @@ type Forwarder struct {
 	node    *node
 	locator *PeerLocator
 	routes  *routes.Table
-	metrics *Metrics
+	metrics *metrics.Metrics
 	log     *slog.Logger
 
 	host    atomic.Pointer[Host]
@@ -38,7 +41,7 @@ type Forwarder struct {
 	spare  []outlet // an empty one, to be the next owed
 }
 
-func newForwarder(n *node, out outlets, m *Metrics, log *slog.Logger) *Forwarder {
+func newForwarder(n *node, out outlets, m *metrics.Metrics, log *slog.Logger) *Forwarder {
 	f := &Forwarder{
 		self: n.self.ID, local: n.local, outlets: out, node: n,
 		routes: routes.New(routes.Config{}), metrics: m, log: log,
@@ -52,7 +55,7 @@ func newForwarder(n *node, out outlets, m *Metrics, log *slog.Logger) *Forwarder
 // another one takes its place.
 func (f *Forwarder) Attach(h Host) {
 	f.host.Store(&h)
-	f.outlets.setBudget(h.Budget())
+	f.outlets.SetBudget(h.Budget())
 }
 
 // Announced returns a channel that is closed when the other pods that keep the
@@ -78,7 +81,7 @@ func (f *Forwarder) Forward(_ context.Context, dst messages.PeerID, msg []byte) 
 // calls it calls Flush before it waits for anything.
 func (f *Forwarder) ForwardBatched(dst messages.PeerID, msg []byte) error {
 	if _, _, err := messages.ParseTransport(msg); err != nil {
-		f.metrics.forwarded(forwardSendError)
+		f.metrics.Forwarded(metrics.ForwardSendError)
 		return fmt.Errorf("forward to %v: %w", dst, err)
 	}
 	if owner, ok := f.routes.Owner(dst); ok {
@@ -100,7 +103,7 @@ func (f *Forwarder) Flush() {
 	f.owing.Store(false)
 	f.owedMu.Unlock()
 	for i, o := range due {
-		o.wake()
+		o.Wake()
 		due[i] = nil
 	}
 	f.owedMu.Lock()
@@ -148,24 +151,24 @@ func (f *Forwarder) send(owner routes.Owner, dst messages.PeerID, second bool, m
 		return f.sendHere(dst, msg)
 	}
 	o := f.outlets.outlet(owner.Pod)
-	result := refusedNoLink
+	result := link.RefusedNoLink
 	if o != nil {
-		result = o.push(dst, owner.Epoch, second, msg)
+		result = o.Push(dst, owner.Epoch, second, msg)
 	}
 	switch result {
-	case pushedWakeDue:
+	case link.WakeDue:
 		f.owe(o)
-	case refusedFull:
-		f.metrics.forwarded(forwardSendError)
+	case link.RefusedFull, link.RefusedSize:
+		f.metrics.Forwarded(metrics.ForwardSendError)
 		return ErrQueueFull
-	case refusedNoLink:
-		f.metrics.forwarded(forwardStreamGone)
+	case link.RefusedNoLink:
+		f.metrics.Forwarded(metrics.ForwardStreamGone)
 		if f.routes.Unreachable(f.node.now(), dst, owner) {
 			f.node.lookup(dst, 0) // it may have moved to a pod that we do reach
 		}
 		return ErrNoLink
 	}
-	f.metrics.forwarded(forwardOK)
+	f.metrics.Forwarded(metrics.ForwardOK)
 	return nil
 }
 
@@ -177,7 +180,7 @@ func (f *Forwarder) sendHere(dst messages.PeerID, msg []byte) error {
 		return nil // queued, or dropped and counted there
 	}
 	f.routes.Forget(dst)
-	f.metrics.forwarded(forwardPeerNotFound)
+	f.metrics.Forwarded(metrics.ForwardPeerNotFound)
 	return ErrNoOwner
 }
 
@@ -194,18 +197,18 @@ func (f *Forwarder) decided(dst messages.PeerID, second bool, msg []byte, d rout
 		return f.send(d.Owner, dst, second, msg)
 	case routes.Parked:
 	case routes.Absent:
-		f.metrics.forwarded(forwardPeerNotFound)
+		f.metrics.Forwarded(metrics.ForwardPeerNotFound)
 		return ErrNoOwner
 	case routes.Unsure:
-		f.metrics.forwarded(forwardPeerNotFound)
+		f.metrics.Forwarded(metrics.ForwardPeerNotFound)
 		f.dropped(drop.Unknown, 1)
 	case routes.Full:
-		f.metrics.forwarded(forwardSendError)
+		f.metrics.Forwarded(metrics.ForwardSendError)
 		f.dropped(drop.ParkingFull, 1)
 	case routes.Twice:
 		f.dropped(drop.Bounced, 1)
 	case routes.Closed:
-		f.metrics.forwarded(forwardSendError)
+		f.metrics.Forwarded(metrics.ForwardSendError)
 		return ErrStopped
 	}
 	return nil
@@ -216,7 +219,7 @@ func (f *Forwarder) dropped(r drop.Reason, messages int) {
 	if messages == 0 {
 		return
 	}
-	f.metrics.dropped(r, messages)
+	f.metrics.Dropped(r, messages)
 	if h := f.host.Load(); h != nil {
 		(*h).Dropped(r, messages)
 	}
@@ -253,7 +256,7 @@ func (f *Forwarder) answered(dst messages.PeerID, r directory.Result, pod wire.P
 		return
 	}
 	for range o.Dropped {
-		f.metrics.forwarded(forwardPeerNotFound)
+		f.metrics.Forwarded(metrics.ForwardPeerNotFound)
 	}
 	f.dropped(reason, o.Dropped)
 	f.settled(dst, o.Release, result == routes.Found, owner)
@@ -322,7 +325,7 @@ func (f *Forwarder) settle(id messages.PeerID, online, changed bool) {
 }
 
 // newReceiver returns what takes the messages of one link to a pod.
-func (f *Forwarder) newReceiver(from wire.PodID) receiver {
+func (f *Forwarder) newReceiver(from wire.PodID) transport.Receiver {
 	return &linkReceiver{f: f, from: from, to: f.local.NewDispatcher()}
 }
 
@@ -337,23 +340,23 @@ type linkReceiver struct {
 	generation uint64
 }
 
-// forwarded takes a message for a peer of this pod. It is never sent on.
-func (r *linkReceiver) forwarded(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
+// Forward takes a message for a peer of this pod. It is never sent on.
+func (r *linkReceiver) Forward(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
 	f := r.f
 	source, _, err := messages.ParseTransport(msg)
 	if err != nil {
-		f.metrics.arrived(arrivalInvalid)
+		f.metrics.Arrived(metrics.ArrivalInvalid)
 		f.dropped(drop.Malformed, 1)
 		return
 	}
 	r.heard(source)
 	switch err := r.to.Dispatch(dst, msg); {
 	case err == nil:
-		f.metrics.arrived(arrivalOK)
+		f.metrics.Arrived(metrics.ArrivalOK)
 	case !f.local.Gone(err):
-		f.metrics.arrived(arrivalDropped)
+		f.metrics.Arrived(metrics.ArrivalDropped)
 	default:
-		f.metrics.arrived(arrivalBounced)
+		f.metrics.Arrived(metrics.ArrivalBounced)
 		r.bounce(dst, epoch, second, msg)
 	}
 }
@@ -378,40 +381,40 @@ func (r *linkReceiver) heard(source messages.PeerID) {
 
 // bounce sends a message back to the pod that sent it.
 func (r *linkReceiver) bounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
-	result := refusedNoLink
+	result := link.RefusedNoLink
 	o := r.f.outlets.outlet(r.from)
 	if o != nil {
-		result = o.bounce(dst, epoch, second, msg)
+		result = o.PushBounce(dst, epoch, second, msg)
 	}
 	switch result {
-	case refusedFull:
+	case link.RefusedFull, link.RefusedSize:
 		r.f.dropped(drop.LinkFull, 1)
 		return
-	case refusedNoLink:
+	case link.RefusedNoLink:
 		r.f.dropped(drop.NoLink, 1)
 		return
-	case pushedWakeDue:
+	case link.WakeDue:
 		r.f.owe(o)
 	}
-	r.f.metrics.bouncesSent.Add(1)
+	r.f.metrics.BouncesSent.Add(1)
 }
 
-// bounced takes back a message whose destination was not where it was believed
+// Bounce takes back a message whose destination was not where it was believed
 // to be, and routes it once more.
-func (r *linkReceiver) bounced(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
+func (r *linkReceiver) Bounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
 	f := r.f
 	if _, _, err := messages.ParseTransport(msg); err != nil {
-		f.metrics.arrived(arrivalInvalid)
+		f.metrics.Arrived(metrics.ArrivalInvalid)
 		f.dropped(drop.Malformed, 1)
 		return
 	}
-	f.metrics.bouncesReceived.Add(1)
+	f.metrics.BouncesReceived.Add(1)
 	d := f.routes.Bounced(f.node.now(), dst, routes.Owner{Pod: r.from, Epoch: epoch}, second, msg)
 	f.droppedFor(f.decided(dst, true, msg, d))
 }
 
-// batchEnd starts what the messages of a batch have left to start.
-func (r *linkReceiver) batchEnd() {
+// BatchEnd starts what the messages of a batch have left to start.
+func (r *linkReceiver) BatchEnd() {
 	r.to.Flush()
 	r.f.Flush()
 }

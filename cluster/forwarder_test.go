@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/crosspod/crosspod/cluster/internal/directory"
+	"github.com/crosspod/crosspod/cluster/internal/link"
+	"github.com/crosspod/crosspod/cluster/internal/metrics"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/internal/drop"
@@ -27,27 +29,27 @@ type fakeOutlet struct {
 	second bool   // the last that was sent on had come back
 }
 
-func (o *fakeOutlet) push(_ messages.PeerID, epoch uint64, second bool, msg []byte) pushResult {
+func (o *fakeOutlet) Push(_ messages.PeerID, epoch uint64, second bool, msg []byte) link.Result {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.second = second
 	if o.queued >= o.room {
-		return refusedFull
+		return link.RefusedFull
 	}
 	o.queued++
 	if o.idle {
 		o.idle = false
-		return pushedWakeDue
+		return link.WakeDue
 	}
-	return pushed
+	return link.Queued
 }
 
-func (o *fakeOutlet) bounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) pushResult {
+func (o *fakeOutlet) PushBounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) link.Result {
 	o.last = fmt.Sprintf("epoch %d, second %v, %q", epoch, second, msg[messages.TransportHeaderSize:])
-	return o.push(dst, epoch, second, msg)
+	return o.Push(dst, epoch, second, msg)
 }
 
-func (o *fakeOutlet) wake() {
+func (o *fakeOutlet) Wake() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.woken++
@@ -55,7 +57,7 @@ func (o *fakeOutlet) wake() {
 
 type fakeOutlets map[wire.PodID]*fakeOutlet
 
-func (f fakeOutlets) setBudget(*budget.Budget) {}
+func (f fakeOutlets) SetBudget(*budget.Budget) {}
 
 func (f fakeOutlets) outlet(id wire.PodID) outlet {
 	if o := f[id]; o != nil {
@@ -100,7 +102,7 @@ func (p *fakePeers) Gone(err error) bool                           { return erro
 
 func newTestForwarder(t testing.TB, pods fakeOutlets) (*Forwarder, *fakePeers, *fakeHost) {
 	t.Helper()
-	m, err := newMetrics(nil)
+	m, err := metrics.New(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,7 +232,7 @@ func TestAnswerThatIsNotNewerIsAskedAgain(t *testing.T) {
 	f, _, _ := newTestForwarder(t, fakeOutlets{2: {room: 10}})
 	r := f.newReceiver(2)
 	_ = f.Forward(t.Context(), bob, hello)
-	r.bounced(bob, 5, false, hello)
+	r.Bounce(bob, 5, false, hello)
 	f.answered(bob, directory.Owner, 2, 5, 0)
 	if got, want := take(&f.node.lookups), []question{{bob, 0}, {bob, 5}}; !slices.Equal(got, want) {
 		t.Errorf("lookups %v, want %v", got, want)
@@ -262,11 +264,11 @@ func TestArrivals(t *testing.T) {
 			f, local, host := newTestForwarder(t, pods)
 			local.err = tt.err
 			r := f.newReceiver(2)
-			r.forwarded(bob, 7, true, bytes.Clone(hello))
+			r.Forward(bob, 7, true, bytes.Clone(hello))
 			if back.woken != 0 {
 				t.Error("woken in the middle of a batch")
 			}
-			r.batchEnd()
+			r.BatchEnd()
 			if local.flushed != 1 || back.woken != back.queued {
 				t.Errorf("flushed %d times, woken %d times for %d sent back", local.flushed, back.woken, back.queued)
 			}
@@ -284,15 +286,15 @@ func TestSecondBounceIsTheLast(t *testing.T) {
 	f, _, host := newTestForwarder(t, fakeOutlets{3: o})
 	f.learned(bob, 3, 9)
 	r := f.newReceiver(2)
-	r.bounced(bob, 5, false, hello)
+	r.Bounce(bob, 5, false, hello)
 	if o.queued != 1 || !o.second || len(host.drops) != 0 {
 		t.Errorf("%d sent to the newer owner, as second %v, dropped %q", o.queued, o.second, host.drops)
 	}
-	r.bounced(bob, 5, true, hello)
+	r.Bounce(bob, 5, true, hello)
 	if want := []string{"1 bounced"}; o.queued != 1 || !slices.Equal(host.drops, want) {
 		t.Errorf("%d sent to the newer owner, dropped %q", o.queued, host.drops)
 	}
-	r.batchEnd()
+	r.BatchEnd()
 	if o.woken != 1 {
 		t.Errorf("woken %d times", o.woken)
 	}
@@ -304,7 +306,7 @@ func TestBouncedToNobody(t *testing.T) {
 	f, _, host := newTestForwarder(t, fakeOutlets{})
 	_ = f.Forward(t.Context(), bob, hello)
 	f.answered(bob, directory.NobodyHas, 0, 0, 0)
-	f.newReceiver(2).bounced(bob, 5, false, hello)
+	f.newReceiver(2).Bounce(bob, 5, false, hello)
 	if want := []string{"1 no_peer", "1 no_peer"}; !slices.Equal(host.drops, want) {
 		t.Errorf("dropped %q, want %q", host.drops, want)
 	}

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	links "github.com/crosspod/crosspod/cluster/internal/node"
+
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
@@ -22,7 +24,7 @@ var errInboxFull = errors.New("the directory does not keep up with the entries o
 
 // inbox is what one session has read and the node has not handled yet.
 type inbox struct {
-	session session
+	session links.Session
 
 	mu      sync.Mutex // guards what follows
 	batches [][]wire.Entry

@@ -9,6 +9,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/crosspod/crosspod/cluster/internal/metrics"
+	links "github.com/crosspod/crosspod/cluster/internal/node"
+
 	"golang.org/x/time/rate"
 
 	"github.com/crosspod/crosspod/cluster/internal/directory"
@@ -51,7 +54,7 @@ type node struct {
 	self    directory.Member
 	local   LocalPeers
 	effects effects
-	metrics *Metrics
+	metrics *metrics.Metrics
 	log     *slog.Logger
 	began   time.Time
 	wake    chan struct{} // something was left; holds one
@@ -134,7 +137,7 @@ type question struct {
 	newerThan uint64
 }
 
-func newNode(self directory.Member, local LocalPeers, m *Metrics, log *slog.Logger) *node {
+func newNode(self directory.Member, local LocalPeers, m *metrics.Metrics, log *slog.Logger) *node {
 	n := &node{
 		self: self, local: local, metrics: m, log: log,
 		began:    time.Now(),
@@ -168,19 +171,19 @@ func (n *node) signal() {
 
 // What others leave for the node. None of it waits, but for entries.
 
-func (n *node) linkUp(s session) {
+func (n *node) LinkUp(s links.Session) {
 	in := &inbox{session: s}
 	n.mu.Lock()
-	n.inboxes[s.number()] = in
+	n.inboxes[s.Number()] = in
 	n.events = append(n.events, event{kind: sessionUp, in: in})
 	n.mu.Unlock()
 	n.signal()
 }
 
-func (n *node) linkDown(s session) {
+func (n *node) LinkDown(s links.Session) {
 	n.mu.Lock()
-	in := n.inboxes[s.number()]
-	delete(n.inboxes, s.number())
+	in := n.inboxes[s.Number()]
+	delete(n.inboxes, s.Number())
 	n.mu.Unlock()
 	if in != nil {
 		in.end()
@@ -188,19 +191,19 @@ func (n *node) linkDown(s session) {
 	}
 }
 
-func (n *node) podGone(id wire.PodID) { n.event(event{kind: podHasGone, pod: id}) }
+func (n *node) PodGone(id wire.PodID) { n.event(event{kind: podHasGone, pod: id}) }
 
-func (n *node) roundTrip(s session, d time.Duration) {
+func (n *node) RoundTrip(s links.Session, d time.Duration) {
 	n.mu.Lock()
-	in := n.inboxes[s.number()]
+	in := n.inboxes[s.Number()]
 	n.mu.Unlock()
 	if in != nil {
 		n.event(event{kind: roundTripped, in: in, roundTrip: d})
 	}
 }
 
-// written has the node place more, if there is.
-func (n *node) written(session) {
+// Written makes the node place more, if there is.
+func (n *node) Written(links.Session) {
 	if n.placing.Load() {
 		n.signal()
 	}
@@ -213,9 +216,9 @@ func (n *node) event(e event) {
 	n.signal()
 }
 
-func (n *node) entries(s session, entries []wire.Entry) error {
+func (n *node) Entries(s links.Session, entries []wire.Entry) error {
 	n.mu.Lock()
-	in, stopping := n.inboxes[s.number()], n.stopping
+	in, stopping := n.inboxes[s.Number()], n.stopping
 	n.mu.Unlock()
 	switch {
 	case stopping:
@@ -290,9 +293,6 @@ func (n *node) hear(id messages.PeerID, from wire.PodID) {
 	n.mu.Unlock()
 	n.signal()
 }
-
-func (n *node) clock() uint64                   { return n.clocks.now() }
-func (n *node) observeClock(clock uint64) error { return n.clocks.observe(clock) }
 
 // stop has the node say LEAVE and returns when its goroutine has ended.
 func (n *node) stop() {
@@ -482,13 +482,14 @@ func (n *node) linkEvent(e event) {
 	switch e.kind {
 	case sessionUp:
 		s := e.in.session
-		n.sessions[directory.Session(s.number())] = e.in
-		n.addresses.Store(s.pod(), s.address())
-		n.pod.SessionUp(n.now(), directory.Session(s.number()), directory.Member{ID: s.pod(), Address: s.address()})
+		n.sessions[directory.Session(s.Number())] = e.in
+		m := s.Member()
+		n.addresses.Store(m.ID, m.Address)
+		n.pod.SessionUp(n.now(), directory.Session(s.Number()), m)
 	case podHasGone:
 		n.pod.PodGone(n.now(), e.pod)
 	case roundTripped:
-		n.pod.RoundTrip(directory.Session(e.in.session.number()), e.roundTrip)
+		n.pod.RoundTrip(directory.Session(e.in.session.Number()), e.roundTrip)
 	}
 	n.apply()
 }
@@ -570,7 +571,7 @@ func (n *node) peer(id messages.PeerID) {
 // anything else makes another pod send, so that pods which are all busy get
 // through what they say to each other, however small their frames are.
 func (n *node) receive(in *inbox) {
-	s := directory.Session(in.session.number())
+	s := directory.Session(in.session.Number())
 	for handled := 0; ; {
 		batch, more, done := in.take()
 		if len(batch) > 0 && !in.closed {
@@ -615,11 +616,11 @@ func (n *node) place() (more bool) {
 			continue
 		}
 		again := true
-		if in.session.queuedEntryBytes() < syncRoom {
-			again = n.pod.Sync(n.now(), directory.Session(in.session.number()), turn)
+		if in.session.EntryBytes() < syncRoom {
+			again = n.pod.Sync(n.now(), directory.Session(in.session.Number()), turn)
 			n.apply()
 			n.flushTo(in)
-			more = more || again && in.session.queuedEntryBytes() < syncRoom
+			more = more || again && in.session.EntryBytes() < syncRoom
 		}
 		if again {
 			n.due(in)
@@ -668,14 +669,14 @@ func (n *node) do(e *directory.Effect) {
 		}
 	case directory.CloseSession:
 		if e.Reason == directory.DigestMismatch {
-			n.metrics.digestMismatches.Add(1)
+			n.metrics.DigestMismatches.Add(1)
 		}
 		if in := n.sessions[e.Session]; in != nil {
 			n.close(in, fmt.Errorf("directory: %v", e.Reason))
 		}
 	case directory.Evict:
 		n.connected.Store(int64(n.pod.Connections()))
-		n.metrics.evictions.Add(1)
+		n.metrics.Evictions.Add(1)
 		n.log.Debug("peer superseded by a connection to another pod", "peer", e.Member, "pod", e.Pod)
 		n.evict(e.Member, e.Conn, e.Epoch)
 	case directory.NotifyOnline:
@@ -708,7 +709,7 @@ func (n *node) do(e *directory.Effect) {
 		n.addresses.Delete(e.Pod)
 		n.effects.podLost(e.Pod)
 	case directory.Fault:
-		n.metrics.directoryFaults.Add(1)
+		n.metrics.DirectoryFaults.Add(1)
 		n.log.Error("directory entry of this pod to itself dropped: please report it", "kind", e.Entry.Kind, "err", e.Err)
 	}
 }
@@ -732,16 +733,16 @@ func (n *node) answer(e *directory.Effect) {
 	if e.Name.Space() != wire.Peer {
 		return
 	}
-	outcome := lookupUnknown
+	outcome := metrics.LookupUnknown
 	switch e.Result {
 	case directory.Owner:
-		outcome = lookupOwner
+		outcome = metrics.LookupOwner
 	case directory.NobodyHas:
-		outcome = lookupNobody
+		outcome = metrics.LookupNobody
 	}
 	if began, ok := n.asked[e.Name]; ok {
 		delete(n.asked, e.Name)
-		n.metrics.looked(outcome, time.Duration(n.now()-began))
+		n.metrics.Looked(outcome, time.Duration(n.now()-began))
 	}
 	n.effects.answered(e.Name.ID(), e.Result, e.Pod, e.Epoch, e.NewerThan)
 }
@@ -753,7 +754,7 @@ func (n *node) close(in *inbox, reason error) {
 	}
 	in.closed = true
 	in.out = nil
-	in.session.close(reason)
+	in.session.Close(reason)
 }
 
 // flush sends the entries of this turn.
@@ -767,7 +768,7 @@ func (n *node) flush() {
 
 func (n *node) flushTo(in *inbox) {
 	if len(in.out) > 0 && !in.closed {
-		_ = in.session.sendEntries(in.out) // when it fails the session ends and says so
+		_ = in.session.SendEntries(in.out) // when it fails the session ends and says so
 	}
 	in.out = in.out[:0]
 	if cap(in.out) > 4*turn {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/directory"
+	"github.com/crosspod/crosspod/cluster/internal/metrics"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -30,11 +31,12 @@ type fakeSession struct {
 	closed error
 }
 
-func (s *fakeSession) number() uint64  { return s.n }
-func (s *fakeSession) pod() wire.PodID { return s.id }
-func (s *fakeSession) address() string { return fmt.Sprintf("10.0.0.%d:7090", s.id) }
+func (s *fakeSession) Number() uint64 { return s.n }
+func (s *fakeSession) Member() directory.Member {
+	return directory.Member{ID: s.id, Address: fmt.Sprintf("10.0.0.%d:7090", s.id)}
+}
 
-func (s *fakeSession) sendEntries(e []wire.Entry) bool {
+func (s *fakeSession) SendEntries(e []wire.Entry) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sent = append(s.sent, e...)
@@ -43,13 +45,13 @@ func (s *fakeSession) sendEntries(e []wire.Entry) bool {
 	return true
 }
 
-func (s *fakeSession) queuedEntryBytes() int {
+func (s *fakeSession) EntryBytes() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.queued
 }
 
-func (s *fakeSession) close(err error) {
+func (s *fakeSession) Close(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = err
@@ -166,7 +168,7 @@ func (e *fakeEffects) all() []string {
 
 func newTestNode(t *testing.T) (*node, *fakeLocal, *fakeEffects) {
 	t.Helper()
-	m, err := newMetrics(nil)
+	m, err := metrics.New(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +187,7 @@ func TestAnnouncedPeersAreWithTheLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, local, _ := newTestNode(t)
 		s := &fakeSession{n: 1, id: 2}
-		n.linkUp(s)
+		n.LinkUp(s)
 		synctest.Wait()
 		const peers = 3 * turn
 		for i := range peers {
@@ -204,7 +206,7 @@ func TestInterestsAreTakenAtARate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, local, e := newTestNode(t)
 		s := &fakeSession{n: 1, id: 2}
-		n.linkUp(s)
+		n.LinkUp(s)
 		synctest.Wait()
 		const ids = 60_000
 		ask := func(wanted bool) {
@@ -274,7 +276,7 @@ func TestPlacingWaitsForTheLink(t *testing.T) {
 		}
 		synctest.Wait()
 		s := &fakeSession{n: 1, id: 2}
-		n.linkUp(s)
+		n.LinkUp(s)
 		synctest.Wait()
 		placed := s.count(wire.Register)
 		if placed == 0 || placed == peers || s.count(wire.View) != 0 {
@@ -289,7 +291,7 @@ func TestPlacingWaitsForTheLink(t *testing.T) {
 			s.mu.Lock()
 			s.queued = 0
 			s.mu.Unlock()
-			n.written(s)
+			n.Written(s)
 			synctest.Wait()
 		}
 		if got := s.count(wire.Register); got != peers {
@@ -312,7 +314,7 @@ func TestPlacingGoesOnByItself(t *testing.T) {
 			local.join(n, messages.HashID(fmt.Sprint(i)))
 		}
 		s := &fakeSession{n: 1, id: 2}
-		n.linkUp(s)
+		n.LinkUp(s)
 		for range 20 {
 			time.Sleep(syncPause)
 			s.mu.Lock()
@@ -330,8 +332,8 @@ func TestImpossibleEntriesEndTheSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, _, e := newTestNode(t)
 		s := &fakeSession{n: 1, id: 2}
-		n.linkUp(s)
-		if err := n.entries(s, []wire.Entry{{Kind: 99}}); err != nil {
+		n.LinkUp(s)
+		if err := n.Entries(s, []wire.Entry{{Kind: 99}}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -339,18 +341,18 @@ func TestImpossibleEntriesEndTheSession(t *testing.T) {
 			t.Fatal("the session is still open")
 		}
 		sent := len(s.sent)
-		_ = n.entries(s, []wire.Entry{{Kind: wire.WhoHas, Name: wire.PeerName(messages.HashID("bob")), ID: 1}})
+		_ = n.Entries(s, []wire.Entry{{Kind: wire.WhoHas, Name: wire.PeerName(messages.HashID("bob")), ID: 1}})
 		synctest.Wait()
 		if len(s.sent) != sent {
 			t.Errorf("sent on a session that was closed: %v", s.sent[sent:])
 		}
-		n.linkDown(s)
-		n.linkDown(s)
+		n.LinkDown(s)
+		n.LinkDown(s)
 		time.Sleep(10 * time.Second)
 		if !slices.Contains(e.all(), "lost 2") {
 			t.Errorf("said %v, want the pod lost after the grace", e.all())
 		}
-		if err := n.entries(s, nil); !errors.Is(err, errSessionEnded) {
+		if err := n.Entries(s, nil); !errors.Is(err, errSessionEnded) {
 			t.Errorf("entries = %v", err)
 		}
 	})
@@ -362,11 +364,11 @@ func TestLeaveBeforeTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, _, e := newTestNode(t)
 		s := &fakeSession{n: 1, id: 2}
-		n.linkUp(s)
-		if err := n.entries(s, []wire.Entry{{Kind: wire.Leave}}); err != nil {
+		n.LinkUp(s)
+		if err := n.Entries(s, []wire.Entry{{Kind: wire.Leave}}); err != nil {
 			t.Fatal(err)
 		}
-		n.linkDown(s)
+		n.LinkDown(s)
 		synctest.Wait()
 		if !slices.Contains(e.all(), "lost 2") {
 			t.Errorf("said %v, want the pod lost at once", e.all())
@@ -384,8 +386,8 @@ func TestInboxIsBounded(t *testing.T) {
 		e.wants[bob] = true
 		local.join(n, bob)
 		s, other := &fakeSession{n: 1, id: 2}, &fakeSession{n: 2, id: 3}
-		n.linkUp(s)
-		n.linkUp(other)
+		n.LinkUp(s)
+		n.LinkUp(other)
 		synctest.Wait()
 		n.interestChanged(bob) // has the node wait in settle
 		synctest.Wait()
@@ -397,7 +399,7 @@ func TestInboxIsBounded(t *testing.T) {
 		put := 0
 		start := time.Now()
 		for ; put < 1000; put++ {
-			if err := n.entries(s, batch); err != nil {
+			if err := n.Entries(s, batch); err != nil {
 				if !errors.Is(err, errInboxFull) {
 					t.Errorf("error = %v", err)
 				}
@@ -411,12 +413,12 @@ func TestInboxIsBounded(t *testing.T) {
 			t.Errorf("gave up after %v", took)
 		}
 		start = time.Now()
-		if err := n.entries(other, batch); err != nil || time.Since(start) > 0 {
+		if err := n.Entries(other, batch); err != nil || time.Since(start) > 0 {
 			t.Errorf("another link waited %v, error %v", time.Since(start), err)
 		}
 		n.peerChanged(bob)
 		n.lookup(bob, 0)
-		if n.clock() == 0 {
+		if n.clocks.now() == 0 {
 			t.Error("no clock")
 		}
 		if took := time.Since(start); took > 0 {
@@ -426,7 +428,7 @@ func TestInboxIsBounded(t *testing.T) {
 		// One that waits goes on as soon as there is room, or the link ends.
 		var readers sync.WaitGroup
 		readers.Go(func() {
-			if err := n.entries(s, batch); err != nil {
+			if err := n.Entries(s, batch); err != nil {
 				t.Error(err)
 			}
 		})
@@ -438,7 +440,7 @@ func TestInboxIsBounded(t *testing.T) {
 			t.Errorf("%d answers to %d questions", s.count(wire.IHave)+s.count(wire.Nobody), (put+1)*len(batch))
 		}
 		n.stop()
-		if err := n.entries(other, batch); err != nil {
+		if err := n.Entries(other, batch); err != nil {
 			t.Errorf("error = %v after stop, want messages behind the entries to be read still", err)
 		}
 	})
@@ -510,15 +512,15 @@ func TestGonePodIsGoneAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, _, e := newTestNode(t)
 		s := &fakeSession{n: 1, id: 2}
-		n.linkUp(s)
+		n.LinkUp(s)
 		if a, ok := n.address(2); ok {
 			t.Errorf("address %q of a pod before the node has seen it", a)
 		}
 		synctest.Wait()
-		if a, ok := n.address(2); !ok || a != s.address() {
+		if a, ok := n.address(2); !ok || a != s.Member().Address {
 			t.Errorf("address = %q, %v", a, ok)
 		}
-		n.podGone(2)
+		n.PodGone(2)
 		synctest.Wait()
 		if !slices.Contains(e.all(), "lost 2") {
 			t.Errorf("said %v", e.all())
@@ -533,7 +535,7 @@ func TestLeaveIsTheLastWord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, local, _ := newTestNode(t)
 		s := &fakeSession{n: 1, id: 2}
-		n.linkUp(s)
+		n.LinkUp(s)
 		local.join(n, messages.HashID("bob"))
 		synctest.Wait()
 		n.stop()
@@ -549,10 +551,10 @@ func TestEpochsFollowTheClusterClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, local, _ := newTestNode(t)
 		s := &fakeSession{n: 1, id: 2}
-		n.linkUp(s)
+		n.LinkUp(s)
 		synctest.Wait()
-		ahead := n.clock() + 1_000_000_000
-		n.observeClock(ahead)
+		ahead := n.clocks.now() + 1_000_000_000
+		n.clocks.observe(ahead)
 		local.join(n, messages.HashID("bob"))
 		synctest.Wait()
 		for _, e := range s.sent {
@@ -565,12 +567,12 @@ func TestEpochsFollowTheClusterClock(t *testing.T) {
 		}
 		ahead += 1_000_000_000
 		eve := messages.HashID("eve")
-		if err := n.entries(s, []wire.Entry{{Kind: wire.Register, Name: wire.PeerName(eve), Member: eve, Epoch: ahead}}); err != nil {
+		if err := n.Entries(s, []wire.Entry{{Kind: wire.Register, Name: wire.PeerName(eve), Member: eve, Epoch: ahead}}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if n.clock() < ahead {
-			t.Errorf("the clock is %d behind an epoch", ahead-n.clock())
+		if n.clocks.now() < ahead {
+			t.Errorf("the clock is %d behind an epoch", ahead-n.clocks.now())
 		}
 	})
 }
@@ -622,14 +624,14 @@ func TestReturnedConnectionLosesToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, local, e := newTestNode(t)
 		s := &fakeSession{n: 1, id: 2}
-		n.linkUp(s)
+		n.LinkUp(s)
 		bob := messages.HashID("bob")
 		local.join(n, bob)
 		synctest.Wait()
 		local.conns[bob], local.returned = 7, 7 // and nobody has told the node yet
 		e.keeps = map[messages.PeerID]bool{bob: true}
-		evict := wire.Entry{Kind: wire.Evict, Name: wire.PeerName(bob), Pod: 2, Epoch: n.clock() + 1000}
-		if err := n.entries(s, []wire.Entry{evict}); err != nil {
+		evict := wire.Entry{Kind: wire.Evict, Name: wire.PeerName(bob), Pod: 2, Epoch: n.clocks.now() + 1000}
+		if err := n.Entries(s, []wire.Entry{evict}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -648,7 +650,7 @@ func TestReturnedConnectionIsAwaitedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, local, e := newTestNode(t)
 		s := &fakeSession{n: 1, id: 2}
-		n.linkUp(s)
+		n.LinkUp(s)
 		bob := messages.HashID("bob")
 		name := wire.PeerName(bob)
 		e.keeps = map[messages.PeerID]bool{bob: true}
@@ -656,12 +658,12 @@ func TestReturnedConnectionIsAwaitedAgain(t *testing.T) {
 		synctest.Wait()
 		say := func(entries ...wire.Entry) {
 			t.Helper()
-			if err := n.entries(s, entries); err != nil {
+			if err := n.Entries(s, entries); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()
 		}
-		epoch := n.clock() + 1000
+		epoch := n.clocks.now() + 1000
 		say(wire.Entry{Kind: wire.Register, Name: name, Epoch: epoch}) // this pod is a home
 		var view uint64
 		for _, id := range []wire.PodID{1, 2} {

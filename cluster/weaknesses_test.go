@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/directory"
+	"github.com/crosspod/crosspod/cluster/internal/link"
+	"github.com/crosspod/crosspod/cluster/internal/metrics"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/messages"
@@ -69,7 +71,7 @@ func TestStuckPodDelaysNoLookup(t *testing.T) {
 		if asked == 0 {
 			t.Error("the pod that is stuck is first home of nobody: the test shows nothing")
 		}
-		if f.pod("a").figures().links != 3 {
+		if f.pod("a").figures().Links != 3 {
 			t.Error("the pod that is stuck is linked no more: the test shows less than it should")
 		}
 	})
@@ -182,11 +184,11 @@ func TestAbsencesAreSwept(t *testing.T) {
 			f.pod("a").send("ann", fmt.Sprint("nobody", i), "x")
 		}
 		time.Sleep(500 * time.Millisecond)
-		if n := f.pod("a").figures().absences; n != many {
+		if n := f.pod("a").figures().Absences; n != many {
 			t.Errorf("%d absences are remembered of %d", n, many)
 		}
 		time.Sleep(3 * time.Second)
-		if n := f.pod("a").figures().absences; n != 0 {
+		if n := f.pod("a").figures().Absences; n != 0 {
 			t.Errorf("%d absences are remembered still", n)
 		}
 		f.account()
@@ -210,21 +212,21 @@ func TestBothEndsCountAMessage(t *testing.T) {
 		b.leave("bob")
 		a.send("ann", "bob", "too late")
 		time.Sleep(time.Second)
-		if n := a.Metrics.forwards[forwardOK].Load(); n != many+1 {
+		if n := a.metrics.Forwards[metrics.ForwardOK].Load(); n != many+1 {
 			t.Errorf("a counts %d messages as forwarded, want %d", n, many+1)
 		}
-		if n := b.Metrics.arrivals[arrivalOK].Load(); n != many {
+		if n := b.metrics.Arrivals[metrics.ArrivalOK].Load(); n != many {
 			t.Errorf("b counts %d messages as taken, want %d", n, many)
 		}
-		if n := b.Metrics.arrivals[arrivalBounced].Load(); n != 1 {
+		if n := b.metrics.Arrivals[metrics.ArrivalBounced].Load(); n != 1 {
 			t.Errorf("b counts %d messages as sent back, want 1", n)
 		}
 		f.account()
 	})
 	f, local, _ := newTestForwarder(t, fakeOutlets{})
 	local.err = errors.New("full")
-	f.newReceiver(2).forwarded(bob, 7, false, hello)
-	if n := f.metrics.arrivals[arrivalDropped].Load(); n != 1 {
+	f.newReceiver(2).Forward(bob, 7, false, hello)
+	if n := f.metrics.Arrivals[metrics.ArrivalDropped].Load(); n != 1 {
 		t.Errorf("%d messages are counted as dropped for want of room, want 1", n)
 	}
 }
@@ -269,19 +271,19 @@ type busyOutlet struct {
 }
 
 func (o *busyOutlet) outlet(wire.PodID) outlet { return o }
-func (o *busyOutlet) setBudget(*budget.Budget) {}
+func (o *busyOutlet) SetBudget(*budget.Budget) {}
 
-func (o *busyOutlet) push(messages.PeerID, uint64, bool, []byte) pushResult {
+func (o *busyOutlet) Push(messages.PeerID, uint64, bool, []byte) link.Result {
 	o.pushed++
 	o.more()
-	return pushed
+	return link.Queued
 }
 
-func (o *busyOutlet) bounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) pushResult {
-	return o.push(dst, epoch, second, msg)
+func (o *busyOutlet) PushBounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) link.Result {
+	return o.Push(dst, epoch, second, msg)
 }
 
-func (o *busyOutlet) wake() {}
+func (o *busyOutlet) Wake() {}
 
 // What was on its way to a pod that was killed, and that another process has
 // taken the place of before anybody gave it up, is counted as lost.

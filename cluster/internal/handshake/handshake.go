@@ -120,7 +120,7 @@ type Conn struct {
 	Signed       bool              // false only where neither side has a secret: then nothing was proved
 	Key          wire.Fingerprint  // of the secret that was proved, where Signed
 
-	Peer  wire.PodID
+	Pod   wire.PodID  // at the other end
 	Hello *wire.Hello // the other side's
 	Ahead int64       // of this side's clock the other's was so many µs when its HELLO came
 	Have  uint64      // session that the other side has in use with this pod, 0: none
@@ -133,13 +133,13 @@ type Conn struct {
 	// links work as well, but clients will be turned away. See [Conn.Tokens].
 	MyTokens, TheirTokens wire.Fingerprint
 
-	pod *Pod
+	own *Pod
 	key *key // that was proved; nil: none
 }
 
 // Tokens is what a proof on c would say now of the secrets of peer tokens.
 func (c *Conn) Tokens() wire.Fingerprint {
-	all, _ := c.pod.tokens(c.key)
+	all, _ := c.own.tokens(c.key)
 	return all
 }
 

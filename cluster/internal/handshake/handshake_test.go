@@ -123,12 +123,12 @@ func TestLink(t *testing.T) {
 			got  *Conn
 			want Conn
 		}{
-			{"dialer", d, Conn{Role: Dialer, Peer: wire.NewPodID("right:7090", 'r'), Ahead: 1000, Have: 8}},
-			{"acceptor", a, Conn{Role: Acceptor, Peer: wire.NewPodID("left:7090", 'l'), Ahead: -1000, Have: 7}},
+			{"dialer", d, Conn{Role: Dialer, Pod: wire.NewPodID("right:7090", 'r'), Ahead: 1000, Have: 8}},
+			{"acceptor", a, Conn{Role: Acceptor, Pod: wire.NewPodID("left:7090", 'l'), Ahead: -1000, Have: 7}},
 		} {
 			tt.want.Version, tt.want.Capabilities, tt.want.Signed, tt.want.Key = 2, wire.AllCapabilities, true, key
 			tt.want.TLS, tt.want.Below, tt.want.Hello = tt.got.TLS, tt.got.Below, tt.got.Hello
-			tt.want.pod, tt.want.key = tt.got.pod, tt.got.key
+			tt.want.own, tt.want.key = tt.got.own, tt.got.key
 			if !reflect.DeepEqual(*tt.got, tt.want) {
 				t.Errorf("%s has %+v, want %+v", tt.name, *tt.got, tt.want)
 			}

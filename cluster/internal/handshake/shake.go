@@ -125,14 +125,14 @@ func (s *shake) prove() (*Conn, error) {
 		Capabilities:  s.terms.capabilities,
 		Signed:        s.terms.signed,
 		Key:           s.terms.key,
-		Peer:          s.theirs.PodID(),
+		Pod:           s.theirs.PodID(),
 		Hello:         s.theirs,
 		Have:          theirs.Have,
 		OtherInstance: Differ(s.mine.Instance, s.theirs.Instance),
 		Ahead:         s.ahead,
 		MyTokens:      mine.Tokens,
 		TheirTokens:   theirs.Tokens,
-		pod:           s.pod,
+		own:           s.pod,
 		key:           k,
 	}, nil
 }

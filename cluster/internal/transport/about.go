@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"encoding/hex"
@@ -57,7 +57,7 @@ func (t *Transport) tellAbout() {
 }
 
 // setSecrets takes other secrets of the cluster, and tells the other pods which.
-func (t *Transport) setSecrets(secrets []string) error {
+func (t *Transport) SetSecrets(secrets []string) error {
 	if err := t.keys.Swap(secrets...); err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (t *Transport) toldAbout(c *conn, a wire.About) {
 	}
 	p.about = &a
 	t.mu.Unlock()
-	t.links(false) // some address may need no dialing any more
+	t.users.LinksChanged(false) // some address may need no dialing any more
 }
 
 // apartLocked returns who is apart, by what linked pods say: for a pod, the linked

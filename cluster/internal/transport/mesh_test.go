@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"fmt"
@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/discovery"
+	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/nolink"
+	"github.com/crosspod/crosspod/cluster/internal/status"
 )
 
 const pace = 5 * time.Millisecond // latency of most tests, one way
@@ -49,7 +51,7 @@ func oneLink(t *testing.T, a, b *rigPod) {
 	if na, nb := r.net.Conns(a.host), r.net.Conns(b.host); na != 1 || nb != 1 {
 		t.Errorf("%d and %d connections are open, want 1", na, nb)
 	}
-	if there, back := a.send(b, "there"), b.send(a, "and back"); there > pushedWakeDue || back > pushedWakeDue {
+	if there, back := a.send(b, "there"), b.send(a, "and back"); there > link.WakeDue || back > link.WakeDue {
 		t.Errorf("sending gives %d and %d", there, back)
 	}
 	r.within(time.Second, "messages both ways", func() bool { return b.received("there") && a.received("and back") })
@@ -104,7 +106,7 @@ func TestRestartedPodTakesThePlaceOfTheFormerOne(t *testing.T) {
 				if a.count("gone "+b.id().String()) != 1 {
 					t.Errorf("the former process is not said to be gone: %v", a.trace)
 				}
-				if a.transport.outlet(b.id()) != nil {
+				if a.transport.Queue(b.id()) != nil {
 					t.Error("the former process still has a queue")
 				}
 			})
@@ -120,7 +122,7 @@ func TestTwoLivingPodsWithOneAddress(t *testing.T) {
 		time.Sleep(time.Second) // both may have dialed
 		before := a.count("up")
 		// The third one lives on 10.0.0.3 and says that it is 10.0.0.2.
-		liar := r.pod("10.0.0.3", func(c *Config) {
+		liar := r.pod("10.0.0.3", func(c *rigConfig) {
 			c.PodIPs[0] = a.addr().Addr().Next()
 			c.ListenAddress = "10.0.0.3:7090"
 		}).start()
@@ -138,9 +140,9 @@ func TestTwoLivingPodsWithOneAddress(t *testing.T) {
 		} {
 			r.within(time.Second, "the reason at "+p.host, func() bool { return reasons(p)[want.address] == want.reason })
 			_, apart := p.discovery.Status()
-			_, lost := p.transport.status()
+			_, lost := p.transport.Status()
 			for _, s := range append(apart, lost...) {
-				if s.Address == want.address && (s.State != PodRefused || s.Announced != "10.0.0.2:7090") {
+				if s.Address == want.address && (s.State != status.Refused || s.Announced != "10.0.0.2:7090") {
 					t.Errorf("at %s: %+v", p.host, s)
 				}
 			}
@@ -158,9 +160,9 @@ func TestTwoLivingPodsWithOneAddress(t *testing.T) {
 func reasons(p *rigPod) map[string]string {
 	all := map[string]string{}
 	_, waiting := p.discovery.Status()
-	_, pods := p.transport.status()
+	_, pods := p.transport.Status()
 	for _, s := range append(waiting, pods...) {
-		if s.State != PodUp {
+		if s.State != status.Up {
 			all[s.Address] = s.Reason
 		}
 	}

@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/discovery"
+	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
@@ -61,7 +62,7 @@ func TestEveryStartEndsInAFullMesh(t *testing.T) {
 			}
 			for _, p := range pods {
 				for _, o := range pods {
-					if p != o && p.send(o, "from "+p.host) > pushedWakeDue {
+					if p != o && p.send(o, "from "+p.host) > link.WakeDue {
 						t.Errorf("start %d: %s cannot send to %s", i, p.host, o.host)
 					}
 				}
@@ -88,7 +89,7 @@ func TestEveryStartEndsInAFullMesh(t *testing.T) {
 // link, whichever way it was reached (F10).
 func TestOnePodUnderTwoAddresses(t *testing.T) {
 	inBubble(t, pace, func(t *testing.T, r *rig) {
-		dual := func(c *Config) { c.PodIPs = append(c.PodIPs, c.PodIPs[0].Next().Next().Next()) }
+		dual := func(c *rigConfig) { c.PodIPs = append(c.PodIPs, c.PodIPs[0].Next().Next().Next()) }
 		r.resolves("10.0.0.1", "10.0.0.4", "10.0.0.2", "10.0.0.5")
 		a, b := r.pod("10.0.0.1", dual).start(), r.pod("10.0.0.2", dual).start()
 		r.within(time.Second, "a link", func() bool { return meshed(a, b) })
@@ -161,7 +162,7 @@ func TestIPv6AndDualStack(t *testing.T) {
 	inBubble(t, pace, func(t *testing.T, r *rig) {
 		r.resolves("fd00::1", "fd00::2", "fd00::3", "10.0.0.3")
 		a, b := r.pod("fd00::1").start(), r.pod("fd00::2").start()
-		c := r.pod("fd00::3", func(c *Config) { c.PodIPs = append(c.PodIPs, netip.MustParseAddr("10.0.0.3")) }).start()
+		c := r.pod("fd00::3", func(c *rigConfig) { c.PodIPs = append(c.PodIPs, netip.MustParseAddr("10.0.0.3")) }).start()
 		r.within(time.Second, "links", func() bool { return meshed(a, b, c) })
 		if got := a.addr().String(); got != "[fd00::1]:7090" {
 			t.Errorf("it announces %s", got)
@@ -177,7 +178,7 @@ func TestIPv6AndDualStack(t *testing.T) {
 func TestDiscoveryOnlyAdds(t *testing.T) {
 	inBubble(t, pace, func(t *testing.T, r *rig) {
 		r.resolves("10.0.0.1", "10.0.0.2")
-		quick := func(c *Config) { c.Interval = time.Second }
+		quick := func(c *rigConfig) { c.Interval = time.Second }
 		a, b := r.pod("10.0.0.1", quick).start(), r.pod("10.0.0.2", quick).start()
 		r.within(time.Second, "a link", func() bool { return meshed(a, b) })
 		time.Sleep(3 * time.Second)
@@ -240,9 +241,8 @@ func TestReadyAfterTheFirstLook(t *testing.T) {
 	})
 	t.Run("a name without records", func(t *testing.T) {
 		inBubble(t, pace, func(t *testing.T, r *rig) {
-			none := func(c *Config) {
-				c.Resolver, c.Headless = nil, "relay-headless"
-				lookedUp(t, c, func(context.Context, string, string) ([]netip.Addr, error) {
+			none := func(c *rigConfig) {
+				lookedUp(t, c, "relay-headless", nil, func(context.Context, string, string) ([]netip.Addr, error) {
 					return nil, &net.DNSError{Name: "relay-headless", IsNotFound: true}
 				})
 			}
@@ -254,10 +254,10 @@ func TestReadyAfterTheFirstLook(t *testing.T) {
 			}
 		})
 	})
-	for name, change := range map[string]func(*Config){
-		"refused, other secret": func(c *Config) { c.Secrets = []string{"another secret, as long as the others"} },
-		"refused, no secret":    func(c *Config) { c.Secrets = nil },
-		"refused, address taken": func(c *Config) {
+	for name, change := range map[string]func(*rigConfig){
+		"refused, other secret": func(c *rigConfig) { c.Secrets = []string{"another secret, as long as the others"} },
+		"refused, no secret":    func(c *rigConfig) { c.Secrets = nil },
+		"refused, address taken": func(c *rigConfig) {
 			c.PodIPs, c.ListenAddress = []netip.Addr{netip.MustParseAddr("10.0.0.2")}, "10.0.0.3:7090"
 		},
 	} {
@@ -320,7 +320,7 @@ func TestReadyAfterTheFirstLook(t *testing.T) {
 // several serves, a pod that was there first goes on, and one that every other
 // refuses waits.
 func TestTwoCamps(t *testing.T) {
-	camp := func(secret string) func(*Config) { return func(c *Config) { c.Secrets = []string{secret} } }
+	camp := func(secret string) func(*rigConfig) { return func(c *rigConfig) { c.Secrets = []string{secret} } }
 	odd := camp("another secret, as long as the others")
 	t.Run("two and two", func(t *testing.T) {
 		inBubble(t, pace, func(t *testing.T, r *rig) {
@@ -366,16 +366,16 @@ func TestTwoCamps(t *testing.T) {
 // leads to it, and not for ever.
 func TestReadyWhenTheNameLeadsHere(t *testing.T) {
 	const never = time.Hour
-	same := func(*Config) {}
-	unsigned := func(c *Config) { c.Secrets = nil }
+	same := func(*rigConfig) {}
+	unsigned := func(c *rigConfig) { c.Secrets = nil }
 	former := settings("rels://a:443")
-	renamed := func(c *Config) { settings("rels://b:443")(c); formerly("rels://a:443")(c) }
+	renamed := func(c *rigConfig) { settings("rels://b:443")(c); formerly("rels://a:443")(c) }
 	for _, tt := range []struct {
 		name          string
 		others        bool          // are listed
 		listed        time.Duration // when this pod is
 		after, before time.Duration // it must be ready
-		this, other   func(*Config)
+		this, other   func(*rigConfig)
 		old           bool // the other one is of a build that does not tell what it is linked to
 	}{
 		{"at once", false, 0, 0, time.Millisecond, same, same, false},
@@ -447,7 +447,7 @@ func TestReadyAfterPodsThatAreGone(t *testing.T) {
 			return []string{"10.0.0.1", "10.0.0.2"}
 		})).start()
 		time.Sleep(30 * time.Second)
-		o := r.pod("10.0.0.2", func(c *Config) { c.Resolver = fixed{"10.0.0.1:7090"} }).start()
+		o := r.pod("10.0.0.2", func(c *rigConfig) { c.Resolver = fixed{"10.0.0.1:7090"} }).start()
 		r.within(time.Second, "a link", func() bool { return meshed(p, o) })
 		time.Sleep(500 * time.Millisecond)
 		if p.discovery.IsReady() {
@@ -463,9 +463,8 @@ func TestNotReadyByPartOfAList(t *testing.T) {
 	inBubble(t, pace, func(t *testing.T, r *rig) {
 		r.resolves("10.0.0.2")
 		r.pod("10.0.0.2").start()
-		a := r.pod("10.0.0.1", func(c *Config) {
-			c.Static, c.Resolver = []string{"10.0.0.1", "pod-2"}, nil
-			lookedUp(t, c, func(context.Context, string, string) ([]netip.Addr, error) {
+		a := r.pod("10.0.0.1", func(c *rigConfig) {
+			lookedUp(t, c, "", []string{"10.0.0.1", "pod-2"}, func(context.Context, string, string) ([]netip.Addr, error) {
 				time.Sleep(20 * time.Millisecond)
 				return []netip.Addr{netip.MustParseAddr("10.0.0.2")}, nil
 			})
@@ -520,10 +519,9 @@ func TestPodsFindEachOtherByOneFamily(t *testing.T) {
 
 // named makes the pods be found by a name that leads to some hosts at a time. A
 // lookup whose context has ended fails, one without hosts says that there are none.
-func named(t *testing.T, hosts func(ctx context.Context, network string) []string) func(*Config) {
-	return func(c *Config) {
-		c.Resolver, c.Headless = nil, "relay-pods"
-		lookedUp(t, c, func(ctx context.Context, network, name string) (ips []netip.Addr, err error) {
+func named(t *testing.T, hosts func(ctx context.Context, network string) []string) func(*rigConfig) {
+	return func(c *rigConfig) {
+		lookedUp(t, c, "relay-pods", nil, func(ctx context.Context, network, name string) (ips []netip.Addr, err error) {
 			for _, host := range hosts(ctx, network) {
 				if ip := netip.MustParseAddr(host); network == "ip" || (network == "ip4") == ip.Is4() {
 					ips = append(ips, ip)
@@ -541,8 +539,8 @@ func named(t *testing.T, hosts func(ctx context.Context, network string) []strin
 }
 
 // lookedUp makes c find its pods by names whose addresses come from lookup.
-func lookedUp(t *testing.T, c *Config, lookup discovery.Lookup) {
-	found, err := newResolver(c, lookup)
+func lookedUp(t *testing.T, c *rigConfig, headless string, static []string, lookup discovery.Lookup) {
+	found, err := discovery.Names(headless, static, 7090, lookup)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"time"
@@ -16,7 +16,7 @@ import (
 const tokensPause = time.Minute
 
 // setTokenSecrets tells the other pods of other secrets.
-func (t *Transport) setTokenSecrets(secrets []string) {
+func (t *Transport) SetTokenSecrets(secrets []string) {
 	t.tokens.Store(handshake.NewTokenSecrets(secrets))
 	t.mu.Lock()
 	for _, c := range t.usedLocked() {

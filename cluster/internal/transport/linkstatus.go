@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"fmt"
@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/discovery"
+	"github.com/crosspod/crosspod/cluster/internal/metrics"
 	"github.com/crosspod/crosspod/cluster/internal/nolink"
+	"github.com/crosspod/crosspod/cluster/internal/status"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
@@ -51,15 +53,15 @@ func (t *Transport) Standing(addr netip.AddrPort) (s discovery.Standing) {
 
 // status is what is known of the pods that have proved themselves, and of those
 // that were refused when they connected.
-func (t *Transport) status() (self PodStatus, pods []PodStatus) {
+func (t *Transport) Status() (self status.Pod, pods []status.Pod) {
 	now := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	self = PodStatus{
+	self = status.Pod{
 		Address:     t.own.String(),
 		ID:          t.shaker.ID().String(),
 		Incarnation: fmt.Sprintf("%016x", t.incarnation),
-		State:       PodSelf,
+		State:       status.Self,
 		Since:       t.began,
 		Version:     t.build,
 		Protocol:    wire.Version,
@@ -83,8 +85,8 @@ func (t *Transport) status() (self PodStatus, pods []PodStatus) {
 	for _, ip := range t.refusals.Keys() {
 		r, _ := t.refusals.Peek(ip)
 		if now.Sub(r.at) < refusalsKept && !linked[r.said] {
-			pods = append(pods, PodStatus{
-				Address: r.said, State: PodRefused, Since: r.since, Reason: r.reason,
+			pods = append(pods, status.Pod{
+				Address: r.said, State: status.Refused, Since: r.since, Reason: r.reason,
 				Error: fmt.Sprintf("it connected from %s: %v", ip, r.err),
 			})
 		}
@@ -94,7 +96,7 @@ func (t *Transport) status() (self PodStatus, pods []PodStatus) {
 
 // known returns the addresses of the pods that these lead to, as far as that is
 // known, and these.
-func (t *Transport) known(addresses []string) map[string]bool {
+func (t *Transport) Known(addresses []string) map[string]bool {
 	all := make(map[string]bool, len(addresses))
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -115,30 +117,34 @@ func (t *Transport) known(addresses []string) map[string]bool {
 }
 
 // figures are the gauges of the links.
-func (t *Transport) figures(f *figures) {
+func (t *Transport) Figures(f *metrics.Figures) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	f.secrets = shortIDs(t.keys.IDs())
+	f.Secrets = shortIDs(t.keys.IDs())
 	for _, p := range t.pods {
 		messages, bytes := p.queue.Len()
-		f.queuedMessages += messages
-		f.queuedByte += bytes
+		f.QueuedMessages += messages
+		f.QueuedBytes += bytes
 		if p.used == nil {
 			continue
 		}
-		f.links++
-		f.instanceDiffers += number(p.differs.instance)
-		f.tokensDiffer += number(p.differs.tokens)
+		f.Links++
+		if p.differs.instance {
+			f.InstanceDiffers++
+		}
+		if p.differs.tokens {
+			f.TokensDiffer++
+		}
 	}
 }
 
 // statusLocked is what is known of p.
-func (p *pod) statusLocked() PodStatus {
-	s := PodStatus{
+func (p *pod) statusLocked() status.Pod {
+	s := status.Pod{
 		Address:         p.address,
 		ID:              p.id.String(),
 		Incarnation:     fmt.Sprintf("%016x", p.hello.Incarnation),
-		State:           PodSuspect,
+		State:           status.Suspect,
 		Since:           p.since,
 		Version:         p.hello.Build,
 		Protocol:        int(p.version),
@@ -159,13 +165,13 @@ func (p *pod) statusLocked() PodStatus {
 		s.Error, s.Announced = p.err.Error(), nolink.Announced(p.err)
 		switch {
 		case nolink.Refused(p.reason):
-			s.State = PodRefused
+			s.State = status.Refused
 		case p.reason == nolink.Stopping:
-			s.State = PodGone
+			s.State = status.Gone
 		}
 	}
 	if c := p.used; c != nil {
-		s.State = PodUp
+		s.State = status.Up
 		s.RoundTripMS = float64(c.link.RTT()) / float64(time.Millisecond)
 		s.Peers = c.link.Peers()
 	}

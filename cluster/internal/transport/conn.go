@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"errors"
@@ -11,8 +11,8 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
 	"github.com/crosspod/crosspod/cluster/internal/nolink"
+	"github.com/crosspod/crosspod/cluster/internal/status"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
-	"github.com/crosspod/crosspod/messages"
 )
 
 // conn is one connection on which both ends have proved themselves. It becomes a
@@ -28,7 +28,7 @@ type conn struct {
 
 	// Set when it is admitted, before anything is read.
 	of       *pod
-	receiver receiver
+	Receiver // takes the messages
 
 	state    atomic.Int32 // a connState; changed under transport.mu
 	renewing atomic.Bool  // see renew
@@ -51,23 +51,20 @@ const (
 	connEnded
 )
 
-// number implements session.
-func (c *conn) number() uint64 { return c.session }
+// Number implements node.Session.
+func (c *conn) Number() uint64 { return c.session }
 
-// pod implements session.
-func (c *conn) pod() wire.PodID { return c.of.id }
+// Member implements node.Session.
+func (c *conn) Member() directory.Member { return directory.Member{ID: c.of.id, Address: c.of.address} }
 
-// address implements session.
-func (c *conn) address() string { return c.of.address }
+// SendEntries implements node.Session.
+func (c *conn) SendEntries(entries []wire.Entry) bool { return c.link.SendEntries(entries) }
 
-// sendEntries implements session.
-func (c *conn) sendEntries(entries []wire.Entry) bool { return c.link.SendEntries(entries) }
+// EntryBytes implements node.Session.
+func (c *conn) EntryBytes() int { return c.link.EntryBytes() }
 
-// queuedEntryBytes implements session.
-func (c *conn) queuedEntryBytes() int { return c.link.EntryBytes() }
-
-// close implements session.
-func (c *conn) close(reason error) {
+// Close implements node.Session.
+func (c *conn) Close(reason error) {
 	if !errors.Is(reason, directory.ErrAhead) {
 		c.bye(wire.FarewellError, reason)
 		return
@@ -111,23 +108,10 @@ func (c *conn) Entries(entries []wire.Entry) error {
 	case connWaits:
 		return errors.New("directory entries before USE")
 	case connUsed:
-		return c.transport.fabric.entries(c, entries)
+		return c.transport.users.Directory.Entries(c, entries)
 	}
 	return nil // another session speaks for the pod
 }
-
-// Forward implements link.Handler.
-func (c *conn) Forward(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
-	c.receiver.forwarded(dst, epoch, second, msg)
-}
-
-// Bounce implements link.Handler.
-func (c *conn) Bounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
-	c.receiver.bounced(dst, epoch, second, msg)
-}
-
-// BatchEnd implements link.Handler.
-func (c *conn) BatchEnd() { c.receiver.batchEnd() }
 
 // Control implements link.Handler.
 func (c *conn) Control(t wire.Type, payload []byte) error {
@@ -193,9 +177,9 @@ func (t *Transport) newConn(shaken *handshake.Conn, dialed netip.AddrPort) *conn
 
 // complained keeps what the other pod complains of.
 func (t *Transport) complained(c *conn, list []wire.Complaint) {
-	kept := make([]Complaint, 0, min(len(list), maxComplaints))
+	kept := make([]status.Complaint, 0, min(len(list), maxComplaints))
 	for _, one := range list[:min(len(list), maxComplaints)] {
-		kept = append(kept, Complaint(one))
+		kept = append(kept, status.Complaint(one))
 	}
 	t.mu.Lock()
 	c.of.complains = kept
@@ -205,7 +189,7 @@ func (t *Transport) complained(c *conn, list []wire.Complaint) {
 // roundTrip tells the directory how far away the pod is. It comes once a second.
 func (t *Transport) roundTrip(c *conn, d time.Duration) {
 	if c.state.Load() == connUsed {
-		t.fabric.roundTrip(c, d)
+		t.users.Directory.RoundTrip(c, d)
 		t.renew(c)
 	}
 }

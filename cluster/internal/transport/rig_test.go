@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"context"
@@ -16,6 +16,9 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/discovery"
+	"github.com/crosspod/crosspod/cluster/internal/link"
+	"github.com/crosspod/crosspod/cluster/internal/metrics"
+	"github.com/crosspod/crosspod/cluster/internal/node"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/internal/test/memnet"
@@ -41,15 +44,22 @@ type rig struct {
 	pods []*rigPod
 }
 
+// rigConfig is how a pod of a rig is set.
+type rigConfig struct {
+	Config
+	Resolver discovery.Resolver
+	Interval time.Duration
+}
+
 // rigPod is one process of a pod.
 type rigPod struct {
 	*witness
 	rig       *rig
 	host      string
-	cfg       Config
+	cfg       rigConfig
 	transport *Transport
 	discovery *discovery.Discovery
-	metrics   *Metrics
+	metrics   *metrics.Metrics
 	log       syncBuffer
 	ice       ice
 	dials     atomic.Int64
@@ -110,15 +120,15 @@ func (r *rig) resolves(hosts ...string) {
 }
 
 // pod makes a pod that does not run yet.
-func (r *rig) pod(host string, change ...func(*Config)) *rigPod {
+func (r *rig) pod(host string, change ...func(*rigConfig)) *rigPod {
 	r.t.Helper()
 	p := &rigPod{rig: r, host: host, witness: newWitness()}
 	h := r.net.Host(host)
-	p.cfg = Config{
-		Resolver: r,
-		PodIPs:   []netip.Addr{netip.MustParseAddr(host)},
-		Secrets:  []string{rigSecret},
-		Version:  "v0-test",
+	p.cfg = rigConfig{Resolver: r, Config: Config{
+		Port:    7090,
+		PodIPs:  []netip.Addr{netip.MustParseAddr(host)},
+		Secrets: []string{rigSecret},
+		Version: "v0-test",
 		Listen: func(network, address string) (net.Listener, error) {
 			host, _, _ := net.SplitHostPort(address)
 			ln, err := r.net.Host(host).Listen(network, address)
@@ -132,16 +142,16 @@ func (r *rig) pod(host string, change ...func(*Config)) *rigPod {
 			}
 			return newIcy(c, &p.ice), nil
 		},
-	}
+	}}
 	for _, f := range change {
 		f(&p.cfg)
 	}
-	m, err := newMetrics(p.cfg.Meter)
+	m, err := metrics.New(nil)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	p.metrics = m
-	if p.transport, err = newTransport(&p.cfg, m, slog.New(slog.NewTextHandler(&p.log, nil))); err != nil {
+	if p.transport, err = New(p.cfg.Config, m, slog.New(slog.NewTextHandler(&p.log, nil))); err != nil {
 		r.t.Fatal(err)
 	}
 	r.pods = append(r.pods, p)
@@ -151,11 +161,11 @@ func (r *rig) pod(host string, change ...func(*Config)) *rigPod {
 // listen has p accept, but not dial.
 func (p *rigPod) listen() *rigPod {
 	p.rig.t.Helper()
-	if err := p.transport.listen(); err != nil {
+	if err := p.transport.Listen(); err != nil {
 		p.rig.t.Fatal(err)
 	}
 	p.discovery = discovery.New(p.cfg.Resolver, p.cfg.Interval, p.transport, p.transport.log)
-	p.transport.start(p.witness, p.discovery.LinksChanged)
+	p.transport.Start(p.users(p.discovery))
 	return p
 }
 
@@ -175,7 +185,7 @@ func (p *rigPod) stop() {
 	p.stopped = true
 	p.discovery.Stop()
 	p.ice.melt()
-	p.transport.stop()
+	p.transport.Stop()
 }
 
 // crash ends p as SIGKILL does.
@@ -186,15 +196,15 @@ func (p *rigPod) crash() {
 
 // rejects is how many handshakes p has refused for a reason; empty: for any.
 func (p *rigPod) rejects(reason string) (n int) {
-	for i := range p.metrics.rejects {
-		if reason == "" || reason == helloRejects[i] {
-			n += int(p.metrics.rejects[i].Load())
+	for i := range p.metrics.Rejects {
+		if reason == "" || reason == metrics.HelloRejects[i] {
+			n += int(p.metrics.Rejects[i].Load())
 		}
 	}
 	return n
 }
 
-func (p *rigPod) id() wire.PodID { return p.transport.self().ID }
+func (p *rigPod) id() wire.PodID { return p.transport.Self().ID }
 
 func (p *rigPod) addr() netip.AddrPort { return p.transport.own }
 
@@ -247,27 +257,27 @@ func (r *rig) throughout(d time.Duration, what string, is func() bool) {
 }
 
 // send has p send one message to a peer at o.
-func (p *rigPod) send(o *rigPod, text string) pushResult {
-	out := p.transport.outlet(o.id())
+func (p *rigPod) send(o *rigPod, text string) link.Result {
+	out := p.transport.Queue(o.id())
 	if out == nil {
-		return refusedNoLink
+		return link.RefusedNoLink
 	}
 	var id messages.PeerID
 	copy(id[:], text)
 	msg := messages.AppendTransport(nil, id, []byte(text))
-	result := out.push(id, 1, false, msg)
-	if result == pushedWakeDue {
-		out.wake()
+	result := out.Push(id, 1, false, msg)
+	if result == link.WakeDue {
+		out.Wake()
 	}
 	return result
 }
 
-// witness is a fabric that notes what it is told.
+// witness is what a transport serves, and notes what comes.
 type witness struct {
 	skew time.Duration // of its wall clock
 
 	mu       sync.Mutex // guards what follows
-	sessions map[wire.PodID]session
+	sessions map[wire.PodID]node.Session
 	numbers  map[wire.PodID]uint64
 	trace    []string // up, down, gone, in order
 	got      []string // texts of messages
@@ -275,59 +285,67 @@ type witness struct {
 	drops    [drop.Reasons]int
 	highest  uint64 // clock
 	fault    string
-	onUp     func(session)
+	onUp     func(node.Session)
 }
 
 func newWitness() *witness {
-	return &witness{sessions: map[wire.PodID]session{}, numbers: map[wire.PodID]uint64{}}
+	return &witness{sessions: map[wire.PodID]node.Session{}, numbers: map[wire.PodID]uint64{}}
 }
 
-func (w *witness) linkUp(s session) {
+// users is w as the links see it.
+func (w *witness) users(d *discovery.Discovery) Users {
+	return Users{
+		Directory: w, Clock: w.clock, ObserveClock: w.observeClock, Peers: w.peers,
+		Receiver: w.receiver, Dropped: w.dropped, LinksChanged: d.LinksChanged,
+	}
+}
+
+func (w *witness) LinkUp(s node.Session) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if s.number() <= w.numbers[s.pod()] {
-		w.fault = fmt.Sprintf("session %d came up after %d", s.number(), w.numbers[s.pod()])
+	if s.Number() <= w.numbers[s.Member().ID] {
+		w.fault = fmt.Sprintf("session %d came up after %d", s.Number(), w.numbers[s.Member().ID])
 	}
-	w.numbers[s.pod()] = s.number()
-	w.sessions[s.pod()] = s
-	w.trace = append(w.trace, "up "+s.address())
+	w.numbers[s.Member().ID] = s.Number()
+	w.sessions[s.Member().ID] = s
+	w.trace = append(w.trace, "up "+s.Member().Address)
 	if w.onUp != nil {
 		w.onUp(s)
 	}
 }
 
-func (w *witness) linkDown(s session) {
+func (w *witness) LinkDown(s node.Session) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.numbers[s.pod()] < s.number() {
-		w.fault = fmt.Sprintf("session %d went down and was never up", s.number())
+	if w.numbers[s.Member().ID] < s.Number() {
+		w.fault = fmt.Sprintf("session %d went down and was never up", s.Number())
 	}
-	if now := w.sessions[s.pod()]; now == s {
-		delete(w.sessions, s.pod())
-		w.trace = append(w.trace, "down "+s.address())
+	if now := w.sessions[s.Member().ID]; now == s {
+		delete(w.sessions, s.Member().ID)
+		w.trace = append(w.trace, "down "+s.Member().Address)
 	}
 }
 
-func (w *witness) podGone(id wire.PodID) {
+func (w *witness) PodGone(id wire.PodID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.trace = append(w.trace, "gone "+id.String())
 }
 
-func (w *witness) entries(s session, entries []wire.Entry) error {
+func (w *witness) Entries(s node.Session, entries []wire.Entry) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.sessions[s.pod()] != s {
+	if w.sessions[s.Member().ID] != s {
 		w.fault = "entries of a session that is not up"
 	}
 	w.read = append(w.read, entries...)
 	return nil
 }
 
-func (w *witness) roundTrip(session, time.Duration) {}
-func (w *witness) written(session)                  {}
-func (w *witness) peers() int                       { return 7 }
-func (w *witness) clock() uint64                    { return uint64(time.Now().Add(w.skew).UnixMicro()) }
+func (w *witness) RoundTrip(node.Session, time.Duration) {}
+func (w *witness) Written(node.Session)                  {}
+func (w *witness) peers() int                            { return 7 }
+func (w *witness) clock() uint64                         { return uint64(time.Now().Add(w.skew).UnixMicro()) }
 
 func (w *witness) observeClock(clock uint64) error {
 	w.mu.Lock()
@@ -342,21 +360,21 @@ func (w *witness) dropped(why drop.Reason, n int) {
 	w.drops[why] += n
 }
 
-func (w *witness) receiver(wire.PodID) receiver { return (*witnessReceiver)(w) }
+func (w *witness) receiver(wire.PodID) Receiver { return (*witnessReceiver)(w) }
 
 type witnessReceiver witness
 
-func (w *witnessReceiver) forwarded(_ messages.PeerID, _ uint64, _ bool, msg []byte) {
+func (w *witnessReceiver) Forward(_ messages.PeerID, _ uint64, _ bool, msg []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.got = append(w.got, string(msg[messages.TransportHeaderSize:]))
 }
 
-func (w *witnessReceiver) bounced(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
-	w.forwarded(dst, epoch, second, msg)
+func (w *witnessReceiver) Bounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
+	w.Forward(dst, epoch, second, msg)
 }
 
-func (w *witnessReceiver) batchEnd() {}
+func (w *witnessReceiver) BatchEnd() {}
 
 // count returns how often a line that begins so is in the trace.
 func (w *witness) count(prefix string) (n int) {

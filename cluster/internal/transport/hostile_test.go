@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"context"
@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -18,6 +17,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/discovery"
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/link"
+	"github.com/crosspod/crosspod/cluster/internal/metrics"
 	"github.com/crosspod/crosspod/cluster/internal/nolink"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/test/memnet"
@@ -83,9 +83,8 @@ func (g *gate) len() int {
 // told nothing, fails nothing, and keeps the pod out for no moment.
 func TestLooksAtThePort(t *testing.T) {
 	inBubble(t, time.Millisecond, func(t *testing.T, r *rig) {
-		meter, scrape := exporter(t)
 		r.resolves("10.0.0.1", "10.0.0.2")
-		a := r.pod("10.0.0.1", func(c *Config) { c.Meter = meter }).start()
+		a := r.pod("10.0.0.1").start()
 		for i := range 3 * failureBurst {
 			c, err := r.net.Host("10.0.0.2").Dial(t.Context(), "tcp", "10.0.0.1:7090")
 			if err != nil {
@@ -98,11 +97,8 @@ func TestLooksAtThePort(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Second)
-		got, _ := scrape()
-		for _, line := range got {
-			if strings.HasPrefix(line, "relay_cluster_hello_rejects_total") && !strings.HasSuffix(line, " 0") {
-				t.Errorf("counted: %s", line)
-			}
+		if n := a.rejects(""); n > 0 {
+			t.Errorf("%d are counted as refused", n)
 		}
 		b := r.pod("10.0.0.2").start()
 		r.within(3*time.Second, "the pod is linked", func() bool { return meshed(a, b) })
@@ -336,23 +332,23 @@ func TestMemberThatMisbehaves(t *testing.T) {
 // system, fewer of them and a few hundred at a time.
 func TestStrangersAtARealSocket(t *testing.T) {
 	const strangersInAll = 2_000
-	pod := func(ip string, resolver Resolver) (*Transport, *discovery.Discovery, *witness) {
-		m, err := newMetrics(nil)
+	pod := func(ip string, resolver discovery.Resolver) (*Transport, *discovery.Discovery, *witness) {
+		m, err := metrics.New(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := &Config{PodIPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, ListenAddress: ip + ":0", Secrets: []string{rigSecret}, Resolver: resolver}
-		tr, err := newTransport(c, m, discardLogger)
+		c := Config{PodIPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, ListenAddress: ip + ":0", Secrets: []string{rigSecret}}
+		tr, err := New(c, m, discardLogger)
 		if err == nil {
-			err = tr.listen()
+			err = tr.Listen()
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
 		w := newWitness()
-		d := discovery.New(c.Resolver, 0, tr, tr.log)
-		tr.start(w, d.LinksChanged)
-		t.Cleanup(func() { d.Stop(); tr.stop() })
+		d := discovery.New(resolver, 0, tr, tr.log)
+		tr.Start(w.users(d))
+		t.Cleanup(func() { d.Stop(); tr.Stop() })
 		return tr, d, w
 	}
 	resolver := new(fixed)

@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import "github.com/crosspod/crosspod/cluster/internal/handshake"
 

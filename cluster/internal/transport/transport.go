@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"context"
@@ -22,6 +22,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/discovery"
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
+	"github.com/crosspod/crosspod/cluster/internal/metrics"
 	"github.com/crosspod/crosspod/cluster/internal/nolink"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/budget"
@@ -65,13 +66,28 @@ const (
 	maxAliases = discovery.MaxAddresses
 )
 
+// Config says who this pod is and how it reaches others. PodIPs are required. The
+// fields are those of the cluster's Config.
+type Config struct {
+	Port            int
+	PodIPs          []netip.Addr
+	ListenAddress   string
+	Secrets         []string
+	InstanceURL     string
+	FormerInstances []string
+	TokenSecrets    []string
+	Version         string
+	Listen          func(network, address string) (net.Listener, error)
+	Dial            func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
 // Transport has the links to all other pods: it accepts and dials, decides with
 // the other pod which connection is used, and keeps the queue of each pod across
 // connections.
 type Transport struct {
-	// Set by newTransport, never changed.
-	cfg     *Config
-	metrics *Metrics
+	// Set by New, never changed.
+	cfg     Config
+	metrics *metrics.Metrics
 	log     *slog.Logger
 	keys    *handshake.KeyRing
 	gate    *gate
@@ -94,8 +110,7 @@ type Transport struct {
 	incarnation uint64
 	build       string
 	shaker      *handshake.Pod
-	fabric      fabric
-	links       func(lost bool)
+	users       Users
 
 	mu        sync.Mutex // guards what follows, and the fields of pods and conns that say so
 	stopped   bool
@@ -117,9 +132,9 @@ type Transport struct {
 	warned    *simplelru.LRU[warning, struct{}]   // what was said of pods and need not be again
 	reports   []report
 
-	tokens  atomic.Pointer[handshake.TokenSecrets]
-	turn    chan struct{} // whose element is in it works on reports
-	outlets atomic.Pointer[map[wire.PodID]*pod]
+	tokens atomic.Pointer[handshake.TokenSecrets]
+	turn   chan struct{}                       // whose element is in it works on reports
+	queues atomic.Pointer[map[wire.PodID]*pod] // a copy of pods, for Queue
 }
 
 // refusal is why a connection was refused that somebody opened to this pod.
@@ -148,8 +163,8 @@ type report struct {
 	messages int  // lost with it
 }
 
-// newTransport returns a transport that does nothing before listen.
-func newTransport(c *Config, m *Metrics, log *slog.Logger) (*Transport, error) {
+// New returns a transport that does nothing before Listen.
+func New(c Config, m *metrics.Metrics, log *slog.Logger) (*Transport, error) {
 	keys, err := handshake.NewKeyRing(c.Secrets...)
 	if err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
@@ -174,13 +189,12 @@ func newTransport(c *Config, m *Metrics, log *slog.Logger) (*Transport, error) {
 		unnamed:   newLRU[wire.PodID, struct{}](maxLeft),
 		refusals:  newLRU[netip.Addr, refusal](maxRefusals),
 		warned:    newLRU[warning, struct{}](maxRefusals),
-		links:     func(bool) {},
 		keyBytes:  maxKeyBytes,
 		turn:      make(chan struct{}, 1),
 	}
 	t.began = time.Now()
 	t.ctx, t.cancel = context.WithCancel(context.Background())
-	t.outlets.Store(&map[wire.PodID]*pod{})
+	t.queues.Store(&map[wire.PodID]*pod{})
 	t.tokens.Store(handshake.NewTokenSecrets(c.TokenSecrets))
 	return t, nil
 }
@@ -193,13 +207,10 @@ func newLRU[K comparable, V any](size int) *simplelru.LRU[K, V] {
 	return l
 }
 
-// listen opens the cluster port. Only then it is known who this pod is: see
-// self.
-func (t *Transport) listen() error {
+// Listen opens the cluster port. Only then it is known who this pod is: see
+// Self.
+func (t *Transport) Listen() error {
 	port := t.cfg.Port
-	if port == 0 {
-		port = DefaultInterpodPort
-	}
 	addresses := []string{t.cfg.ListenAddress}
 	if t.cfg.ListenAddress == "" {
 		addresses = nil
@@ -266,23 +277,25 @@ func (t *Transport) closeListeners() {
 	}
 }
 
-// self is who this pod is, once it listens.
-func (t *Transport) self() directory.Member {
+// Self is who this pod is, once it listens.
+func (t *Transport) Self() directory.Member {
 	return directory.Member{ID: t.shaker.ID(), Address: t.own.String()}
 }
 
+// Signed reports whether links are proved with a secret.
+func (t *Transport) Signed() bool { return t.keys.Len() > 0 }
+
 // clock is the cluster clock, for HELLO.
 func (t *Transport) clock() uint64 {
-	if t.fabric == nil {
-		return 0 // nobody is spoken to before start
+	if t.users.Clock == nil {
+		return 0 // no pod is spoken to before Start
 	}
-	return t.fabric.clock()
+	return t.users.Clock()
 }
 
-// start begins to accept. links is told when sessions begin or end; lost: one
-// ended that nothing took the place of.
-func (t *Transport) start(f fabric, links func(lost bool)) {
-	t.fabric, t.links = f, links
+// Start begins to accept.
+func (t *Transport) Start(users Users) {
+	t.users = users
 	for _, ln := range t.listeners {
 		t.goWork(func() { t.accept(ln) })
 	}
@@ -337,10 +350,10 @@ func (t *Transport) usedLocked() (all []*conn) {
 	return all
 }
 
-// publishLocked tells outlet which pods there are.
+// publishLocked makes Queue find the pods that there are.
 func (t *Transport) publishLocked() {
 	all := maps.Clone(t.pods)
-	t.outlets.Store(&all)
+	t.queues.Store(&all)
 }
 
 // report does and tells what is in t.reports, in order. When it returns, all that
@@ -367,13 +380,13 @@ func (t *Transport) report() {
 			continue
 		}
 		if r.up != nil {
-			t.fabric.linkUp(r.up)
+			t.users.Directory.LinkUp(r.up)
 		}
 		if r.down != nil {
-			t.fabric.linkDown(r.down)
+			t.users.Directory.LinkDown(r.down)
 		}
 		if r.gone != 0 {
-			t.fabric.podGone(r.gone)
+			t.users.Directory.PodGone(r.gone)
 		}
 		for _, c := range conns {
 			c.link.Close(nolink.ErrSucceeded)
@@ -382,6 +395,6 @@ func (t *Transport) report() {
 			t.count(drop.LinkLost, r.messages)
 			t.count(drop.NoLink, r.ended.queue.Suspend())
 		}
-		t.links(r.lost)
+		t.users.LinksChanged(r.lost)
 	}
 }

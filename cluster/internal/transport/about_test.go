@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/discovery"
+	"github.com/crosspod/crosspod/cluster/internal/status"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
@@ -20,13 +21,13 @@ func (f fixed) Resolve(context.Context) ([]string, error) { return f, nil }
 func (f fixed) String() string                            { return "static" }
 
 // all is the status of p, as far as links and addresses go.
-func (p *rigPod) all() Status {
-	s := Status{Signed: true}
-	s.Self, s.Pods = p.transport.status()
-	var apart []PodStatus
+func (p *rigPod) all() status.Status {
+	s := status.Status{Signed: true}
+	s.Self, s.Pods = p.transport.Status()
+	var apart []status.Pod
 	s.Discovery, apart = p.discovery.Status()
 	for _, row := range apart {
-		if !slices.ContainsFunc(s.Pods, func(p PodStatus) bool { return p.Address == row.Address }) {
+		if !slices.ContainsFunc(s.Pods, func(p status.Pod) bool { return p.Address == row.Address }) {
 			s.Pods = append(s.Pods, row)
 		}
 	}
@@ -36,7 +37,7 @@ func (p *rigPod) all() Status {
 
 // says reports whether doctor says something with all of these words at p.
 func (p *rigPod) says(note bool, words ...string) bool {
-	return slices.ContainsFunc(p.all().Diagnose(), func(f Finding) bool {
+	return slices.ContainsFunc(p.all().Diagnose(), func(f status.Finding) bool {
 		return f.Note == note && !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(f.Problem, w) })
 	})
 }
@@ -46,7 +47,7 @@ func (p *rigPod) says(note bool, words ...string) bool {
 func TestApart(t *testing.T) {
 	inBubble(t, pace, func(t *testing.T, r *rig) {
 		r.net.Partition([]string{"10.0.0.2"}, []string{"10.0.0.3"})
-		star := func(c *Config) { c.Resolver = fixed{"10.0.0.1:7090"} }
+		star := func(c *rigConfig) { c.Resolver = fixed{"10.0.0.1:7090"} }
 		hub, b, c := r.pod("10.0.0.1", star).start(), r.pod("10.0.0.2", star).start(), r.pod("10.0.0.3", star).start()
 		r.within(time.Second, "links", func() bool { return hub.linked(b, c) })
 		time.Sleep(apartAfter + 5*time.Second)
@@ -66,8 +67,8 @@ func TestPodOfTwoFamilies(t *testing.T) {
 	inBubble(t, pace, func(t *testing.T, r *rig) {
 		r.net.Partition([]string{"10.0.0.1"}, []string{"fd00::2"})
 		both := fixed{"10.0.0.1:7090", "10.0.0.2:7090", "[fd00::2]:7090"}
-		a := r.pod("10.0.0.1", func(c *Config) { c.Resolver = both }).start()
-		b := r.pod("10.0.0.2", func(c *Config) {
+		a := r.pod("10.0.0.1", func(c *rigConfig) { c.Resolver = both }).start()
+		b := r.pod("10.0.0.2", func(c *rigConfig) {
 			c.Resolver = both
 			c.PodIPs = append(c.PodIPs, netip.MustParseAddr("fd00::2"))
 		}).start()
@@ -136,7 +137,7 @@ func TestRotationIsSeen(t *testing.T) {
 		time.Sleep(time.Second)
 		shows := func(p *rigPod, n int) bool { s := p.all(); return len(s.Pods) == 1 && len(s.Pods[0].Secrets) == n }
 		set := func(p *rigPod, secrets ...string) {
-			if err := p.transport.setSecrets(secrets); err != nil {
+			if err := p.transport.SetSecrets(secrets); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Second)

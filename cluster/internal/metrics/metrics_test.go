@@ -1,4 +1,4 @@
-package cluster
+package metrics
 
 import (
 	"io"
@@ -58,11 +58,11 @@ func exporter(t *testing.T) (metric.Meter, func() (samples, types []string)) {
 // with their labels, are on existing dashboards.
 func TestMetricNames(t *testing.T) {
 	meter, scrape := exporter(t)
-	m, err := newMetrics(meter)
+	m, err := New(meter)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.close()
+	defer m.Close()
 	labels := func(name, key string, values ...string) (all []string) {
 		for _, v := range values {
 			all = append(all, name+"{"+key+`="`+v+`"} 0`)
@@ -107,8 +107,8 @@ func TestMetricNames(t *testing.T) {
 	}
 
 	// Histograms appear with their first observation.
-	m.looked(lookupOwner, 3*time.Millisecond)
-	m.pinged(150 * time.Microsecond)
+	m.Looked(LookupOwner, 3*time.Millisecond)
+	m.Pinged(150 * time.Microsecond)
 	got, types = scrape()
 	for _, w := range []string{
 		"relay_cluster_lookup_duration_seconds histogram", "relay_cluster_link_round_trip_seconds histogram",
@@ -130,19 +130,19 @@ func TestMetricNames(t *testing.T) {
 
 func TestMetricValues(t *testing.T) {
 	meter, scrape := exporter(t)
-	m, err := newMetrics(meter)
+	m, err := New(meter)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.forwarded(forwardSendError)
-	m.arrived(arrivalBounced)
-	m.dropped(drop.NoLink, 7)
-	m.helloRejected("hmac_mismatch")
-	m.helloRejected("never heard of")
-	m.observeFigures(func() figures {
-		return figures{
-			links: 2, queuedMessages: 3, queuedByte: 4, instanceDiffers: 5, tokensDiffer: 6, parkedMessages: 7, parkedBytes: 8,
-			owners: 9, absences: 10, local: 11, claims: 12, subscriptions: 13, interests: 14, pods: 15, settled: true,
+	m.Forwarded(ForwardSendError)
+	m.Arrived(ArrivalBounced)
+	m.Dropped(drop.NoLink, 7)
+	m.HelloRejected("hmac_mismatch")
+	m.HelloRejected("never heard of")
+	m.Observe(func() Figures {
+		return Figures{
+			Links: 2, QueuedMessages: 3, QueuedBytes: 4, InstanceDiffers: 5, TokensDiffer: 6, ParkedMessages: 7, ParkedBytes: 8,
+			Owners: 9, Absences: 10, Local: 11, Claims: 12, Subscriptions: 13, Interests: 14, Pods: 15, Settled: true,
 		}
 	})
 	got, _ := scrape()
@@ -172,7 +172,7 @@ func TestMetricValues(t *testing.T) {
 			t.Errorf("no %s in\n%s", w, strings.Join(got, "\n"))
 		}
 	}
-	if err := m.close(); err != nil {
+	if err := m.Close(); err != nil {
 		t.Error(err)
 	}
 	if got, _ := scrape(); len(got) != 0 {
@@ -181,12 +181,12 @@ func TestMetricValues(t *testing.T) {
 }
 
 func TestNoMeterCountsNothing(t *testing.T) {
-	m, err := newMetrics(nil)
+	m, err := New(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.looked(lookupOwner, time.Second)
-	if err := m.close(); err != nil {
+	m.Looked(LookupOwner, time.Second)
+	if err := m.Close(); err != nil {
 		t.Error(err)
 	}
 }
@@ -194,12 +194,12 @@ func TestNoMeterCountsNothing(t *testing.T) {
 // TestSecretMetric: each secret is a series of its own, by its hash.
 func TestSecretMetric(t *testing.T) {
 	meter, scrape := exporter(t)
-	m, err := newMetrics(meter)
+	m, err := New(meter)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.close()
-	m.observeFigures(func() figures { return figures{secrets: []string{"01234567", "89abcdef"}} })
+	defer m.Close()
+	m.Observe(func() Figures { return Figures{Secrets: []string{"01234567", "89abcdef"}} })
 	got, _ := scrape()
 	for _, want := range []string{`relay_cluster_secret{secret="01234567"} 1`, `relay_cluster_secret{secret="89abcdef"} 2`} {
 		if !slices.Contains(got, want) {

@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"net/netip"
@@ -37,8 +37,8 @@ func (t *Transport) Named(addresses []netip.AddrPort) {
 	}
 	t.mu.Unlock()
 	for _, c := range over {
-		t.log.Warn("link ended: the pod has another instance address and nothing leads to it any more", "pod", c.pod(), "address", c.address())
-		c.close(nolink.ErrUnnamed)
+		t.log.Warn("link ended: the pod has another instance address and nothing leads to it any more", "pod", c.of.id, "address", c.of.address)
+		c.Close(nolink.ErrUnnamed)
 	}
 }
 

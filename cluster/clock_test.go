@@ -1,8 +1,8 @@
 package cluster
 
 import (
+	"crypto/tls"
 	"io"
-	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -11,91 +11,46 @@ import (
 
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
+	"github.com/crosspod/crosspod/cluster/internal/metrics"
 	"github.com/crosspod/crosspod/cluster/internal/nolink"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/messages"
 )
 
-// member is somebody who has the secret and does as it likes.
-type member struct {
-	*handshake.Conn
-	sock net.Conn
-}
-
-// member links somebody at 10.0.0.66 to the pod at host, as leader or follower.
-// have is what its PROOF says.
-func (r *rig) member(host string, to wire.PodID, leads bool, secret string, clock, have uint64) *member {
-	r.t.Helper()
-	keys, err := handshake.NewKeyRing(secret)
+// stranger links a pod at 10.0.0.66 that has the secret and leads to a pod of
+// f, and returns its connection. clock is what its HELLO says.
+func (f *fleet) stranger(to *fleetPod, clock uint64) *tls.Conn {
+	f.t.Helper()
+	keys, err := handshake.NewKeyRing(fleetSecret)
 	if err != nil {
-		r.t.Fatal(err)
+		f.t.Fatal(err)
 	}
 	incarnation := uint64(1)
-	for mesh.Leads(wire.NewPodID("10.0.0.66:7090", incarnation), to) != leads {
+	for !mesh.Leads(wire.NewPodID("10.0.0.66:7090", incarnation), to.node.self.ID) {
 		incarnation++
 	}
 	pod, err := handshake.New(handshake.Config{
-		Address: "10.0.0.66:7090", Incarnation: incarnation, Keys: keys,
-		Clock: func() uint64 { return clock },
-		Have:  func(wire.PodID) uint64 { return have },
+		Address: "10.0.0.66:7090", Incarnation: incarnation, Keys: keys, Clock: func() uint64 { return clock },
 	})
 	if err != nil {
-		r.t.Fatal(err)
+		f.t.Fatal(err)
 	}
-	sock, err := r.net.Host("10.0.0.66").Dial(r.t.Context(), "tcp", host+":7090")
+	sock, err := f.net.Host("10.0.0.66").Dial(f.t.Context(), "tcp", ip(to.name)+":7090")
 	if err != nil {
-		r.t.Fatal(err)
+		f.t.Fatal(err)
 	}
-	c, err := pod.Dial(r.t.Context(), sock)
+	f.t.Cleanup(func() { _ = sock.Close() })
+	c, err := pod.Dial(f.t.Context(), sock)
 	if err != nil {
-		r.t.Fatal(err)
+		f.t.Fatal(err)
 	}
-	r.t.Cleanup(func() { _ = sock.Close() })
-	return &member{c, sock}
-}
-
-// TestHighestSessionNumber: a pod that uses up the numbers of sessions has used
-// up its own.
-func TestHighestSessionNumber(t *testing.T) {
-	for _, tt := range []struct {
-		name  string
-		leads bool
-		have  uint64
-	}{
-		{"in USE", true, 0},
-		{"in PROOF", false, 1<<64 - 2},
-		{"the last one in PROOF", false, 1<<64 - 1},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			inBubble(t, time.Millisecond, func(t *testing.T, r *rig) {
-				r.resolves("10.0.0.1", "10.0.0.2")
-				a := r.pod("10.0.0.1").start()
-				m := r.member("10.0.0.1", a.id(), tt.leads, rigSecret, 0, tt.have)
-				if tt.leads {
-					if _, err := m.TLS.Write(wire.AppendUse(nil, 1<<64-1)); err != nil {
-						t.Fatal(err)
-					}
-				}
-				time.Sleep(100 * time.Millisecond)
-				// Pods that a leads are among them.
-				for range 8 {
-					b := r.pod("10.0.0.2").start()
-					r.within(5*time.Second, "a link", func() bool { return b.linked(a) })
-					if n := a.log.count("session=0"); n > 0 {
-						t.Fatal("another pod was told of session 0, which is none")
-					}
-					b.crash()
-					time.Sleep(2 * linkGrace)
-				}
-			})
-		})
-	}
+	return c.TLS
 }
 
 // lastWord reads to the end of the link and returns why the pod has ended it.
-func (m *member) lastWord(t *testing.T) wire.Goodbye {
+func lastWord(t *testing.T, c io.Reader) wire.Goodbye {
 	t.Helper()
-	read, _ := io.ReadAll(m.TLS)
+	read, _ := io.ReadAll(c)
 	for len(read) > 0 {
 		kind, size, err := wire.ParseHeader(read)
 		if err != nil {
@@ -136,19 +91,18 @@ func TestMadClock(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := newFleet(t, time.Millisecond, "a", "b")
-				r := &rig{t: t, net: f.net}
 				a, b := f.pod("a"), f.pod("b")
 				clock := uint64(0)
 				if tt.clock != nil {
 					clock = tt.clock()
 				}
-				m := r.member(ip("a"), a.node.self.ID, true, fleetSecret, clock, 0)
+				c := f.stranger(a, clock)
 				if tt.frames != nil {
-					if _, err := m.TLS.Write(append(wire.AppendUse(nil, 1), tt.frames()...)); err != nil {
+					if _, err := c.Write(append(wire.AppendUse(nil, 1), tt.frames()...)); err != nil {
 						t.Fatal(err)
 					}
 				}
-				if g := m.lastWord(t); g.Reason != wire.FarewellClock {
+				if g := lastWord(t, c); g.Reason != wire.FarewellClock {
 					t.Errorf("the pod was told %d, %q", g.Reason, g.Text)
 				}
 				row := func(s Status) (row PodStatus) {
@@ -168,13 +122,13 @@ func TestMadClock(t *testing.T) {
 				}) {
 					t.Errorf("doctor says %v", s.Diagnose())
 				}
-				if n := a.Metrics.rejects[slices.Index(helloRejects, nolink.Ahead)].Load(); n != int64(number(tt.clock != nil)) {
+				if n := a.metrics.Rejects[slices.Index(metrics.HelloRejects, nolink.Ahead)].Load(); (n == 1) != (tt.clock != nil) || n > 1 {
 					t.Errorf("%d are counted as refused for their clock", n)
 				}
 				time.Sleep(5 * time.Second) // and it is gone
 				f.settle()
 				for _, p := range []*fleetPod{a, b} {
-					if d := time.Duration(p.node.clock()-ahead(0)) * time.Microsecond; d > time.Second {
+					if d := time.Duration(p.node.clocks.now()-ahead(0)) * time.Microsecond; d > time.Second {
 						t.Errorf("the clock of %s is %v ahead", p.name, d)
 					}
 				}

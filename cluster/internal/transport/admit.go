@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"context"
@@ -42,22 +42,22 @@ func (c *conn) admitted(p *pod) {
 		Below:   c.shaken.Below,
 		Handler: c,
 		Queue:   p.queue,
-		Clock:   t.fabric.clock,
+		Clock:   t.users.Clock,
 		Observe: func(clock uint64) {
-			if err := t.fabric.observeClock(clock); err != nil && c.state.Load() <= connUsed {
-				c.close(nolink.ErrAhead(err))
+			if err := t.users.ObserveClock(clock); err != nil && c.state.Load() <= connUsed {
+				c.Close(nolink.ErrAhead(err))
 			}
 		},
-		Peers: t.fabric.peers,
+		Peers: t.users.Peers,
 
 		EntriesWritten: func() {
 			if c.state.Load() == connUsed {
-				t.fabric.written(c)
+				t.users.Directory.Written(c)
 			}
 		},
-		PingSent:  func() { t.metrics.pingsSent.Add(1) },
-		PingLost:  func() { t.metrics.pingsLost.Add(1) },
-		RoundTrip: func(d time.Duration) { t.metrics.pinged(d); t.roundTrip(c, d) },
+		PingSent:  func() { t.metrics.PingsSent.Add(1) },
+		PingLost:  func() { t.metrics.PingsLost.Add(1) },
+		RoundTrip: func(d time.Duration) { t.metrics.Pinged(d); t.roundTrip(c, d) },
 	})
 }
 
@@ -84,7 +84,7 @@ func (t *Transport) turnAway(c *conn, reason error) {
 	}
 	c.decideLocked(reason)
 	t.mu.Unlock()
-	t.log.Debug("link turned away", "pod", c.shaken.Peer, "address", c.shaken.Hello.Address, "err", reason)
+	t.log.Debug("link turned away", "pod", c.shaken.Pod, "address", c.shaken.Hello.Address, "err", reason)
 }
 
 // admit lets c in as a connection of its pod, and decides what becomes of it
@@ -94,22 +94,22 @@ func (t *Transport) admit(c *conn) error {
 	hello := c.shaken.Hello
 	addr, err := netip.ParseAddrPort(hello.Address)
 	if err != nil || addr.Port() == 0 || addr.Addr().IsUnspecified() {
-		t.metrics.helloRejected(string(handshake.Malformed))
+		t.metrics.HelloRejected(string(handshake.Malformed))
 		return &nolink.Error{Reason: string(handshake.Malformed), Text: fmt.Sprintf("announced address %q cannot be dialed", hello.Address)}
 	}
 	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
-	if err := t.fabric.observeClock(hello.Clock); err != nil {
+	if err := t.users.ObserveClock(hello.Clock); err != nil {
 		err = nolink.ErrAhead(err)
 		t.mu.Lock()
-		news := t.newsLocked(c.shaken.Peer, nolink.Ahead)
+		news := t.newsLocked(c.shaken.Pod, nolink.Ahead)
 		t.mu.Unlock()
-		t.metrics.helloRejected(nolink.Ahead)
+		t.metrics.HelloRejected(nolink.Ahead)
 		if news {
-			t.log.Warn("pod refused: its clock or this pod's is wrong", "address", hello.Address, "pod", c.shaken.Peer, "remote", c.shaken.TLS.RemoteAddr(), "err", err)
+			t.log.Warn("pod refused: its clock or this pod's is wrong", "address", hello.Address, "pod", c.shaken.Pod, "remote", c.shaken.TLS.RemoteAddr(), "err", err)
 		}
 		return err
 	}
-	c.receiver = t.fabric.receiver(c.shaken.Peer)
+	c.Receiver = t.users.Receiver(c.shaken.Pod)
 
 	known := mesh.Nobody // what was found out of the pod at the address, if it had to be asked
 	var asked *pod
@@ -117,18 +117,18 @@ func (t *Transport) admit(c *conn) error {
 		t.mu.Lock()
 		old := t.addresses[addr]
 		if old != asked || known == mesh.Nobody {
-			known = t.incumbentLocked(addr, old, c.shaken.Peer)
+			known = t.incumbentLocked(addr, old, c.shaken.Pod)
 		}
 		switch {
 		case t.stopped:
 			t.mu.Unlock()
 			return nolink.ErrStopping
-		case t.left.Contains(c.shaken.Peer):
+		case t.left.Contains(c.shaken.Pod):
 			t.mu.Unlock()
 			return nolink.ErrLeft
-		case c.shaken.OtherInstance && t.unnamed.Contains(c.shaken.Peer) && !t.namedLocked(c.shaken.Peer, addr):
+		case c.shaken.OtherInstance && t.unnamed.Contains(c.shaken.Pod) && !t.namedLocked(c.shaken.Pod, addr):
 			t.mu.Unlock()
-			t.metrics.helloRejected(string(handshake.OtherInstance))
+			t.metrics.HelloRejected(string(handshake.OtherInstance))
 			return nolink.ErrUnnamed
 		}
 		switch mesh.Newcomer(known) {
@@ -138,18 +138,18 @@ func (t *Transport) admit(c *conn) error {
 			known, asked = probe(t.ctx, incumbent), old
 			continue
 		case mesh.Refuse:
-			news := t.newsLocked(c.shaken.Peer, nolink.Address)
+			news := t.newsLocked(c.shaken.Pod, nolink.Address)
 			t.mu.Unlock()
-			t.metrics.helloRejected(nolink.Address)
+			t.metrics.HelloRejected(nolink.Address)
 			if news {
-				t.log.Warn("pod refused: another one that is alive has its address", "address", hello.Address, "pod", c.shaken.Peer, "remote", c.shaken.TLS.RemoteAddr())
+				t.log.Warn("pod refused: another one that is alive has its address", "address", hello.Address, "pod", c.shaken.Pod, "remote", c.shaken.TLS.RemoteAddr())
 			}
 			return nolink.ErrAddress(addr, t.own)
 		case mesh.Succeed:
 			t.goneLocked(old)
 		}
-		t.warned.Remove(warning{c.shaken.Peer, nolink.Address})
-		p := t.pods[c.shaken.Peer]
+		t.warned.Remove(warning{c.shaken.Pod, nolink.Address})
+		p := t.pods[c.shaken.Pod]
 		if p == nil {
 			p = newPod(t, c.shaken, addr)
 			t.pods[p.id], t.addresses[addr] = p, p

@@ -1,12 +1,9 @@
-package cluster
+package transport
 
 import (
-	"fmt"
 	"io"
 	"math/rand/v2"
-	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/discovery"
@@ -26,7 +23,7 @@ type exchange struct {
 func (e *exchange) flow(d time.Duration) {
 	for start := time.Now(); time.Since(start) < d; time.Sleep(200 * time.Microsecond) {
 		for from, to := range map[*rigPod]*rigPod{e.a: e.b, e.b: e.a} {
-			if !from.stopped && from.send(to, "text") < refusedFull {
+			if !from.stopped && from.send(to, "text") < link.RefusedFull {
 				e.sent[from]++
 			}
 		}
@@ -76,7 +73,7 @@ func TestStopLosesCountOfNothing(t *testing.T) {
 					leads := p.id() < e.a.id() || p.id() < e.b.id()
 					if leads == (who == "the leader") || who == "both" {
 						p.discovery.Stop()
-						go p.transport.stop()
+						go p.transport.Stop()
 					}
 				}
 				<-flowing
@@ -196,61 +193,6 @@ func TestUseThatCameTooLateIsAccountedFor(t *testing.T) {
 			t.Errorf("%d messages arrived", got)
 		}
 	})
-}
-
-// TestFleetLosesCountOfNothing: resets, restarts and moves, and one fate for each
-// message all the same.
-func TestFleetLosesCountOfNothing(t *testing.T) {
-	for seed := range uint64(12) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				f := newFleet(t, pace, "a", "b", "c")
-				random := rand.New(rand.NewPCG(seed, 0))
-				peer := func() string { return fmt.Sprint("peer", random.IntN(6)) }
-				any := func() *fleetPod { return f.pod(string(rune('a' + random.IntN(3)))) }
-				for i := range 6 {
-					any().join(fmt.Sprint("peer", i))
-				}
-				time.Sleep(time.Second)
-				for range 4000 {
-					any().send(peer(), peer(), "x")
-					switch random.IntN(400) {
-					case 0, 1, 2:
-						f.net.Reset(ip(any().name), ip(any().name))
-					case 3:
-						// Not without a link: a pod that goes then tells nobody
-						// what it has read.
-						for slices.ContainsFunc(f.running(), func(p *fleetPod) bool { return p.figures().links < 2 }) {
-							time.Sleep(10 * time.Millisecond)
-						}
-						time.Sleep(10 * pace)
-						p := any()
-						ended := make(chan struct{})
-						go func() {
-							defer close(ended)
-							p.Cluster.Stop()
-						}()
-						for stopping := true; stopping; time.Sleep(time.Millisecond) {
-							// Its peers may still send.
-							any().send(peer(), peer(), "x")
-							select {
-							case <-ended:
-								stopping = false
-							default:
-							}
-						}
-						f.start(p.name)
-						time.Sleep(time.Duration(random.IntN(100)) * time.Millisecond)
-					case 4, 5:
-						any().join(peer())
-					}
-					time.Sleep(time.Duration(random.IntN(3)) * time.Millisecond)
-				}
-				time.Sleep(20 * time.Second)
-				f.account()
-			})
-		})
-	}
 }
 
 // readFrame reads one frame.

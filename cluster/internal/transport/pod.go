@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"net/netip"
@@ -7,10 +7,10 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
+	"github.com/crosspod/crosspod/cluster/internal/status"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/internal/drop"
-	"github.com/crosspod/crosspod/messages"
 )
 
 // pod is one process of another pod: what is known of it, the queue of messages
@@ -43,7 +43,7 @@ type pod struct {
 	unnamed    time.Time        // since when it has another instance address and nothing leads to it
 	err        error            // why the last session ended
 	reason     string
-	complains  []Complaint
+	complains  []status.Complaint
 	about      *wire.About  // what it said of itself last; nil: nothing
 	aboutAt    time.Time    // when what it is linked to changed last
 	read       []wire.Tally // messages read in the last sessions that ended
@@ -60,49 +60,25 @@ const maxComplaints = 32
 func newPod(t *Transport, c *handshake.Conn, addr netip.AddrPort) *pod {
 	p := &pod{
 		transport: t,
-		id:        c.Peer,
+		id:        c.Pod,
 		address:   c.Hello.Address,
 		addr:      addr,
 		hello:     c.Hello,
-		pair:      mesh.NewPair(t.shaker.ID(), c.Peer, t.lastGiven),
+		pair:      mesh.NewPair(t.shaker.ID(), c.Pod, t.lastGiven),
 		conns:     map[mesh.Conn]*conn{},
 		since:     time.Now(),
 	}
 	p.queue = link.NewQueue(link.QueueConfig{
 		Budget:  t.budget,
-		Dropped: func(n int) { t.fabric.dropped(drop.LinkFull, n) },
-		Yielded: func(n int) { t.fabric.dropped(drop.MemoryLimit, n) },
+		Dropped: func(n int) { t.users.Dropped(drop.LinkFull, n) },
+		Yielded: func(n int) { t.users.Dropped(drop.MemoryLimit, n) },
 	})
 	return p
 }
 
-// push implements outlet.
-func (p *pod) push(dst messages.PeerID, epoch uint64, second bool, msg []byte) pushResult {
-	return resultOf(p.queue.Push(dst, epoch, second, msg))
-}
-
-// bounce implements outlet.
-func (p *pod) bounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) pushResult {
-	return resultOf(p.queue.PushBounce(dst, epoch, second, msg))
-}
-
-// wake implements outlet.
-func (p *pod) wake() { p.queue.Wake() }
-
-func resultOf(r link.Result) pushResult {
-	switch r {
-	case link.Queued:
-		return pushed
-	case link.WakeDue:
-		return pushedWakeDue
-	case link.RefusedNoLink:
-		return refusedNoLink
-	}
-	return refusedFull
-}
-
-// setBudget implements outlets.
-func (t *Transport) setBudget(b *budget.Budget) {
+// SetBudget makes b bound the memory of the queues of all pods, also those to come;
+// nil: nothing does.
+func (t *Transport) SetBudget(b *budget.Budget) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.budget = b
@@ -111,10 +87,11 @@ func (t *Transport) setBudget(b *budget.Budget) {
 	}
 }
 
-// outlet implements outlets.
-func (t *Transport) outlet(id wire.PodID) outlet {
-	if p := (*t.outlets.Load())[id]; p != nil {
-		return p
+// Queue returns the queue of messages for a pod; nil for one that is unknown or
+// gone. It outlives the links to the pod.
+func (t *Transport) Queue(id wire.PodID) *link.Queue {
+	if p := (*t.queues.Load())[id]; p != nil {
+		return p.queue
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"bytes"
@@ -19,7 +19,10 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/discovery"
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/link"
+	"github.com/crosspod/crosspod/cluster/internal/metrics"
+	"github.com/crosspod/crosspod/cluster/internal/node"
 	"github.com/crosspod/crosspod/cluster/internal/nolink"
+	"github.com/crosspod/crosspod/cluster/internal/status"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/drop"
 )
@@ -49,7 +52,7 @@ func TestLinkThatNeverLastsIsNotRedialedAllTheTime(t *testing.T) {
 	inBubble(t, pace, func(t *testing.T, r *rig) {
 		r.resolves("10.0.0.1", "10.0.0.2")
 		a, b := r.pod("10.0.0.1"), r.pod("10.0.0.2")
-		a.onUp = func(s session) { s.close(errors.New("no")) }
+		a.onUp = func(s node.Session) { s.Close(errors.New("no")) }
 		a.start()
 		b.start()
 		time.Sleep(30 * time.Second)
@@ -73,7 +76,7 @@ func TestOneWayCutClosesBothSides(t *testing.T) {
 		r.within(dialTimeout+2*discovery.LongestRedial, "a link after the path has healed", func() bool { return meshed(a, b) })
 		time.Sleep(5 * time.Second)
 		oneLink(t, a, b)
-		if a.metrics.pingsLost.Load() == 0 || b.metrics.pingsLost.Load() == 0 {
+		if a.metrics.PingsLost.Load() == 0 || b.metrics.PingsLost.Load() == 0 {
 			t.Error("no PING counts as lost")
 		}
 	})
@@ -92,7 +95,7 @@ func TestFrozenPodHoldsUpNobody(t *testing.T) {
 		for i := 0; time.Since(start) < 20*time.Second; i++ {
 			for range 10 {
 				before := time.Now()
-				if a.send(b, fmt.Sprintf("m%d", i%100)) < refusedFull {
+				if a.send(b, fmt.Sprintf("m%d", i%100)) < link.RefusedFull {
 					sent++
 				} else {
 					refused++
@@ -141,7 +144,7 @@ func TestMessagesSurviveTheirLink(t *testing.T) {
 		sent := map[*rigPod]int{}
 		for i := range 4000 {
 			for from, to := range map[*rigPod]*rigPod{a: b, b: a} {
-				if from.send(to, fmt.Sprintf("m%d", i)) < refusedFull {
+				if from.send(to, fmt.Sprintf("m%d", i)) < link.RefusedFull {
 					sent[from]++
 				}
 			}
@@ -180,7 +183,7 @@ func TestQueueWaitsForTheGrace(t *testing.T) {
 		}
 		r.within(time.Second, "a link", func() bool { return meshed(a, b) })
 		lose()
-		if got := a.send(b, "early"); got != pushed {
+		if got := a.send(b, "early"); got != link.Queued {
 			t.Errorf("beside a lost link a message is %d", got)
 		}
 		time.Sleep(linkGrace / 4)
@@ -189,14 +192,14 @@ func TestQueueWaitsForTheGrace(t *testing.T) {
 
 		time.Sleep(discovery.SettledAfter)
 		lose()
-		out := a.transport.outlet(b.id())
+		out := a.transport.Queue(b.id())
 		a.send(b, "late")
 		time.Sleep(linkGrace + time.Millisecond)
 		synctest.Wait()
-		if a.drops[drop.NoLink] != 1 || a.transport.outlet(b.id()) != nil {
-			t.Errorf("after the grace %v are dropped, and the pod has %v", a.drops, a.transport.outlet(b.id()))
+		if a.drops[drop.NoLink] != 1 || a.transport.Queue(b.id()) != nil {
+			t.Errorf("after the grace %v are dropped, and the pod has %v", a.drops, a.transport.Queue(b.id()))
 		}
-		if got := out.push(testPeer, 0, false, testMessage); got != refusedNoLink {
+		if got := out.Push(testPeer, 0, false, testMessage); got != link.RefusedNoLink {
 			t.Errorf("to a pod that is gone a message is %d", got)
 		}
 	})
@@ -216,10 +219,10 @@ func TestImpostorGetsNothing(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			inBubble(t, pace, func(t *testing.T, r *rig) {
 				r.resolves("10.0.0.1", "10.0.0.2")
-				a := r.pod("10.0.0.1", func(c *Config) { c.Secrets = tt.mine }).start()
+				a := r.pod("10.0.0.1", func(c *rigConfig) { c.Secrets = tt.mine }).start()
 				// The other one does not look for pods: each knows from one
 				// direction only.
-				b := r.pod("10.0.0.2", func(c *Config) { c.Secrets = tt.theirs }).listen()
+				b := r.pod("10.0.0.2", func(c *rigConfig) { c.Secrets = tt.theirs }).listen()
 				r.throughout(15*time.Second, "no link", func() bool { return a.linked() && b.linked() })
 				if got := reasons(a)["10.0.0.2:7090"]; got != tt.here {
 					t.Errorf("who dials knows %q, want %q", got, tt.here)
@@ -228,7 +231,7 @@ func TestImpostorGetsNothing(t *testing.T) {
 					t.Errorf("who was dialed knows %q, want %q", got, tt.there)
 				}
 				for _, p := range []*rigPod{a, b} {
-					if _, pods := p.transport.status(); len(pods) > 0 && time.Since(pods[0].Since) < 14*time.Second {
+					if _, pods := p.transport.Status(); len(pods) > 0 && time.Since(pods[0].Since) < 14*time.Second {
 						t.Errorf("refused since %v, the last attempt; the first was at the beginning", time.Since(pods[0].Since))
 					}
 				}
@@ -262,7 +265,7 @@ func TestImpostorGetsNothing(t *testing.T) {
 func TestPodsWithoutASecret(t *testing.T) {
 	inBubble(t, pace, func(t *testing.T, r *rig) {
 		r.resolves("10.0.0.1", "10.0.0.2")
-		none := func(c *Config) { c.Secrets = nil }
+		none := func(c *rigConfig) { c.Secrets = nil }
 		a, b := r.pod("10.0.0.1", none).start(), r.pod("10.0.0.2", none).start()
 		r.within(time.Second, "a link", func() bool { return meshed(a, b) })
 		time.Sleep(3 * time.Second)
@@ -279,7 +282,7 @@ type wiretap struct {
 }
 
 // tap has w listen to what p writes on connections that it dials.
-func (w *wiretap) tap(c *Config) {
+func (w *wiretap) tap(c *rigConfig) {
 	open := c.Dial
 	c.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := open(ctx, network, address)
@@ -359,14 +362,14 @@ func TestClocksOfAnyKind(t *testing.T) {
 		a, b := r.pod("10.0.0.1"), r.pod("10.0.0.2")
 		a.skew, b.skew = -30*time.Minute, 24*time.Hour
 		known := true // when the session began
-		a.onUp = func(session) { known = known && a.highest > a.clock()+uint64(24*time.Hour.Microseconds()) }
+		a.onUp = func(node.Session) { known = known && a.highest > a.clock()+uint64(24*time.Hour.Microseconds()) }
 		a.start()
 		b.start()
 		r.within(time.Second, "a link", func() bool { return meshed(a, b) })
 		if !known {
 			t.Error("the faster clock was not observed before the session began")
 		}
-		_, pods := a.transport.status()
+		_, pods := a.transport.Status()
 		if got, want := pods[0].ClockOffsetMS, float64((24*time.Hour + 30*time.Minute).Milliseconds()); got < want-100 || got > want {
 			t.Errorf("the offset is %v ms, want %v", got, want)
 		}
@@ -520,7 +523,7 @@ func TestStopNeverHangs(t *testing.T) {
 			b.ice.freeze()
 			sent := 0
 			for i := range 20000 {
-				if a.send(b, fmt.Sprintf("m%d%s", i, strings.Repeat(".", 1000))) < refusedFull {
+				if a.send(b, fmt.Sprintf("m%d%s", i, strings.Repeat(".", 1000))) < link.RefusedFull {
 					sent++
 				}
 			}
@@ -562,14 +565,14 @@ func TestStopNeverHangs(t *testing.T) {
 		inBubble(t, pace, func(t *testing.T, r *rig) {
 			r.resolves("10.0.0.1")
 			a := r.pod("10.0.0.1")
-			a.transport.stop()
+			a.transport.Stop()
 			if a.transport.goWork(func() {}) {
 				t.Error("something began afterwards")
 			}
 			b := r.pod("10.0.0.2").start()
 			for range 2 {
 				b.discovery.Stop()
-				b.transport.stop()
+				b.transport.Stop()
 			}
 		})
 	})
@@ -586,11 +589,11 @@ func TestStopSaysItLast(t *testing.T) {
 		ups := b.count("up")
 		const n = 3000
 		for i := range n {
-			if got := a.send(b, fmt.Sprintf("%d%s", i, strings.Repeat(".", 900))); got > pushedWakeDue {
+			if got := a.send(b, fmt.Sprintf("%d%s", i, strings.Repeat(".", 900))); got > link.WakeDue {
 				t.Fatalf("message %d is %d", i, got)
 			}
 		}
-		if !a.sessions[b.id()].sendEntries([]wire.Entry{{Kind: wire.Leave}}) {
+		if !a.sessions[b.id()].SendEntries([]wire.Entry{{Kind: wire.Leave}}) {
 			t.Error("LEAVE was not taken")
 		}
 		a.stop()
@@ -628,13 +631,13 @@ func TestMixedVersions(t *testing.T) {
 		a.send(old, "to the old one")
 		old.send(a, "from the old one")
 		r.within(time.Second, "messages", func() bool { return old.received("to the old one") && a.received("from the old one") })
-		_, pods := a.transport.status()
+		_, pods := a.transport.Status()
 		for _, p := range pods {
 			want := wire.Version
 			if p.Address == "10.0.0.2:7090" {
 				want--
 			}
-			if p.Protocol != want || p.State != PodUp {
+			if p.Protocol != want || p.State != status.Up {
 				t.Errorf("%s is %s with version %d", p.Address, p.State, p.Protocol)
 			}
 		}
@@ -667,14 +670,14 @@ func TestRotation(t *testing.T) {
 		r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
 		var pods []*rigPod
 		for i := range 3 {
-			pods = append(pods, r.pod(fmt.Sprintf("10.0.0.%d", i+1), func(c *Config) { c.Secrets = []string{older} }).start())
+			pods = append(pods, r.pod(fmt.Sprintf("10.0.0.%d", i+1), func(c *rigConfig) { c.Secrets = []string{older} }).start())
 		}
 		r.within(time.Second, "links", func() bool { return meshed(pods...) })
 		time.Sleep(discovery.SettledAfter)
 		sent := 0
 		talk := func() {
 			for i, p := range pods {
-				if p.send(pods[(i+1)%3], fmt.Sprintf("message %d", sent)) < refusedFull {
+				if p.send(pods[(i+1)%3], fmt.Sprintf("message %d", sent)) < link.RefusedFull {
 					sent++
 				} else {
 					t.Error("a message was refused")
@@ -713,7 +716,7 @@ func TestRotation(t *testing.T) {
 			t.Errorf("of %d messages %d arrived and %d were dropped", sent, got, dropped)
 		}
 		// The old secret is of no use any more.
-		late := r.pod("10.0.0.4", func(c *Config) { c.Secrets = []string{older} }).start()
+		late := r.pod("10.0.0.4", func(c *rigConfig) { c.Secrets = []string{older} }).start()
 		r.throughout(5*time.Second, "no link", func() bool { return late.linked() })
 	})
 }
@@ -741,12 +744,12 @@ func TestDifferencesAreWarnedOfOnce(t *testing.T) {
 			}
 		}
 		time.Sleep(2 * time.Second) // a PING each
-		var f figures
-		a.transport.figures(&f)
-		if f.links != 2 || f.instanceDiffers != 1 || f.tokensDiffer != 1 {
+		var f metrics.Figures
+		a.transport.Figures(&f)
+		if f.Links != 2 || f.InstanceDiffers != 1 || f.TokensDiffer != 1 {
 			t.Errorf("figures: %+v", f)
 		}
-		_, pods := a.transport.status()
+		_, pods := a.transport.Status()
 		for _, p := range pods {
 			if odd := p.Address == "10.0.0.3:7090"; p.InstanceDiffers != odd || p.TokensDiffer != odd {
 				t.Errorf("%+v", p)
@@ -759,23 +762,23 @@ func TestDifferencesAreWarnedOfOnce(t *testing.T) {
 }
 
 // settings gives a pod what it tells peers and takes from them.
-func settings(instance string, tokens ...string) func(*Config) {
-	return func(c *Config) { c.InstanceURL, c.TokenSecrets = instance, tokens }
+func settings(instance string, tokens ...string) func(*rigConfig) {
+	return func(c *rigConfig) { c.InstanceURL, c.TokenSecrets = instance, tokens }
 }
 
 // formerly gives a pod former instance addresses.
-func formerly(instances ...string) func(*Config) {
-	return func(c *Config) { c.FormerInstances = instances }
+func formerly(instances ...string) func(*rigConfig) {
+	return func(c *rigConfig) { c.FormerInstances = instances }
 }
 
 // TestPodsOfAnotherRelayDoNotLink: whatever leads two relays to each other's pods,
 // for whatever they have in common, they do not link, and both say why; when
 // nothing leads there any more, nothing is left of it.
 func TestPodsOfAnotherRelayDoNotLink(t *testing.T) {
-	unsigned := func(c *Config) { c.Secrets = nil }
+	unsigned := func(c *rigConfig) { c.Secrets = nil }
 	tests := map[string]struct {
-		one, other func(*Config)
-		both       func(*Config)
+		one, other func(*rigConfig)
+		both       func(*rigConfig)
 		reason     string
 	}{
 		"another instance address":                    {one: settings("rels://a:443"), other: settings("rels://b:443"), reason: "instance_mismatch"},
@@ -783,7 +786,7 @@ func TestPodsOfAnotherRelayDoNotLink(t *testing.T) {
 		"another instance address, no cluster secret": {one: settings("rels://a:443", "t"), other: settings("rels://b:443", "t"), both: unsigned, reason: "instance_mismatch"},
 		"no token secret in common":                   {one: settings("rels://a:443", "t"), other: settings("rels://a:443", "u", "v"), reason: "tokens_mismatch"},
 		"no token secret in common, no address told":  {one: settings("", "t"), other: settings("", "u"), reason: "tokens_mismatch"},
-		"one cluster secret of several in common": {one: settings("rels://a:443"), other: func(c *Config) {
+		"one cluster secret of several in common": {one: settings("rels://a:443"), other: func(c *rigConfig) {
 			c.InstanceURL, c.Secrets = "rels://b:443", append(c.Secrets, "another secret, as long as the others")
 		}, reason: "instance_mismatch"},
 	}
@@ -791,7 +794,7 @@ func TestPodsOfAnotherRelayDoNotLink(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, pace, func(t *testing.T, r *rig) {
 				if tt.both == nil {
-					tt.both = func(*Config) {}
+					tt.both = func(*rigConfig) {}
 				}
 				r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
 				a, b := r.pod("10.0.0.1", tt.both, tt.one).start(), r.pod("10.0.0.2", tt.both, tt.one).start()
@@ -828,7 +831,7 @@ func TestInstanceAddressChanges(t *testing.T) {
 	inBubble(t, pace, func(t *testing.T, r *rig) {
 		r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
 		pods := make([]*rigPod, 3)
-		for step, change := range [][]func(*Config){
+		for step, change := range [][]func(*rigConfig){
 			{settings("rels://old:443", "t")},
 			{settings("rels://new:443", "t"), formerly("rels://old:443")},
 			{settings("rels://new:443", "t")},
@@ -853,11 +856,10 @@ func TestUnnamedPodOfAnotherRelayGoes(t *testing.T) {
 	for name, broken := range map[string]bool{"a list": false, "a name of which one family fails": true} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, pace, func(t *testing.T, r *rig) {
-				found := func(*Config) {}
+				found := func(*rigConfig) {}
 				if broken {
-					found = func(c *Config) {
-						c.Resolver, c.Headless = nil, "relay-pods"
-						lookedUp(t, c, func(ctx context.Context, network, name string) (ips []netip.Addr, err error) {
+					found = func(c *rigConfig) {
+						lookedUp(t, c, "relay-pods", nil, func(ctx context.Context, network, name string) (ips []netip.Addr, err error) {
 							list, err := r.Resolve(ctx)
 							if network != "ip4" {
 								return nil, &net.DNSError{Err: "server misbehaving", Name: name, IsTemporary: true}
@@ -895,14 +897,14 @@ func TestUnnamedPodOfAnotherRelayGoes(t *testing.T) {
 func TestTokenSecretsChange(t *testing.T) {
 	inBubble(t, pace, func(t *testing.T, r *rig) {
 		r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3")
-		tokens := func(c *Config) { c.TokenSecrets = []string{"old"} }
+		tokens := func(c *rigConfig) { c.TokenSecrets = []string{"old"} }
 		a, b, old := r.pod("10.0.0.1", tokens).start(), r.pod("10.0.0.2", tokens).start(), r.pod("10.0.0.3", tokens)
 		old.transport.maxVersion = wire.Version - 1 // cannot be told, and is not
 		old.start()
 		differ := func(p *rigPod) int {
-			var f figures
-			p.transport.figures(&f)
-			return f.tokensDiffer
+			var f metrics.Figures
+			p.transport.Figures(&f)
+			return f.TokensDiffer
 		}
 		r.within(time.Second, "links", func() bool { return meshed(a, b, old) })
 		time.Sleep(discovery.SettledAfter)
@@ -911,7 +913,7 @@ func TestTokenSecretsChange(t *testing.T) {
 			t.Fatal("the same secrets differ")
 		}
 		change := func(p *rigPod, secrets ...string) {
-			p.transport.setTokenSecrets(secrets)
+			p.transport.SetTokenSecrets(secrets)
 			time.Sleep(2 * pace)
 			synctest.Wait()
 		}
@@ -927,11 +929,11 @@ func TestTokenSecretsChange(t *testing.T) {
 			t.Error("a link was disturbed")
 		}
 		// A link that is made while they change, too.
-		a.transport.setTokenSecrets([]string{"new"})
+		a.transport.SetTokenSecrets([]string{"new"})
 		r.net.Reset(a.host, b.host)
 		for range 300 {
-			a.transport.setTokenSecrets([]string{"another", "old"})
-			a.transport.setTokenSecrets([]string{"old", "new"})
+			a.transport.SetTokenSecrets([]string{"another", "old"})
+			a.transport.SetTokenSecrets([]string{"old", "new"})
 			time.Sleep(pace / 3)
 		}
 		r.within(2*time.Second, "links", func() bool { return meshed(a, b, old) })
@@ -952,13 +954,13 @@ func TestComplaints(t *testing.T) {
 			p.start()
 		}
 		r.within(15*time.Second, "complaints of both", func() bool {
-			said := map[string][]Complaint{}
-			_, pods := b.transport.status()
+			said := map[string][]status.Complaint{}
+			_, pods := b.transport.Status()
 			for _, p := range pods {
 				said[p.Address] = p.Complaints
 			}
 			return len(said["10.0.0.1:7090"]) == 1 && len(said["10.0.0.3:7090"]) == 1 &&
-				said["10.0.0.1:7090"][0] == Complaint{Address: "10.0.0.3:7090", Reason: "timeout"}
+				said["10.0.0.1:7090"][0] == status.Complaint{Address: "10.0.0.3:7090", Reason: "timeout"}
 		})
 		if n := a.log.count("pod cannot be reached"); n != 1 {
 			t.Errorf("it is logged %d times", n)
@@ -973,7 +975,7 @@ func TestComplaints(t *testing.T) {
 		})
 		r.net.Heal(memAny, memAny)
 		r.within(15*time.Second, "nothing to complain of", func() bool {
-			_, pods := b.transport.status()
+			_, pods := b.transport.Status()
 			for _, p := range pods {
 				if len(p.Complaints) > 0 {
 					return false
@@ -987,14 +989,14 @@ func TestComplaints(t *testing.T) {
 func TestListenAtGivenAddress(t *testing.T) {
 	inBubble(t, pace, func(t *testing.T, r *rig) {
 		r.resolves("10.0.0.1:8000")
-		a := r.pod("10.0.0.1", func(c *Config) { c.ListenAddress = "10.0.0.1:8000" }).start()
+		a := r.pod("10.0.0.1", func(c *rigConfig) { c.ListenAddress = "10.0.0.1:8000" }).start()
 		if got := a.addr(); got != netip.MustParseAddrPort("10.0.0.1:8000") {
 			t.Errorf("it announces %v", got)
 		}
-		taken := r.pod("10.0.0.1", func(c *Config) { c.ListenAddress = "10.0.0.1:8000" })
-		if err := taken.transport.listen(); err == nil {
+		taken := r.pod("10.0.0.1", func(c *rigConfig) { c.ListenAddress = "10.0.0.1:8000" })
+		if err := taken.transport.Listen(); err == nil {
 			t.Error("a port that is in use was opened")
 		}
-		taken.transport.stop()
+		taken.transport.Stop()
 	})
 }

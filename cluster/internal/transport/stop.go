@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"maps"
@@ -22,7 +22,7 @@ const (
 // stop says goodbye on all links, when what was queued for them is written or
 // its time is over, and returns when everything has ended. Nothing is dialed or
 // let in meanwhile. It may be called more than once.
-func (t *Transport) stop() {
+func (t *Transport) Stop() {
 	t.mu.Lock()
 	first := !t.stopped
 	t.stopped = true

@@ -1,26 +1,11 @@
-package cluster
+package transport
 
 import (
-	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
-)
 
-// TestStoppedIsNotReady: whatever it was before, a pod that has left is not
-// ready.
-func TestStoppedIsNotReady(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFleet(t, time.Millisecond, "a", "b")
-		a := f.pod("a")
-		a.stop()
-		for range 100 {
-			if err := a.WaitReady(t.Context()); !errors.Is(err, ErrStopped) {
-				t.Fatalf("WaitReady after Stop = %v", err)
-			}
-		}
-	})
-}
+	"github.com/crosspod/crosspod/cluster/internal/status"
+)
 
 // TestACleanEndIsNoError: both ends of a link say that it ended, and not as if
 // something had failed.
@@ -49,17 +34,19 @@ func TestPodThatHasLeft(t *testing.T) {
 		r.within(time.Second, "links", func() bool { return meshed(a, b, c) })
 		time.Sleep(time.Second) // both sides of each link know that it is used
 		// The row of 10.0.0.2 at a, and what doctor says of it.
-		row := func() (p PodStatus, problems int) {
-			_, linked := a.transport.status()
+		row := func() (p status.Pod, problems int) {
+			_, linked := a.transport.Status()
 			_, apart := a.discovery.Status()
 			for _, p = range append(linked, apart...) {
 				if p.Address == "10.0.0.2:7090" {
 					break
 				}
 			}
-			s := Status{Self: PodStatus{Address: "10.0.0.1:7090"}, Pods: []PodStatus{p}, Signed: true, Discovery: DiscoveryStatus{Answered: time.Now()}}
+			s := status.Status{Self: status.Pod{Address: "10.0.0.1:7090"}, Pods: []status.Pod{p}, Signed: true, Discovery: status.Discovery{Answered: time.Now()}}
 			for _, f := range s.Diagnose() {
-				problems += number(!f.Note)
+				if !f.Note {
+					problems++
+				}
 			}
 			return p, problems
 		}
@@ -67,7 +54,7 @@ func TestPodThatHasLeft(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 		r.throughout(time.Minute, "gone, and no problem", func() bool {
 			p, problems := row()
-			return p.Address == "10.0.0.2:7090" && p.State == PodGone && problems == 0
+			return p.Address == "10.0.0.2:7090" && p.State == status.Gone && problems == 0
 		})
 		if n := a.log.count("pod cannot be reached"); n > 0 {
 			t.Errorf("it is complained of %d times", n)
@@ -75,6 +62,6 @@ func TestPodThatHasLeft(t *testing.T) {
 		b = r.pod("10.0.0.2").start()
 		r.within(10*time.Second, "links", func() bool { return meshed(a, b, c) })
 		b.crash()
-		r.within(15*time.Second, "unreachable", func() bool { p, problems := row(); return p.State == PodUnreachable && problems > 0 })
+		r.within(15*time.Second, "unreachable", func() bool { p, problems := row(); return p.State == status.Unreachable && problems > 0 })
 	})
 }

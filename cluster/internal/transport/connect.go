@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"context"
@@ -37,7 +37,7 @@ func (t *Transport) accept(ln net.Listener) {
 		wait = firstWait
 		place, evicted := t.gate.admit(sock)
 		if place == nil || evicted {
-			t.metrics.helloRejected(nolink.Limit)
+			t.metrics.HelloRejected(nolink.Limit)
 		}
 		if place == nil {
 			continue
@@ -72,7 +72,7 @@ func (t *Transport) accepted(sock net.Conn, place *halfOpen) {
 // been another pod's.
 func (t *Transport) refusedFrom(remote net.Addr, err error) {
 	reason := nolink.Reason(err)
-	t.metrics.helloRejected(reason)
+	t.metrics.HelloRejected(reason)
 	ip := sourceOf(remote).Addr()
 	e, ok := errors.AsType[*handshake.Error](err)
 	if !ok || e.Hello == nil || !nolink.Refused(reason) {
@@ -126,7 +126,7 @@ func (t *Transport) Dial(ctx context.Context, addr netip.AddrPort) error {
 			return nolink.ErrSelf
 		}
 		if nolink.Refused(reason) {
-			t.metrics.helloRejected(reason)
+			t.metrics.HelloRejected(reason)
 		}
 		return err
 	}

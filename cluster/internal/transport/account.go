@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"slices"
@@ -159,6 +159,6 @@ func (t *Transport) closeAfter(d time.Duration, p *pod, number uint64) {
 // count counts messages that were lost.
 func (t *Transport) count(why drop.Reason, n int) {
 	if n > 0 {
-		t.fabric.dropped(why, n)
+		t.users.Dropped(why, n)
 	}
 }

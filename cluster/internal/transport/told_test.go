@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"context"
@@ -160,7 +160,7 @@ func TestStarBecomesAMesh(t *testing.T) {
 func TestToldIsBounded(t *testing.T) {
 	for _, signed := range []bool{true, false} {
 		inBubble(t, pace, func(t *testing.T, r *rig) {
-			secret := func(c *Config) {
+			secret := func(c *rigConfig) {
 				if !signed {
 					c.Secrets = nil
 				}
@@ -195,41 +195,6 @@ func TestToldIsBounded(t *testing.T) {
 			r.within(time.Second, "none of them", func() bool { return seen() == 0 })
 		})
 	}
-}
-
-// TestAloneIsNotSettled: a pod that has no link where others are, or were when it
-// last heard of them, does not call the directory settled.
-func TestAloneIsNotSettled(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFleet(t, hop, "a", "b", "c")
-		settled := func() bool { return f.pod("a").Status().Directory.Settled && f.pod("a").figures().settled }
-		if !settled() {
-			t.Error("three pods do not settle")
-		}
-		f.net.Partition([]string{ip("a")}, []string{ip("b"), ip("c")})
-		time.Sleep(time.Minute)
-		if settled() {
-			t.Error("a pod that is cut off calls its directory settled")
-		}
-		f.net.Heal(ip("a"), ip("b"))
-		f.net.Heal(ip("b"), ip("a"))
-		f.net.Heal(ip("a"), ip("c"))
-		f.net.Heal(ip("c"), ip("a"))
-		f.settle()
-		f.pod("b").stop()
-		f.pod("c").stop()
-		time.Sleep(10 * time.Second)
-		if settled() {
-			t.Error("a pod whose name still leads to others calls its directory settled")
-		}
-		f.mu.Lock()
-		f.named = []string{"a"}
-		f.mu.Unlock()
-		time.Sleep(10 * time.Second)
-		if !settled() {
-			t.Error("a pod that is the only one does not settle")
-		}
-	})
 }
 
 // TestOnePodDoesNotFloodTheLog: what a linked pod says as often as it likes makes

@@ -1,9 +1,11 @@
-package cluster
+package transport
 
 import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/crosspod/crosspod/cluster/internal/link"
 )
 
 // TestWornLinkIsReplaced: a key of AES-GCM is good for so many bytes. The link has
@@ -27,7 +29,7 @@ func TestWornLinkIsReplaced(t *testing.T) {
 						if from == a && who == "the acceptor sends" || from == b && who == "the dialer sends" {
 							continue
 						}
-						if got := from.send(to, text); got > pushedWakeDue {
+						if got := from.send(to, text); got > link.WakeDue {
 							t.Fatalf("a message is %d", got)
 						}
 						sent[from]++
