@@ -17,6 +17,7 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 
 	"github.com/crosspod/crosspod/internal/drop"
+	"github.com/crosspod/crosspod/internal/gate"
 	"github.com/crosspod/crosspod/internal/version"
 	"github.com/crosspod/crosspod/metrics"
 )
@@ -175,7 +176,7 @@ func TestEverythingIsThereAtZero(t *testing.T) {
 func TestHistogramsAppearWithTheirFirstObservation(t *testing.T) {
 	s := newScraped(t)
 	before, _ := s.scrape(t)
-	s.Handshake(metrics.OutcomeOK)
+	s.Handshake(string(gate.OutcomeOK))
 	s.PeerAuthenticated(3 * time.Millisecond)
 	s.PeerStored(200 * time.Microsecond)
 	s.QueueDelay(20 * time.Microsecond)
@@ -280,14 +281,14 @@ func TestEachEventCountsWhereItSays(t *testing.T) {
 			[]string{`relay_messages_dropped_total{reason="` + reason.String() + `"} 2`},
 		})
 	}
-	for _, outcome := range metrics.Outcomes() {
-		if outcome == metrics.OutcomeOK {
+	for _, outcome := range gate.Outcomes() {
+		if outcome == gate.OutcomeOK {
 			continue // has a histogram, see above
 		}
 		tests = append(tests, event{
-			"handshake " + outcome,
-			func(s *scraped) { s.Handshake(outcome) },
-			[]string{`relay_handshakes_total{outcome="` + outcome + `"} 1`},
+			"handshake " + string(outcome),
+			func(s *scraped) { s.Handshake(string(outcome)) },
+			[]string{`relay_handshakes_total{outcome="` + string(outcome) + `"} 1`},
 		})
 	}
 	for _, tt := range tests {
@@ -315,7 +316,7 @@ func TestConcurrentEventsAreAllCounted(t *testing.T) {
 				s.Dropped(drop.QueueFull, 1)
 				s.PeerConnected(metrics.TransportWS)
 				s.PeerDisconnected(metrics.TransportWS)
-				s.Handshake(metrics.OutcomeOK)
+				s.Handshake(string(gate.OutcomeOK))
 				s.PeerAuthenticated(time.Millisecond)
 				s.PeerStored(time.Millisecond)
 				s.PeerReplaced()
@@ -352,7 +353,7 @@ func TestNilMeterCountsForNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Received(1, 2)
-	m.Handshake(metrics.OutcomeOK)
+	m.Handshake(string(gate.OutcomeOK))
 	m.PeerAuthenticated(time.Second)
 	m.PeerStored(time.Second)
 	m.QueueDelay(time.Second)

@@ -249,7 +249,7 @@ func (h *HalfOpen) Established() bool { return h.End(OutcomeOK) }
 // failure, counted against the source. It does not close the connection. Only
 // the first end counts; End reports whether this was it.
 func (h *HalfOpen) End(o Outcome) bool {
-	cost := o.cost()
+	cost := costOf(o)
 	if o == OutcomeClosed && h.hangUps.Load() {
 		cost = costFailure
 	}
@@ -290,7 +290,7 @@ func (h *HalfOpen) cut(why gate.Reason) {
 	if why != gate.Closed || !h.stays.Load() {
 		_ = h.conn.Close() // its reader finds out
 	}
-	h.report(o, h.place.Source(), o.cost())
+	h.report(o, h.place.Source(), costOf(o))
 }
 
 // report passes the outcome on and counts cost against the source.
