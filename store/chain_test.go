@@ -67,7 +67,7 @@ func TestFloodLeavesNothingBehind(t *testing.T) {
 	sub.Close()
 	for i := range s.shards {
 		if b := len(s.shards[i].table.Load().buckets); b > 8*minBuckets {
-			t.Errorf("shard %d keeps %d buckets for nobody", i, b)
+			t.Errorf("shard %d keeps %d buckets without a topic", i, b)
 		}
 		if most := notifier.shards[i].most; most > 256 {
 			t.Errorf("shard %d of the index keeps a map for %d", i, most)
@@ -80,8 +80,8 @@ type nowhere struct{}
 func (nowhere) Position() uint64 { return 0 }
 func (nowhere) Wake()            {}
 
-// TestPopularTopicShrinks checks the list of those who want to know about one
-// id, through a time of many.
+// TestPopularTopicShrinks checks the list of one id's subscriptions before, while and
+// after it is long.
 func TestPopularTopicShrinks(t *testing.T) {
 	s, n := New(), NewPeerNotifier()
 	s.Observe(n.Observe)
@@ -110,8 +110,8 @@ func TestPopularTopicShrinks(t *testing.T) {
 	}
 }
 
-// TestReadersSeeWholeChains exchanges the head of a chain again and again
-// under a reader who looks for its tail.
+// TestReadersSeeWholeChains replaces the head of a chain again and again while a
+// reader looks for its tail.
 func TestReadersSeeWholeChains(t *testing.T) {
 	tab := newTable(minBuckets)
 	head, tail := messages.HashID("head"), messages.HashID("tail")

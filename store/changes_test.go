@@ -27,8 +27,8 @@ func takeChanges(n *store.PeerNotifier, limit int) (ids []messages.PeerID, more 
 	return ids, more
 }
 
-// One who subscribes to ever new ids made the remote work through all of them
-// before it came to those of others. Now everyone has turns.
+// A subscriber with many changes made the remote take all of them before those of
+// others. Now subscribers take turns.
 func TestChangesTakeTurns(t *testing.T) {
 	p := newPod()
 	woken := 0
@@ -36,7 +36,7 @@ func TestChangesTakeTurns(t *testing.T) {
 	greedy, modest := p.notifier.NewSubscriber(p.Store, &sink{}), p.notifier.NewSubscriber(p.Store, &sink{})
 	greedy.Subscribe(list(numbers(0, 5000)...))
 	modest.Subscribe(list(numbers(5000, 5003)...))
-	modest.Subscribe(list(numbered(4999))) // somebody else waits for this one too
+	modest.Subscribe(list(numbered(4999))) // also in the queue of the other subscriber
 	if woken != 3 {
 		t.Errorf("the remote was woken %d times", woken)
 	}
@@ -51,12 +51,12 @@ func TestChangesTakeTurns(t *testing.T) {
 		ids = append(ids, next...)
 	}
 	if last := ids[len(ids)-1]; last != numbered(4998) {
-		t.Errorf("the last one is %v: what another has told already is told again", last)
+		t.Errorf("the last one is %v, which the remote has taken already", last)
 	}
 }
 
-// What undoes itself before the remote has come to it costs the remote nothing,
-// and what it knows stays good meanwhile.
+// Changes that cancel each other before the remote takes them cost it nothing, and
+// its knowledge stays right meanwhile.
 func TestChangesThatCancelOut(t *testing.T) {
 	p, id := newPod(), messages.HashID("alice")
 	p.notifier.SetRemote(func() {})
@@ -79,7 +79,7 @@ func TestChangesThatCancelOut(t *testing.T) {
 	b.Unsubscribe(list(id))
 	b.Subscribe(list(id))
 	if got := b.TakeOnline(nil, 10); !slices.Equal(got, []messages.PeerID{id}) {
-		t.Errorf("answered %v to who is back at once", got)
+		t.Errorf("answered %v to a subscription made again at once", got)
 	}
 	changes("went and came")
 	b.Unsubscribe(list(id))
@@ -90,8 +90,8 @@ func TestChangesThatCancelOut(t *testing.T) {
 }
 
 // Connections that come, subscribe to many ids and go, faster than the remote takes
-// anything, leave nothing behind but what it was told of, and hold nobody up.
-func TestThoseWhoComeAndGoLeaveNothing(t *testing.T) {
+// changes, leave only the topics that the remote knows, and delay no other subscriber.
+func TestShortConnectionsLeaveNothing(t *testing.T) {
 	const rounds, at, each, taken = 30, 8, 1000, 256
 	p, told := newPod(), map[messages.PeerID]bool{}
 	p.notifier.SetRemote(func() {})
@@ -120,26 +120,26 @@ func TestThoseWhoComeAndGoLeaveNothing(t *testing.T) {
 			s.Close()
 		}
 		if n, topics := p.notifier.Len(), store.Topics(p.notifier); n != len(told) || topics != n || n > taken {
-			t.Fatalf("%d subscriptions, %d ids are left of %d that the remote was told of", n, topics, len(told))
+			t.Fatalf("%d subscriptions, %d ids are left; the remote knows %d", n, topics, len(told))
 		}
 	}
 	if ids, more := takeChanges(p.notifier, 2*taken); more || len(ids) != len(told) {
-		t.Errorf("%d ids to take back and more %v, where %d were told", len(ids), more, len(told))
+		t.Errorf("%d ended ids and more %v; the remote knew %d", len(ids), more, len(told))
 	}
 	if n, topics := p.notifier.Len(), store.Topics(p.notifier); n != 0 || topics != 0 {
 		t.Errorf("%d subscriptions and %d ids left", n, topics)
 	}
 }
 
-// However often one subscribes and unsubscribes before the remote comes to it, what
-// waits is no more than what there is, and what the remote is to forget.
+// However often a subscriber subscribes and unsubscribes before its turn, no more
+// changes wait than it has subscriptions, plus ids that the remote must forget.
 func TestChangesOfOneAreBounded(t *testing.T) {
 	const each = 1000
 	for _, tt := range []struct {
 		name string
 		told int // of the first list
 	}{
-		{"nothing told", 0}, {"half of it told", each / 2}, {"all told", each},
+		{"remote knows nothing", 0}, {"remote knows half", each / 2}, {"remote knows all", each},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newPod()
@@ -157,21 +157,21 @@ func TestChangesOfOneAreBounded(t *testing.T) {
 					t.Fatalf("%d changes wait with %d ids", n, each+tt.told)
 				}
 				if n := p.notifier.Len(); n > each+tt.told {
-					t.Fatalf("%d are counted, with %d subscriptions and %d that were told", n, each, tt.told)
+					t.Fatalf("%d are counted, with %d subscriptions and %d ids known to the remote", n, each, tt.told)
 				}
 			}
 			s.Close()
 			if n := store.Waiting(s); n > 2*tt.told+50 {
-				t.Errorf("%d changes wait when it has gone, of %d told", n, tt.told)
+				t.Errorf("%d changes wait after Close; the remote knew %d", n, tt.told)
 			}
 			if ids, more := takeChanges(p.notifier, 10*each); len(ids) != tt.told || more {
-				t.Errorf("%d are taken back of %d", len(ids), tt.told)
+				t.Errorf("%d ids have ended, want %d", len(ids), tt.told)
 			}
 		})
 	}
 }
 
-// What waits to be told counts against the limits like what is there.
+// Ended subscriptions whose change waits count against the limits.
 func TestChangesAreLimited(t *testing.T) {
 	p := newPod()
 	p.notifier.SetLimits(1000, 3000)
@@ -187,13 +187,13 @@ func TestChangesAreLimited(t *testing.T) {
 	}
 	takeChanges(p.notifier, 10_000)
 	if n, topics := p.notifier.Len(), store.Topics(p.notifier); n != 0 || topics != 0 {
-		t.Errorf("%d are counted and %d kept when all has been told", n, topics)
+		t.Errorf("%d are counted and %d kept after the remote has taken all changes", n, topics)
 	}
 }
 
-// Whatever is subscribed in whatever order, with the remote at times far behind,
-// replaced, or about to ask for what it was handed before: once it has asked about
-// everything it knows exactly what the subscribers are interested in.
+// Subscriptions change in a random order, and the remote is at times far behind, is
+// replaced, or asks late about an id that it has taken. Once it has asked about every
+// id, it knows exactly what the subscribers are interested in.
 func TestChangesAreComplete(t *testing.T) {
 	const ids, subscribers = 40, 5
 	for seed := range uint64(50) {

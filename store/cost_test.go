@@ -9,7 +9,7 @@ import (
 	"github.com/crosspod/crosspod/store"
 )
 
-// TestBytesPerSubscription holds the figures that the default limits rest on.
+// TestBytesPerSubscription checks the figures behind the default limits.
 func TestBytesPerSubscription(t *testing.T) {
 	const subscribers = 1500
 	tests := []struct {
@@ -18,8 +18,8 @@ func TestBytesPerSubscription(t *testing.T) {
 		id    func(subscriber, i int) messages.PeerID
 		limit float64
 	}{
-		{"100 who all ask for each other", 100, func(s, i int) messages.PeerID { return numbered(s/100*100 + i) }, 125},
-		{"nobody else asks for the same", 100, func(s, i int) messages.PeerID { return numbered(s*100 + i) }, 240},
+		{"100 subscribe to each other", 100, func(s, i int) messages.PeerID { return numbered(s/100*100 + i) }, 125},
+		{"no id has two subscribers", 100, func(s, i int) messages.PeerID { return numbered(s*100 + i) }, 240},
 		{"the only one of a connection, and of its id", 1, func(s, i int) messages.PeerID { return numbered(s) }, 600},
 	}
 	for _, tt := range tests {
@@ -53,8 +53,8 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// TestEventAllocations holds that an event allocates nothing in the notifier,
-// whether nobody asked or a few did.
+// TestEventAllocations checks that an event allocates nothing in the notifier, with
+// no subscription and with a few.
 func TestEventAllocations(t *testing.T) {
 	for _, interested := range []int{0, 1, 16} {
 		st, n, id := store.New(), store.NewPeerNotifier(), messages.HashID("alice")
@@ -82,7 +82,7 @@ func TestEventAllocations(t *testing.T) {
 }
 
 // BenchmarkConnect is a peer that comes and goes while n others are connected,
-// each with a subscriber that wants to know about somebody else.
+// each with a subscriber to another id.
 func BenchmarkConnect(b *testing.B) {
 	for _, n := range []int{10, 1000, 100_000} {
 		b.Run(fmt.Sprintf("uninterested=%d", n), func(b *testing.B) {

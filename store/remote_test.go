@@ -1,10 +1,8 @@
 package store_test
 
 import (
-	"maps"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 
@@ -12,8 +10,7 @@ import (
 	"github.com/crosspod/crosspod/store"
 )
 
-// newPart returns a pod that is one of several. Nobody settles anything but the
-// test.
+// newPart returns a pod with a remote. Only the test calls Settle.
 func newPart() pod {
 	p := newPod()
 	setRemote(p.notifier, func(messages.PeerID) {})
@@ -42,7 +39,7 @@ func TestRemotePeerState(t *testing.T) {
 		{"told when it comes elsewhere", "sub x; out x; in x; on x; off; moved x; on"},
 		{"answered late", "sub x; in x; on x; off; moved x; on x; moved x; on"},
 		{"reply when settled", "sub x; in x; on x; sub x; on x"},
-		{"repeated truth is no news", "sub x; in x; on x; sub x; on x; in x x; on; out x; off x; out x x; off"},
+		{"the same state again makes no notice", "sub x; in x; on x; sub x; on x; in x x; on; out x; off x; out x x; off"},
 		{"gone elsewhere, again and again", "sub x; out x; in x; on x; out x; off x; in x; on; out x; off x"},
 		{"no offline before an online", "sub x; out x; off; in x; out x; on; off"},
 		{"a move is an online event, never an offline", "sub x; in x; on x; sub x; on x; moved x; off; on x; moved x; on; off"},
@@ -52,80 +49,30 @@ func TestRemotePeerState(t *testing.T) {
 		{"the end here, back here", "+ x; sub x; on x; - x; + x; off; on x; out x; off"},
 		{"joined here is settled, not told twice", "sub x; + x; on x; sub x; on x; moved x; on; in x; on"},
 		{"moved here while settled elsewhere", "sub x; in x; on x; sub x; on x; + x; on x; moved x; on; off"},
-		{"offline is not believed of one that is here", "+ x; sub x; on x; out x; off; - x; out x; off x"},
-		{"nobody knows yet", "+ x; - x; sub x; on; off; out x; on; off; in x; on x"},
-		{"subscribed again between end and word", "+ x; sub x; on x; - x; sub x; on; off; out x; off x; in x; on x"},
+		{"offline is ignored while the peer is here", "+ x; sub x; on x; out x; off; - x; out x; off x"},
+		{"neither the store nor the remote knows yet", "+ x; - x; sub x; on; off; out x; on; off; in x; on x"},
+		{"subscribed again between end and Settle", "+ x; sub x; on x; - x; sub x; on; off; out x; off x; in x; on x"},
 		{"subscribed again, the online untaken", "sub x; + x; - x; sub x; on x; moved x; on x; moved x; on x; moved x; on"},
 		{"subscribed again keeps a waiting offline behind data", "sub x; in x; on x; data; out x; data; sub x; off; done; off x"},
 		{"a new subscription knows nothing of the old one", "sub x; in x; on x; unsub x; sub x; on; in x; on x"},
 
-		{"a message is news", "sub x; heard x; on x; heard x; on; moved x; on; in x; on; out x; off x"},
-		{"a message is news before it is taken", "sub x; heard x; moved x; on x; moved x; on"},
-		{"a message of one that was told is none", "sub x; in x; on x; heard x; on"},
+		{"a message makes an online notice", "sub x; heard x; on x; heard x; on; moved x; on; in x; on; out x; off x"},
+		{"a message makes an online notice, not taken yet", "sub x; heard x; moved x; on x; moved x; on"},
+		{"a message after online was told makes none", "sub x; in x; on x; heard x; on"},
 		{"a message takes a waiting offline back", "sub x; in x; on x; data; out x; heard x; done; off; on x"},
-		{"a message after offline was told is none", "sub x; out x; in x; on x; out x; off x; heard x; on"},
-		{"a straggler's message is taken back", "sub x; heard x; on x; out x; off x"},
-		{"a message from a stranger", "sub y; heard x; on; off"},
-		{"a message of one that is here", "+ x; sub x; on x; heard x; on"},
-		{"a message of one that has left here", "+ x; sub x; on x; - x; heard x; on; out x; off x"},
+		{"a message after offline was told makes none", "sub x; out x; in x; on x; out x; off x; heard x; on"},
+		{"the notice of a late message is corrected", "sub x; heard x; on x; out x; off x"},
+		{"a message of an id that is not subscribed", "sub y; heard x; on; off"},
+		{"a message of a peer that is here", "+ x; sub x; on x; heard x; on"},
+		{"a message of a peer that has left here", "+ x; sub x; on x; - x; heard x; on; out x; off x"},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			p, out := newPart(), &sink{}
-			s := p.notifier.NewSubscriber(p.Store, out)
-			connected := map[messages.PeerID]*peer{}
-			done := uint64(0)
-			for step := range strings.SplitSeq(tt.script, ";") {
-				word, rest, _ := strings.Cut(strings.TrimSpace(step), " ")
-				ids := names(rest)
-				switch word {
-				case "data":
-					out.position.Add(1)
-				case "done":
-					done = out.position.Load()
-				case "on":
-					if got := s.TakeOnline(nil, 100); !slices.Equal(got, ids) {
-						t.Fatalf("%s: told %v online", step, got)
-					}
-				case "off":
-					if got := s.TakeOffline(nil, 100, done); !slices.Equal(got, ids) {
-						t.Fatalf("%s: told %v offline", step, got)
-					}
-				case "sub":
-					s.Subscribe(list(ids...))
-				case "unsub":
-					s.Unsubscribe(list(ids...))
-				}
-				for _, id := range ids {
-					switch word {
-					case "+":
-						connected[id] = &peer{id: id}
-						p.Add(connected[id])
-					case "-":
-						p.Remove(connected[id])
-					case "in":
-						p.notifier.Settle(id, true, false)
-					case "moved":
-						p.notifier.Settle(id, true, true)
-					case "out":
-						p.notifier.Settle(id, false, false)
-					case "heard":
-						s.Heard(id)
-					}
-				}
-			}
-			s.TakeOnline(nil, 100)
-			s.TakeOffline(nil, 100, out.position.Load())
-			if s.Pending() {
-				t.Error("pending after all was taken")
-			}
-		})
+		t.Run(tt.name, func(t *testing.T) { converse(t, newPart(), tt.script) })
 	}
 }
 
-// fabric is the rules of a pod that is one of several around a twin without
-// them: it says when something is an event and who is online as far as this pod
-// knows.
+// fabric adds the rules for a pod with a remote to a twin without them: it decides
+// what is an event, and which ids are online as far as this pod knows.
 type fabric struct {
 	twin     remoteModel
 	local    map[messages.PeerID]*peer
@@ -145,7 +92,7 @@ func newFabric(twin remoteModel) *fabric {
 	return &fabric{twin, map[messages.PeerID]*peer{}, map[messages.PeerID]bool{}, map[messages.PeerID]bool{}, map[messages.PeerID]bool{}}
 }
 
-// sync has the twin's subscriptions answered with what is known here.
+// sync makes the twin answer subscriptions to id with the state known here.
 func (f *fabric) sync(id messages.PeerID) {
 	if c := f.local[id]; c != nil {
 		f.twin.present()[id] = c
@@ -260,101 +207,37 @@ func remoteStep(r *rand.Rand, p pod, s *store.Subscriber, f *fabric, going func(
 	return "", nil
 }
 
-// TestRemoteAgainstUnqueuedRelay is TestAgainstUnqueuedRelay for a pod of
-// several.
+// TestRemoteAgainstUnqueuedRelay is TestAgainstUnqueuedRelay with a remote.
 func TestRemoteAgainstUnqueuedRelay(t *testing.T) {
 	for seed := range uint64(seeds) {
-		r := rand.New(rand.NewPCG(seed, 4))
-		p, out, twin := newPart(), &sink{}, newRelay61()
-		s, f := p.notifier.NewSubscriber(p.Store, out), newFabric(twin)
-		for range 60 {
-			var wantOn, wantOff []messages.PeerID
-			twin.send = func(id messages.PeerID, online bool) {
-				if !online {
-					wantOff = append(wantOff, id)
-				} else if !slices.Contains(wantOn, id) {
-					wantOn = append(wantOn, id)
-				}
-			}
-			remoteStep(r, p, s, f, nil)
-			gotOn, gotOff := s.TakeOnline(nil, 10), s.TakeOffline(nil, 10, 0)
-			if !slices.Equal(gotOn, wantOn) || !slices.Equal(gotOff, wantOff) {
-				t.Fatalf("seed %d: told online %v, offline %v; the unqueued relay sends %v, %v", seed, gotOn, gotOff, wantOn, wantOff)
-			}
-		}
+		r, p, twin := rand.New(rand.NewPCG(seed, 4)), newPart(), newRelay61()
+		f := newFabric(twin)
+		againstUnqueuedRelay(t, seed, p, twin, func(s *store.Subscriber) { remoteStep(r, p, s, f, nil) })
 	}
 }
 
-// TestRemoteAgainstCoalescingTwin is TestAgainstCoalescingTwin for a pod of
-// several.
+// TestRemoteAgainstCoalescingTwin is TestAgainstCoalescingTwin with a remote.
 func TestRemoteAgainstCoalescingTwin(t *testing.T) {
 	for seed := range uint64(seeds) {
-		r := rand.New(rand.NewPCG(seed, 5))
-		p, out, twin, c := newPart(), &sink{}, newLazy61(), newClient(t.Fatalf, seed)
-		s, f := p.notifier.NewSubscriber(p.Store, out), newFabric(twin)
-		take := func(limit int) {
-			on := s.TakeOnline(nil, limit)
-			if want := twin.take(true, limit); !slices.Equal(on, want) {
-				t.Fatalf("seed %d: TakeOnline(%d) = %v, want %v", seed, limit, on, want)
-			}
-			c.online(on)
-			off := s.TakeOffline(nil, limit, twin.done)
-			if want := twin.take(false, limit); !slices.Equal(off, want) {
-				t.Fatalf("seed %d: TakeOffline(%d, %d) = %v, want %v", seed, limit, twin.done, off, want)
-			}
-			c.offline(off, twin.done)
-		}
-		for range 100 {
-			switch r.IntN(5) {
-			case 0:
-				take(1 + r.IntN(3))
-			case 1:
-				if r.IntN(2) == 0 {
-					out.position.Add(1)
-					twin.position++
-				} else if twin.done < twin.position {
-					twin.done++
-				}
-			default:
-				word, ids := remoteStep(r, p, s, f, func(id messages.PeerID) { c.leftAt[id] = twin.position })
-				switch word {
-				case "sub":
-					c.subscribe(ids)
-				case "unsub":
-					c.unsubscribe(ids)
-				}
-			}
-			if got, want := s.Pending(), len(twin.waiting) > 0; got != want {
-				t.Fatalf("seed %d: Pending = %v, want %v", seed, got, want)
-			}
-		}
-		// The last word on everything.
-		elsewhere := numbered(0)
+		r, p, twin := rand.New(rand.NewPCG(seed, 5)), newPart(), newLazy61()
+		f, elsewhere := newFabric(twin), numbered(0)
 		connected := func(id messages.PeerID) bool { return id == elsewhere || p.has(id) }
-		for i := range 4 {
-			id := numbered(i)
-			p.notifier.Settle(id, connected(id), false)
-			f.settle(id, connected(id), false)
-		}
-		twin.done = twin.position
-		take(100)
-		if s.Pending() {
-			t.Fatalf("seed %d: pending after all was taken", seed)
-		}
-		c.final(connected)
-		if !maps.Equal(c.told, twin.told) {
-			t.Fatalf("seed %d: the client knows %v, the twin says %v", seed, c.told, twin.told)
-		}
-		s.Close()
-		if n := p.notifier.Len(); n != 0 {
-			t.Fatalf("seed %d: %d subscriptions after Close", seed, n)
-		}
+		againstCoalescingTwin(t, seed, r, p, twin, connected,
+			func(s *store.Subscriber, going func(messages.PeerID)) (string, []messages.PeerID) {
+				return remoteStep(r, p, s, f, going)
+			},
+			func() { // the remote settles every id for the last time
+				for i := range 4 {
+					id := numbered(i)
+					p.notifier.Settle(id, connected(id), false)
+					f.settle(id, connected(id), false)
+				}
+			})
 	}
 }
 
-// TestRemoteAllAtOnce has subscribers, peers of this pod and a fabric do what
-// they like at the same time. When the fabric has had its last word everyone
-// knows the truth.
+// TestRemoteAllAtOnce runs subscribers, peers of this pod and a fabric at random and at
+// the same time. After the fabric's last Settle every client knows the truth.
 func TestRemoteAllAtOnce(t *testing.T) {
 	const ids, subscribers = 4, 3
 	for seed := range uint64(200) {
@@ -509,8 +392,8 @@ func TestRemoteEnds(t *testing.T) {
 	}
 }
 
-// TestRemoteCosts holds that an event from elsewhere and a message from there
-// allocate nothing, and that subscribing costs no more than without a fabric.
+// TestRemoteCosts checks that an event and a message from another pod allocate
+// nothing, and that subscribing costs no more than without a remote.
 func TestRemoteCosts(t *testing.T) {
 	p := newPart()
 	s, id := p.notifier.NewSubscriber(p.Store, &sink{}), messages.HashID("alice")

@@ -11,7 +11,7 @@ import (
 	"github.com/crosspod/crosspod/store"
 )
 
-// record returns a function that lists what s tells, with who was told of it.
+// record returns a function that lists the events of s so far.
 func record(s *store.Store) func() []store.Event {
 	var mu sync.Mutex
 	var events []store.Event
@@ -196,8 +196,8 @@ func TestStoreAgainstMap(t *testing.T) {
 	}
 }
 
-// TestPresentPeersAreAlwaysFound changes chains and tables under readers who
-// look for peers that stay.
+// TestPresentPeersAreAlwaysFound changes chains and tables while readers look for
+// peers that stay.
 func TestPresentPeersAreAlwaysFound(t *testing.T) {
 	s := store.New()
 	const stay, come = 200, 4000
@@ -243,8 +243,8 @@ func TestPresentPeersAreAlwaysFound(t *testing.T) {
 	}
 }
 
-// TestConcurrentTakeovers has many connections of a few ids come and go, and
-// checks that the events, put in order by Seq, tell exactly what happened.
+// TestConcurrentTakeovers adds and removes many connections of a few ids, and checks
+// that the events, in the order of Seq, are exactly what happened.
 func TestConcurrentTakeovers(t *testing.T) {
 	s := store.New()
 	events := record(s)

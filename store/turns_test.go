@@ -18,17 +18,17 @@ func newRemoteSubscriber(id messages.PeerID) (*Subscriber, *interest) {
 	return s, in
 }
 
-// Two words on one id may reach a subscriber in either order.
-func TestTheLaterWordStays(t *testing.T) {
+// Two calls of Settle for one id may reach a subscriber in either order.
+func TestTheLaterSettleWins(t *testing.T) {
 	id := messages.HashID("alice")
 	s, in := newRemoteSubscriber(id)
 	s.settle(in, 2*oneTurn, online, true)
 	if s.settle(in, oneTurn, offline, false); !in.connected {
-		t.Error("an earlier word undid a later one")
+		t.Error("an earlier Settle undid a later one")
 	}
 	s.settle(in, 3*oneTurn, offline, false)
 	if s.settle(in, 3*oneTurn, online, true); in.connected {
-		t.Error("the same word was taken twice")
+		t.Error("the same Settle was applied twice")
 	}
 	in.settled = -oneTurn & (1<<32 - 1) // the last number there is
 	if s.settle(in, 0, online, true); !in.connected {
@@ -36,11 +36,11 @@ func TestTheLaterWordStays(t *testing.T) {
 	}
 }
 
-// What an answer has used is no event afterwards.
-func TestAWordIsAnsweredOnce(t *testing.T) {
+// A Settle that an answer has used makes no event afterwards.
+func TestSettleAnswersOnce(t *testing.T) {
 	id := messages.HashID("alice")
 	s, in := newRemoteSubscriber(id)
-	in.topic.settled.Store(oneTurn | uint32(online)) // said, and on its way to s
+	in.topic.settled.Store(oneTurn | uint32(online)) // settled, and on its way to s
 	s.Subscribe(id[:])
 	if got := s.TakeOnline(nil, 10); !slices.Equal(got, []messages.PeerID{id}) {
 		t.Fatalf("told %v, want the answer", got)
@@ -51,8 +51,8 @@ func TestAWordIsAnsweredOnce(t *testing.T) {
 	}
 }
 
-// A subscription is in the index before it looks, and a word may come between.
-func TestAWordBetweenSubscribingAndLooking(t *testing.T) {
+// A subscription is in the index before it looks, and a Settle may come in between.
+func TestSettleBetweenSubscribingAndLooking(t *testing.T) {
 	id := messages.HashID("alice")
 	for _, said := range []notice{online, offline} {
 		s, _ := newRemoteSubscriber(id)
@@ -70,9 +70,9 @@ func TestAWordBetweenSubscribingAndLooking(t *testing.T) {
 	}
 }
 
-// The event of a connection that has ended may come after the word that the id
-// is gone.
-func TestALateEventDoesNotUndoAWord(t *testing.T) {
+// The event of a connection that has ended may come after the Settle that says that
+// the id is gone.
+func TestALateEventDoesNotUndoASettle(t *testing.T) {
 	id := messages.HashID("alice")
 	s, in := newRemoteSubscriber(id)
 	p := &idPeer{id}
@@ -89,8 +89,8 @@ func TestALateEventDoesNotUndoAWord(t *testing.T) {
 	}
 }
 
-// What nobody waits for any more costs messages nothing.
-func TestNobodyIsAwaitedForNothing(t *testing.T) {
+// Messages cost nothing extra once no subscription waits for an id.
+func TestAwaitedIsCounted(t *testing.T) {
 	id, other := messages.HashID("alice"), messages.HashID("bob")
 	s, in := newRemoteSubscriber(id)
 	s.Subscribe(other[:])

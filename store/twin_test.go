@@ -101,7 +101,7 @@ func (l *lazy61) drop(id messages.PeerID) (dropped waitingNotice, ok bool) {
 	return dropped, true
 }
 
-// makeOnline has an online of id wait; one that waits already stays in place.
+// makeOnline makes a waiting online of id; one that waits already keeps its place.
 func (l *lazy61) makeOnline(id messages.PeerID, usedUp bool) {
 	for i := range l.waiting {
 		if w := &l.waiting[i]; w.id == id && w.online {
@@ -121,7 +121,7 @@ func (l *lazy61) subscribe(ids []messages.PeerID) {
 		case l.connected[id] != nil:
 			l.makeOnline(id, false)
 		case i < 0:
-		case l.waiting[i].online: // of a connection that has ended here; nobody knows whether it is elsewhere
+		case l.waiting[i].online: // of a connection that has ended here; it may be on another pod
 			l.waiting[i].usedUp = false
 		default: // an offline, now at the present position
 			w, _ := l.drop(id)
@@ -187,8 +187,8 @@ func (l *lazy61) take(online bool, limit int) (ids []messages.PeerID) {
 	return ids
 }
 
-// client believes what it is told and checks the promises that hold whatever
-// the server does inside.
+// client applies the notices that it gets, and checks what a client may rely on
+// whatever the server does inside.
 type client struct {
 	fail      func(format string, args ...any)
 	seed      uint64
@@ -262,27 +262,32 @@ func someIDs(r *rand.Rand) []messages.PeerID {
 
 const seeds = 4000
 
-// TestAgainstUnqueuedRelay takes everything after each step: then the notifier
-// tells exactly what the server without queues sends.
+// TestAgainstUnqueuedRelay compares a pod with the server without queues.
 func TestAgainstUnqueuedRelay(t *testing.T) {
 	for seed := range uint64(seeds) {
-		r := rand.New(rand.NewPCG(seed, 1))
-		p, out, twin := newPod(), &sink{}, newRelay61()
-		s := p.notifier.NewSubscriber(p.Store, out)
-		for range 40 {
-			var wantOn, wantOff []messages.PeerID
-			twin.send = func(id messages.PeerID, online bool) {
-				if !online {
-					wantOff = append(wantOff, id)
-				} else if !slices.Contains(wantOn, id) { // an id twice in one Subscribe is one reply
-					wantOn = append(wantOn, id)
-				}
+		r, p, twin := rand.New(rand.NewPCG(seed, 1)), newPod(), newRelay61()
+		againstUnqueuedRelay(t, seed, p, twin, func(s *store.Subscriber) { step(r, p, s, twin, nil) })
+	}
+}
+
+// againstUnqueuedRelay does random steps and takes all notices after each: they are
+// exactly what the server without queues sends.
+func againstUnqueuedRelay(t *testing.T, seed uint64, p pod, twin *relay61, do func(*store.Subscriber)) {
+	t.Helper()
+	s := p.notifier.NewSubscriber(p.Store, &sink{})
+	for range 50 {
+		var wantOn, wantOff []messages.PeerID
+		twin.send = func(id messages.PeerID, online bool) {
+			if !online {
+				wantOff = append(wantOff, id)
+			} else if !slices.Contains(wantOn, id) { // an id twice in one Subscribe is one reply
+				wantOn = append(wantOn, id)
 			}
-			step(r, p, s, twin, nil)
-			gotOn, gotOff := s.TakeOnline(nil, 10), s.TakeOffline(nil, 10, 0)
-			if !slices.Equal(gotOn, wantOn) || !slices.Equal(gotOff, wantOff) {
-				t.Fatalf("seed %d: told online %v, offline %v; the unqueued relay sends %v, %v", seed, gotOn, gotOff, wantOn, wantOff)
-			}
+		}
+		do(s)
+		gotOn, gotOff := s.TakeOnline(nil, 10), s.TakeOffline(nil, 10, 0)
+		if !slices.Equal(gotOn, wantOn) || !slices.Equal(gotOff, wantOff) {
+			t.Fatalf("seed %d: told online %v, offline %v; the unqueued relay sends %v, %v", seed, gotOn, gotOff, wantOn, wantOff)
 		}
 	}
 }
@@ -328,67 +333,79 @@ func step(r *rand.Rand, p pod, s *store.Subscriber, twin model, going func(messa
 	return "", nil
 }
 
-// TestAgainstCoalescingTwin takes now and then, a few at a time, with data in
-// between, and compares each Take and the promises to the client.
+// TestAgainstCoalescingTwin compares a pod with a twin that coalesces notices.
 func TestAgainstCoalescingTwin(t *testing.T) {
 	for seed := range uint64(seeds) {
-		r := rand.New(rand.NewPCG(seed, 2))
-		p, out, twin, c := newPod(), &sink{}, newLazy61(), newClient(t.Fatalf, seed)
-		s := p.notifier.NewSubscriber(p.Store, out)
-		take := func(limit int) {
-			on := s.TakeOnline(nil, limit)
-			if want := twin.take(true, limit); !slices.Equal(on, want) {
-				t.Fatalf("seed %d: TakeOnline(%d) = %v, want %v", seed, limit, on, want)
+		r, p, twin := rand.New(rand.NewPCG(seed, 2)), newPod(), newLazy61()
+		againstCoalescingTwin(t, seed, r, p, twin, p.has,
+			func(s *store.Subscriber, going func(messages.PeerID)) (string, []messages.PeerID) {
+				return step(r, p, s, twin, going)
+			}, func() {})
+	}
+}
+
+// againstCoalescingTwin does random steps, and takes notices now and then, a few at
+// a time, with data in between. It compares each Take with the twin, and checks what
+// a client may rely on. connected says which ids are online after the call of last.
+func againstCoalescingTwin(t *testing.T, seed uint64, r *rand.Rand, p pod, twin *lazy61, connected func(messages.PeerID) bool,
+	do func(*store.Subscriber, func(messages.PeerID)) (string, []messages.PeerID), last func()) {
+	t.Helper()
+	out, c := &sink{}, newClient(t.Fatalf, seed)
+	s := p.notifier.NewSubscriber(p.Store, out)
+	take := func(limit int) {
+		on := s.TakeOnline(nil, limit)
+		if want := twin.take(true, limit); !slices.Equal(on, want) {
+			t.Fatalf("seed %d: TakeOnline(%d) = %v, want %v", seed, limit, on, want)
+		}
+		c.online(on)
+		off := s.TakeOffline(nil, limit, twin.done)
+		if want := twin.take(false, limit); !slices.Equal(off, want) {
+			t.Fatalf("seed %d: TakeOffline(%d, %d) = %v, want %v", seed, limit, twin.done, off, want)
+		}
+		c.offline(off, twin.done)
+	}
+	for range 100 {
+		switch r.IntN(5) {
+		case 0:
+			take(1 + r.IntN(3))
+		case 1:
+			if r.IntN(2) == 0 {
+				out.position.Add(1)
+				twin.position++
+			} else if twin.done < twin.position {
+				twin.done++
 			}
-			c.online(on)
-			off := s.TakeOffline(nil, limit, twin.done)
-			if want := twin.take(false, limit); !slices.Equal(off, want) {
-				t.Fatalf("seed %d: TakeOffline(%d, %d) = %v, want %v", seed, limit, twin.done, off, want)
-			}
-			c.offline(off, twin.done)
-		}
-		for range 80 {
-			switch r.IntN(4) {
-			case 0:
-				take(1 + r.IntN(3))
-			case 1:
-				if r.IntN(2) == 0 {
-					out.position.Add(1)
-					twin.position++
-				} else if twin.done < twin.position {
-					twin.done++
-				}
-			default:
-				word, ids := step(r, p, s, twin, func(id messages.PeerID) { c.leftAt[id] = twin.position })
-				switch word {
-				case "sub":
-					c.subscribe(ids)
-				case "unsub":
-					c.unsubscribe(ids)
-				}
-			}
-			if got, want := s.Pending(), len(twin.waiting) > 0; got != want {
-				t.Fatalf("seed %d: Pending = %v, want %v", seed, got, want)
+		default:
+			word, ids := do(s, func(id messages.PeerID) { c.leftAt[id] = twin.position })
+			switch word {
+			case "sub":
+				c.subscribe(ids)
+			case "unsub":
+				c.unsubscribe(ids)
 			}
 		}
-		twin.done = twin.position
-		take(100)
-		if s.Pending() {
-			t.Fatalf("seed %d: pending after all was taken", seed)
+		if got, want := s.Pending(), len(twin.waiting) > 0; got != want {
+			t.Fatalf("seed %d: Pending = %v, want %v", seed, got, want)
 		}
-		c.final(p.has)
-		if !maps.Equal(c.told, twin.told) {
-			t.Fatalf("seed %d: the client knows %v, the twin says %v", seed, c.told, twin.told)
-		}
-		s.Close()
-		if n := p.notifier.Len(); n != 0 {
-			t.Fatalf("seed %d: %d subscriptions after Close", seed, n)
-		}
+	}
+	last()
+	twin.done = twin.position
+	take(100)
+	if s.Pending() {
+		t.Fatalf("seed %d: pending after all was taken", seed)
+	}
+	c.final(connected)
+	if !maps.Equal(c.told, twin.told) {
+		t.Fatalf("seed %d: the client knows %v, the twin says %v", seed, c.told, twin.told)
+	}
+	s.Close()
+	if n := p.notifier.Len(); n != 0 {
+		t.Fatalf("seed %d: %d subscriptions after Close", seed, n)
 	}
 }
 
 // TestEventsOutOfOrder delivers events late and in any order, with
-// subscriptions in between: the promises hold all the same.
+// subscriptions in between: clients may rely on the same.
 func TestEventsOutOfOrder(t *testing.T) {
 	for seed := range uint64(seeds) {
 		r := rand.New(rand.NewPCG(seed, 3))

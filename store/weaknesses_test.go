@@ -13,14 +13,13 @@ import (
 	"github.com/crosspod/crosspod/store"
 )
 
-// The tests here are named after what went wrong in relays before this one.
-// Where the wrong was waiting, a test that fails stands still and the test
-// binary's timeout shows where.
+// The tests here are named after faults of earlier relays. If the fault was a wait
+// without end, a failing test hangs and the test binary's timeout shows where.
 
-// B1: a takeover closed the old connection under the lock of the store, and
-// closing waited for a write. Here whoever deals with the takeover is stuck
-// for as long as it likes, and all others go on, the same id included.
-func TestB1TakeoverHoldsNobodyUp(t *testing.T) {
+// B1: a takeover closed the old connection under the lock of the store, and closing
+// waited for a write. Here the observer of the takeover blocks, and all other peers
+// go on, also those with the same id.
+func TestB1TakeoverDelaysNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPod()
 		stuck := make(chan struct{})
@@ -59,15 +58,15 @@ func TestB1TakeoverHoldsNobodyUp(t *testing.T) {
 	})
 }
 
-// B2: every connect was offered to every client, through queues that blocked.
-// Here a subscriber that never takes holds up nobody, keeps no more than one
-// notice for each subscription, and those not interested are not touched.
-func TestB2SlowSubscriberHoldsNobodyUp(t *testing.T) {
+// B2: every connect was offered to every client, through queues that blocked. Here a
+// subscriber that never takes its notices delays no other, keeps no more than one
+// notice for each subscription, and an event does not touch subscribers to other ids.
+func TestB2SlowSubscriberDelaysNoOther(t *testing.T) {
 	const ids, rounds = 1000, 20
 	p, slow, bystander := newPod(), &sink{}, &sink{}
 	s := p.notifier.NewSubscriber(p.Store, slow)
 	other := p.notifier.NewSubscriber(p.Store, bystander)
-	other.Subscribe(list(messages.HashID("somebody else")))
+	other.Subscribe(list(messages.HashID("another peer")))
 	for i := range ids {
 		s.Subscribe(list(numbered(i)))
 	}
@@ -79,7 +78,7 @@ func TestB2SlowSubscriberHoldsNobodyUp(t *testing.T) {
 		}
 	}
 	if s.Pending() {
-		t.Error("who came and went untold is pending")
+		t.Error("a notice waits for a peer that came and went before it was taken")
 	}
 	fill(p.Store, ids)
 	if n := len(s.TakeOnline(nil, ids*rounds)); n != ids {
@@ -90,8 +89,8 @@ func TestB2SlowSubscriberHoldsNobodyUp(t *testing.T) {
 	}
 }
 
-// greedy is a connection that does everything while it is woken, which only
-// works when no lock is held then.
+// greedy is a connection that calls everything in Wake, which works only if no lock is
+// held.
 type greedy struct {
 	sink
 	pod  pod
@@ -116,9 +115,9 @@ func (g *greedy) Wake() {
 	g.pod.Remove(stranger)
 }
 
-// B3: subscriber, announcer and writer waited for each other, for good, once
-// more than 244 events were pending. Here thousands are, nobody takes while
-// the others work, and being woken may call everything.
+// B3: subscriber, announcer and writer waited for each other for ever once more than
+// 244 events were pending. Here thousands are pending, none is taken while the others
+// work, and Wake calls everything.
 func TestB3NoLockCycle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const ids, workers = 1000, 8
@@ -135,7 +134,7 @@ func TestB3NoLockCycle(t *testing.T) {
 			all[i] = numbered(i)
 		}
 
-		// All subscribe and all come, at once, and nobody takes.
+		// All subscribe and all come, at once, and no notice is taken.
 		var wg sync.WaitGroup
 		for w, s := range subs {
 			wg.Go(func() {
@@ -181,7 +180,7 @@ func TestB3NoLockCycle(t *testing.T) {
 		wg.Wait()
 		for i, g := range sinks {
 			if g.told.Load() == 0 {
-				t.Errorf("subscriber %d was told nothing while woken", i)
+				t.Errorf("subscriber %d took nothing while woken", i)
 			}
 			subs[i].Close()
 		}
@@ -223,9 +222,9 @@ func TestB4QuickReconnectEndsOnline(t *testing.T) {
 
 // B5: a peer could be sent to before it had been answered. That order is the
 // relay's; the store's part is that a peer is visible from Add on and not
-// before, and that whoever asked has the news waiting when Add returns, so
-// that it is written ahead of anything the peer sends (6.2, rule 5).
-func TestB5NewsIsWaitingWhenAddReturns(t *testing.T) {
+// before, and that the notices of its subscribers wait when Add returns, so that
+// they are written ahead of anything the peer sends (6.2, rule 5).
+func TestB5NoticeIsWaitingWhenAddReturns(t *testing.T) {
 	p, out := newPod(), &sink{}
 	s := p.notifier.NewSubscriber(p.Store, out)
 	alice := newPeer("alice")
@@ -239,8 +238,8 @@ func TestB5NewsIsWaitingWhenAddReturns(t *testing.T) {
 	}
 }
 
-// B11: nothing bounded the subscriptions. Nobody may have more of them than are
-// left for all others.
+// B11: nothing bounded the subscriptions. No subscriber may have more of them than
+// are left for all others.
 func TestB11SubscriptionsAreLimited(t *testing.T) {
 	p := newPod()
 	p.notifier.SetLimits(10, 30)
@@ -269,7 +268,7 @@ func TestB11SubscriptionsAreLimited(t *testing.T) {
 		t.Errorf("%d refused of another subscriber's ten", n)
 	}
 	if n := c.Subscribe(many(50, 8)); n != 3 {
-		t.Errorf("%d refused of one who had 5 when 5 were left, want 3", n)
+		t.Errorf("%d refused of a subscriber that had 5 when 5 were left, want 3", n)
 	}
 	if n := p.notifier.Len(); n != 25 {
 		t.Errorf("Len = %d, want 25", n)
@@ -294,8 +293,8 @@ func TestB11SubscriptionsAreLimited(t *testing.T) {
 	}
 }
 
-// B15: the end of an old connection removed what belonged to the new one, and
-// late activity brought back what had been removed.
+// B15: the end of an old connection removed the entry of the new one, and late
+// activity brought back a removed entry.
 func TestB15LateEndOfAnOldConnection(t *testing.T) {
 	p, out := newPod(), &sink{}
 	s := p.notifier.NewSubscriber(p.Store, out)
@@ -340,9 +339,8 @@ func (w *wakeable) Wake() {
 	}
 }
 
-// TestManyAtOnce has peers come, go and be taken over while connections
-// subscribe and write, all at once, and then asks every client what it
-// believes.
+// TestManyAtOnce adds, removes and replaces peers while connections subscribe and
+// write, all at once, and then checks what every client knows.
 func TestManyAtOnce(t *testing.T) {
 	const ids, clients, changes = 12, 6, 3000
 	p := newPod()
@@ -369,8 +367,8 @@ func TestManyAtOnce(t *testing.T) {
 		out := &wakeable{wake: make(chan struct{}, 1)}
 		s := p.notifier.NewSubscriber(p.Store, out)
 		c := newClient(t.Errorf, w)
-		// mu lets the client see its own requests and what it is told in the
-		// order of the wire; what it is told of goes on meanwhile.
+		// mu keeps the client's requests and its notices in the order of the wire.
+		// The peers change meanwhile.
 		var mu sync.Mutex
 		writing.Go(func() {
 			for range out.wake {
@@ -460,9 +458,9 @@ func TestManySubscribersComeAndGo(t *testing.T) {
 	}
 }
 
-// A message waited for the whole list that its destination was subscribing to,
-// and with it all messages of the link that brought it. Here a list is stuck at
-// one id, and messages from others find their way.
+// A message waited for the whole list that its destination was subscribing to, and so
+// did all messages behind it on the same link. Here a list is stuck at one id, and
+// messages from other ids pass.
 func TestMessageWaitsForNoList(t *testing.T) {
 	p := newPart()
 	s := p.notifier.NewSubscriber(p.Store, &sink{})
