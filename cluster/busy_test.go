@@ -19,7 +19,7 @@ func TestSmallFramesKeepUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	effects := &fakeEffects{wants: make(map[messages.PeerID]bool)}
-	n := newNode(directory.Member{ID: 1, Address: "10.0.0.1:7090"}, &fakeLocal{}, m, slog.New(slog.DiscardHandler))
+	n := newNode(directory.Member{ID: 1, Address: "10.0.0.1:7090"}, fakePod{&fakeLocal{}, effects}, m, slog.New(slog.DiscardHandler))
 	n.effects = effects
 	s := &fakeSession{n: 1, id: 2}
 	n.LinkUp(s)

@@ -3,7 +3,6 @@ package cluster
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -31,8 +30,8 @@ const (
 // Resolver finds the pods of a cluster: see its two methods.
 type Resolver = discovery.Resolver
 
-// Config says how a pod finds the others and who it is. Local, PodIPs and one
-// of Headless, Static and Resolver are required.
+// Config says how a pod finds the others and who it is. PodIPs and one of Headless,
+// Static and Resolver are required.
 type Config struct {
 	// Headless is a name that resolves to the addresses of all pods, as a
 	// headless Service of Kubernetes does: "relay.default.svc". It may have a
@@ -87,9 +86,6 @@ type Config struct {
 	// DefaultDiscoveryInterval.
 	Interval time.Duration
 
-	// Local is the peers of this pod.
-	Local LocalPeers
-
 	// Meter makes the instruments. nil: no metrics.
 	Meter metric.Meter
 
@@ -110,12 +106,11 @@ type Cluster struct {
 	Discovery *Discovery
 
 	// Set by Start, never changed.
-	local     LocalPeers
 	metrics   *metrics.Metrics
 	transport *transport.Transport
 	discovery *discovery.Discovery
 	node      *node
-	unwatch   func() // ends that local tells of its peers
+	unwatch   func() // ends that the host tells of its peers
 	log       *slog.Logger
 	once      sync.Once     // of Stop
 	stopped   chan struct{} // closed when Stop has been called
@@ -132,14 +127,11 @@ type (
 	Discovery struct{}
 )
 
-// Start joins the cluster: it listens for other pods, finds them and links to
-// them, and keeps doing so until [Cluster.Stop]. It does not wait for any of
-// them, see [Cluster.WaitReady]. When it fails nothing is left. ctx only bounds
+// Start joins the pod that host is to the cluster: it listens for other pods, finds
+// them and links to them, and keeps doing so until [Cluster.Stop]. It does not wait for
+// any of them, see [Cluster.WaitReady]. When it fails nothing is left. ctx only bounds
 // the start.
-func Start(ctx context.Context, c Config) (_ *Cluster, err error) {
-	if c.Local == nil {
-		return nil, errors.New("cluster: the peers of this pod are missing")
-	}
+func Start(ctx context.Context, host Host, c Config) (_ *Cluster, err error) {
 	log := c.Logger
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -148,7 +140,7 @@ func Start(ctx context.Context, c Config) (_ *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	cl := &Cluster{local: c.Local, log: log, stopped: make(chan struct{})}
+	cl := &Cluster{log: log, stopped: make(chan struct{})}
 	if cl.metrics, err = metrics.New(c.Meter); err != nil {
 		return nil, err
 	}
@@ -171,7 +163,7 @@ func Start(ctx context.Context, c Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 	// From here on nothing fails.
-	cl.node = newNode(cl.transport.Self(), c.Local, cl.metrics, log)
+	cl.node = newNode(cl.transport.Self(), host, cl.metrics, log)
 	cl.Forwarder = newForwarder(cl.node, queues{cl.transport}, cl.metrics, log)
 	cl.node.effects = cl.Forwarder
 	cl.Locator = cl.Forwarder.locator
@@ -183,10 +175,7 @@ func Start(ctx context.Context, c Config) (_ *Cluster, err error) {
 		log.Warn("links between pods are not signed: whoever reaches the cluster port can join. Set a cluster secret")
 	}
 	go cl.node.run()
-	cl.unwatch = c.Local.Observe(cl.node.peerChanged)
-	for id := range c.Local.Peers() {
-		cl.node.peerChanged(id)
-	}
+	cl.unwatch = host.Observe(cl.node.peerChanged)
 	cl.transport.Start(transport.Users{
 		Directory: cl.node,
 		Clock:     cl.node.clocks.now, ObserveClock: cl.node.clocks.observe,

@@ -180,11 +180,12 @@ func TestLookupOfAPeerThatIsNowhere(t *testing.T) {
 		if took := time.Since(start); took > hop/2 {
 			t.Errorf("Lookup took %v, its context ended after %v", took, hop/2)
 		}
+		time.Sleep(time.Second) // that lookup ends too
 		l := f.pod("a").Locator
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if len(l.waiters) != 0 {
-			t.Errorf("%d are waited for still", len(l.waiters))
+		if len(l.waiting) != 0 {
+			t.Errorf("%d are waited for still", len(l.waiting))
 		}
 	})
 }
@@ -577,12 +578,11 @@ func TestStartNeedsWhatItNeeds(t *testing.T) {
 	local := &fleetPod{conns: map[messages.PeerID]uint64{}}
 	host := memnet.New(memnet.Config{}).Host("10.0.0.1")
 	good := Config{
-		Static: []string{"10.0.0.2"}, PodIPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Local: local,
+		Static: []string{"10.0.0.2"}, PodIPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
 		Listen: func(network, address string) (net.Listener, error) { return host.Listen(network, address) },
 		Dial:   host.Dial,
 	}
 	tests := map[string]func(*Config){
-		"no peers":     func(c *Config) { c.Local = nil },
 		"no name":      func(c *Config) { c.Static = nil },
 		"no address":   func(c *Config) { c.PodIPs = nil },
 		"bad address":  func(c *Config) { c.PodIPs = []netip.Addr{netip.IPv6Unspecified()} },
@@ -596,7 +596,7 @@ func TestStartNeedsWhatItNeeds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := good
 			spoil(&c)
-			if cl, err := Start(t.Context(), c); err == nil {
+			if cl, err := Start(t.Context(), local, c); err == nil {
 				cl.Stop()
 				t.Error("no error")
 			}
@@ -604,11 +604,11 @@ func TestStartNeedsWhatItNeeds(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if cl, err := Start(ctx, good); !errors.Is(err, context.Canceled) {
+	if cl, err := Start(ctx, local, good); !errors.Is(err, context.Canceled) {
 		cl.Stop()
 		t.Errorf("error = %v with a context that is over", err)
 	}
-	cl, err := Start(t.Context(), good)
+	cl, err := Start(t.Context(), local, good)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -631,9 +631,9 @@ func TestStartNeedsWhatItNeeds(t *testing.T) {
 func TestPeersFromBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		host := memnet.New(memnet.Config{}).Host("10.0.0.1")
-		cl, err := Start(t.Context(), Config{
+		bob := &fleetPod{conns: map[messages.PeerID]uint64{messages.HashID("bob"): 1}}
+		cl, err := Start(t.Context(), bob, Config{
 			Static: []string{"10.0.0.1"}, PodIPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
-			Local:  &fleetPod{conns: map[messages.PeerID]uint64{messages.HashID("bob"): 1}},
 			Listen: func(network, address string) (net.Listener, error) { return host.Listen(network, address) },
 			Dial:   host.Dial,
 		})

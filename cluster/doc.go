@@ -1,19 +1,19 @@
 // Package cluster makes one relay of many pods: whoever is connected where,
 // every peer reaches every peer and hears of every peer.
 //
-// [Start] joins this pod to the others. What it needs of the relay are the peers
-// of this pod ([LocalPeers]) and, to tell them of others, a [Host]; package relay
-// has both. What the relay needs of it is [Forwarder.Forward].
+// [Start] joins this pod to the others. It sees the relay as a [Host]: who is
+// connected to this pod, and what they want to know of others. The relay sees it as a
+// [Forwarder]: [Forwarder.Send] and [Forwarder.Flush].
 //
 // # The way of a message
 //
 //	relay                        this pod                          the other pod
-//	Forwarder.Forward     ─►  owner remembered? ─► its pod's queue ═link═►  Dispatcher ─► peer
+//	Forwarder.Send        ─►  owner remembered? ─► its pod's queue ═link═►  Delivery ─► peer
 //	                              no: set aside,                        or, not here:
 //	                              directory asked once    ◄════BOUNCE════  sent back
 //
-// Forward waits for nothing. A message makes one hop: what comes from a pod is
-// given to a [Dispatcher], which has no way to another one, or goes back to be
+// Send waits for nothing. A message makes one hop: what comes from a pod is
+// given to a [Delivery], which has no way to another one, or goes back to be
 // routed once more. Every queue is bounded and every message that is let go is
 // counted once, with its reason, by the pod that lets it go; see [Host].
 //
@@ -47,7 +47,7 @@
 // at once when it has said LEAVE or another process answers at its address, it
 // is gone, with all that it had. Time is a clock that linked pods share, so that
 // of two connections of one peer the later one counts everywhere, and the
-// earlier one is closed ([LocalPeers.Evict]).
+// earlier one is closed ([Host.Evict]).
 //
 // docs/protocol.md has the frames, docs/adr/0014-cross-pod-fabric.md the reasons,
 // 0015 the directory, 0016 trust, 0017 what a lookup may cost, 0026 what a pod

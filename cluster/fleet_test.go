@@ -2,9 +2,7 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	"maps"
 	"net"
@@ -15,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/internal/test/memnet"
 	"github.com/crosspod/crosspod/messages"
@@ -59,8 +56,6 @@ type fleetPod struct {
 }
 
 const fleetSecret = "thirty-two characters and a few more"
-
-var errFakeGone = errors.New("not here")
 
 func newFleet(t *testing.T, latency time.Duration, pods ...string) *fleet {
 	f := &fleet{
@@ -119,12 +114,11 @@ func (f *fleet) startAs(name string, named bool) *fleetPod {
 	}
 	f.all = append(f.all, p)
 	f.mu.Unlock()
-	cl, err := Start(f.t.Context(), Config{
+	cl, err := Start(f.t.Context(), p, Config{
 		Resolver: f,
 		PodIPs:   []netip.Addr{netip.MustParseAddr(ip(name))},
 		Secrets:  []string{fleetSecret},
 		Interval: time.Second,
-		Local:    p,
 		Logger:   f.log.With("on", name),
 		Listen:   func(network, address string) (net.Listener, error) { return host.Listen(network, address) },
 		Dial:     host.Dial,
@@ -133,7 +127,7 @@ func (f *fleet) startAs(name string, named bool) *fleetPod {
 		f.t.Fatal(err)
 	}
 	p.Cluster = cl
-	cl.Forwarder.Attach(p)
+	cl.Forwarder.Attach(p, nil)
 	return p
 }
 
@@ -256,7 +250,10 @@ func (p *fleetPod) slow(d time.Duration) {
 	p.dawdle = d
 }
 
-func (p *fleetPod) has(name string) bool { return p.HasPeer(messages.HashID(name)) }
+func (p *fleetPod) has(name string) bool {
+	_, _, here := p.Connection(messages.HashID(name))
+	return here
+}
 
 // subscribe has one more peer of p interested in name.
 func (p *fleetPod) subscribe(name string) {
@@ -287,7 +284,7 @@ func (p *fleetPod) send(from, to, text string) {
 	p.mu.Lock()
 	p.received++
 	p.mu.Unlock()
-	if p.HasPeer(dst) {
+	if p.has(to) {
 		p.deliver(dst, msg)
 		return
 	}
@@ -307,55 +304,39 @@ func (p *fleetPod) deliver(dst messages.PeerID, msg []byte) {
 
 // fleetPod is what relay is to a cluster.
 var (
-	_ LocalPeers = (*fleetPod)(nil)
-	_ Dispatcher = (*fleetPod)(nil)
-	_ Host       = (*fleetPod)(nil)
+	_ Host     = (*fleetPod)(nil)
+	_ Delivery = (*fleetPod)(nil)
 )
 
-func (p *fleetPod) HasPeer(id messages.PeerID) bool {
-	_, ok := p.Connection(id)
-	return ok
-}
+func (p *fleetPod) NewDelivery() Delivery { return p }
 
-func (p *fleetPod) DispatchToLocal(dst messages.PeerID, msg []byte) error {
-	if !p.HasPeer(dst) {
-		return errFakeGone
+func (p *fleetPod) Deliver(dst messages.PeerID, msg []byte) drop.Reason {
+	if _, _, here := p.Connection(dst); !here {
+		return drop.PeerGone
 	}
 	p.deliver(dst, msg)
-	return nil
+	return drop.None
 }
 
-func (p *fleetPod) NewDispatcher() Dispatcher { return p }
-func (p *fleetPod) Dispatch(dst messages.PeerID, msg []byte) error {
-	return p.DispatchToLocal(dst, msg)
-}
-func (p *fleetPod) Flush()              {}
-func (p *fleetPod) Gone(err error) bool { return errors.Is(err, errFakeGone) }
+func (p *fleetPod) Flush() {}
 
-func (p *fleetPod) Connection(id messages.PeerID) (uint64, bool) {
+func (p *fleetPod) Connection(id messages.PeerID) (conn uint64, returned, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	conn, ok := p.conns[id]
-	return conn, ok
-}
-
-func (p *fleetPod) Peers() iter.Seq[messages.PeerID] {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Values(slices.Collect(maps.Keys(p.conns)))
+	conn, ok = p.conns[id]
+	return conn, false, ok
 }
 
 func (p *fleetPod) Observe(changed func(messages.PeerID)) func() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.changed = changed
+	here := slices.Collect(maps.Keys(p.conns))
+	p.mu.Unlock()
+	for _, id := range here {
+		changed(id)
+	}
 	return func() {}
 }
-
-func (p *fleetPod) Returned(messages.PeerID, uint64) bool { return false }
-func (p *fleetPod) Awaits(messages.PeerID) bool           { return false }
-func (p *fleetPod) Budget() *budget.Budget                { return nil }
-func (p *fleetPod) Vacant(messages.PeerID)                {}
 
 func (p *fleetPod) Evict(id messages.PeerID, conn uint64) bool {
 	p.mu.Lock()
@@ -372,26 +353,23 @@ func (p *fleetPod) Evict(id messages.PeerID, conn uint64) bool {
 	return false
 }
 
-func (p *fleetPod) Interested(id messages.PeerID) bool {
+func (p *fleetPod) Interest(id messages.PeerID) (wanted, awaited bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.interests[id] > 0
+	return p.interests[id] > 0, false
 }
 
-func (p *fleetPod) Settle(id messages.PeerID, online, changed bool) {
+func (p *fleetPod) Settle(id messages.PeerID, is Presence) {
 	p.mu.Lock()
 	name := p.names[id]
 	_, here := p.conns[id]
 	crashed, dawdle := p.crashed, p.dawdle
 	p.mu.Unlock()
 	time.Sleep(dawdle)
-	if crashed || here && !online {
+	if crashed || here && is < Online {
 		return
 	}
-	word := map[bool]string{false: "offline", true: "online"}[online]
-	if !changed {
-		word += ", again"
-	}
+	word := map[Presence]string{Offline: "offline", StillOffline: "offline, again", Online: "online", StillOnline: "online, again"}[is]
 	p.fleet.note("%s: %s is %s", p.name, name, word)
 }
 

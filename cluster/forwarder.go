@@ -1,8 +1,6 @@
 package cluster
 
 import (
-	"context"
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -13,18 +11,18 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/routes"
 	"github.com/crosspod/crosspod/cluster/internal/transport"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
 )
 
 // Forwarder carries messages for peers of other pods to their pods, and takes
 // what other pods send to the peers of this one. It never waits. A message
-// makes one hop: what comes from a pod goes to a [Dispatcher], which knows no
+// makes one hop: what comes from a pod goes to a [Delivery], which knows no
 // other pod, or back where it came from.
 type Forwarder struct {
 	// Set by newForwarder, never changed.
 	self    wire.PodID
-	local   LocalPeers
 	outlets outlets
 	node    *node
 	locator *PeerLocator
@@ -32,7 +30,6 @@ type Forwarder struct {
 	metrics *metrics.Metrics
 	log     *slog.Logger
 
-	host    atomic.Pointer[Host]
 	stopped atomic.Bool
 
 	owing  atomic.Bool // owed is not empty
@@ -43,46 +40,44 @@ type Forwarder struct {
 
 func newForwarder(n *node, out outlets, m *metrics.Metrics, log *slog.Logger) *Forwarder {
 	f := &Forwarder{
-		self: n.self.ID, local: n.local, outlets: out, node: n,
+		self: n.self.ID, outlets: out, node: n,
 		routes: routes.New(routes.Config{}), metrics: m, log: log,
 	}
-	f.locator = &PeerLocator{forwarder: f, waiters: make(map[messages.PeerID][]chan<- located)}
+	f.locator = &PeerLocator{forwarder: f, waiting: make(map[messages.PeerID]*located)}
 	return f
 }
 
-// Attach makes f tell h what becomes of messages and who is online, and makes the
-// budget of h bound the queues to other pods too. h is the relay that uses f;
-// another one takes its place.
-func (f *Forwarder) Attach(h Host) {
-	f.host.Store(&h)
-	f.outlets.SetBudget(h.Budget())
+// Attach makes h the host in place of the one that the cluster was started with, and
+// queues the bound on the memory of the queues to other pods too; nil: there is none.
+// The host calls interestsChanged when [Host.Interests] has ids to hand out; what is
+// known of each is then told by [Host.Settle]. It does not wait.
+func (f *Forwarder) Attach(h Host, queues *budget.Budget) (interestsChanged func()) {
+	f.node.host.Store(&h)
+	f.outlets.SetBudget(queues)
+	return func() {
+		if !f.stopped.Load() {
+			f.node.interestsChanged()
+		}
+	}
 }
 
 // Announced returns a channel that is closed when the other pods that keep the
 // whereabouts of this pod's peers are being told of each change until now.
 func (f *Forwarder) Announced() <-chan struct{} { return f.node.announced() }
 
-// Forward sends msg to the pod that has dst. msg is one whole Transport
-// message, header included, at most [messages.MaxSize] bytes, its source
-// already set. Forward does not keep msg after it returns.
+// Send takes msg for the pod that has dst. msg is one whole Transport message, header
+// included, at most [messages.MaxSize] bytes, its source already set. Send does not
+// keep msg after it returns, and does not wait. Whoever calls it calls Flush before it
+// waits for anything.
 //
-// Forward does not wait. A nil error means that the message was queued, for
-// that pod or, while its owner is being looked up, aside; not that dst has it.
-// What becomes of it is counted here. [ErrNoOwner] comes only from a remembered
-// negative answer; [ErrQueueFull], [ErrNoLink] and [ErrStopped] mean that there
-// was no way to go. It is safe for concurrent use.
-func (f *Forwarder) Forward(_ context.Context, dst messages.PeerID, msg []byte) error {
-	err := f.ForwardBatched(dst, msg)
-	f.Flush()
-	return err
-}
-
-// ForwardBatched is Forward without starting what writes the message. Whoever
-// calls it calls Flush before it waits for anything.
-func (f *Forwarder) ForwardBatched(dst messages.PeerID, msg []byte) error {
+// drop.None means that the message was queued, for that pod or, while its owner is
+// being looked up, aside; not that dst has it. What becomes of it is counted here. Any
+// other reason means that it was not taken, and the caller counts it: drop.NoPeer comes
+// only from a remembered negative answer. It is safe for concurrent use.
+func (f *Forwarder) Send(dst messages.PeerID, msg []byte) drop.Reason {
 	if _, _, err := messages.ParseTransport(msg); err != nil {
 		f.metrics.Forwarded(metrics.ForwardSendError)
-		return fmt.Errorf("forward to %v: %w", dst, err)
+		return drop.Malformed
 	}
 	if owner, ok := f.routes.Owner(dst); ok {
 		return f.send(owner, dst, false, msg)
@@ -90,7 +85,7 @@ func (f *Forwarder) ForwardBatched(dst messages.PeerID, msg []byte) error {
 	return f.decided(dst, false, msg, f.routes.Send(f.node.now(), dst, msg))
 }
 
-// Flush starts what ForwardBatched has left to start, also of other callers. It
+// Flush starts what Send has left to start, also of other callers. It
 // costs next to nothing when there is nothing.
 func (f *Forwarder) Flush() {
 	if !f.owing.Load() {
@@ -121,24 +116,9 @@ func (f *Forwarder) owe(o outlet) {
 	f.owedMu.Unlock()
 }
 
-// Locate returns the address of the pod that has peer, this one's included. It
-// waits for the directory, at most until ctx ends, so a reader must not call
-// it. false: no pod has it, or who has it could not be found out.
-func (f *Forwarder) Locate(ctx context.Context, peer messages.PeerID) (pod string, ok bool) {
-	return f.locator.Lookup(ctx, peer)
-}
-
-// InterestsChanged says that [Host.Interests] has ids to hand out. What is known
-// of each is then told by [Host.Settle]. It does not wait.
-func (f *Forwarder) InterestsChanged() {
-	if !f.stopped.Load() {
-		f.node.interestsChanged()
-	}
-}
-
 // InterestChanged has the directory look at id ahead of [Host.Interests], for what
-// is as rare as the end of a connection: what [Host.Awaits] or [Host.Interested]
-// answers for it may have changed. It does not wait.
+// is as rare as the end of a connection: what [Host.Interest] answers for it may have
+// changed. It does not wait.
 func (f *Forwarder) InterestChanged(id messages.PeerID) {
 	if !f.stopped.Load() {
 		f.node.interestChanged(id)
@@ -146,7 +126,7 @@ func (f *Forwarder) InterestChanged(id messages.PeerID) {
 }
 
 // send queues a message for the pod of its owner.
-func (f *Forwarder) send(owner routes.Owner, dst messages.PeerID, second bool, msg []byte) error {
+func (f *Forwarder) send(owner routes.Owner, dst messages.PeerID, second bool, msg []byte) drop.Reason {
 	if owner.Pod == f.self {
 		return f.sendHere(dst, msg)
 	}
@@ -160,32 +140,34 @@ func (f *Forwarder) send(owner routes.Owner, dst messages.PeerID, second bool, m
 		f.owe(o)
 	case link.RefusedFull, link.RefusedSize:
 		f.metrics.Forwarded(metrics.ForwardSendError)
-		return ErrQueueFull
+		return drop.LinkFull
 	case link.RefusedNoLink:
 		f.metrics.Forwarded(metrics.ForwardStreamGone)
 		if f.routes.Unreachable(f.node.now(), dst, owner) {
 			f.node.lookup(dst, 0) // it may have moved to a pod that we do reach
 		}
-		return ErrNoLink
+		return drop.NoLink
 	}
 	f.metrics.Forwarded(metrics.ForwardOK)
-	return nil
+	return drop.None
 }
 
 // sendHere queues a message for a peer that has come to this pod while it was
 // looked up, or gone back to it.
-func (f *Forwarder) sendHere(dst messages.PeerID, msg []byte) error {
-	err := f.local.DispatchToLocal(dst, msg)
-	if err == nil || !f.local.Gone(err) {
-		return nil // queued, or dropped and counted there
+func (f *Forwarder) sendHere(dst messages.PeerID, msg []byte) drop.Reason {
+	d := (*f.node.host.Load()).NewDelivery()
+	why := d.Deliver(dst, msg)
+	d.Flush()
+	if why != drop.PeerGone {
+		return drop.None // queued, or dropped and counted there
 	}
 	f.routes.Forget(dst)
 	f.metrics.Forwarded(metrics.ForwardPeerNotFound)
-	return ErrNoOwner
+	return drop.NoPeer
 }
 
 // decided does what the table has decided on a message.
-func (f *Forwarder) decided(dst messages.PeerID, second bool, msg []byte, d routes.Decision) error {
+func (f *Forwarder) decided(dst messages.PeerID, second bool, msg []byte, d routes.Decision) drop.Reason {
 	if d.Lookup {
 		f.node.lookup(dst, d.NewerThan)
 	}
@@ -198,7 +180,7 @@ func (f *Forwarder) decided(dst messages.PeerID, second bool, msg []byte, d rout
 	case routes.Parked:
 	case routes.Absent:
 		f.metrics.Forwarded(metrics.ForwardPeerNotFound)
-		return ErrNoOwner
+		return drop.NoPeer
 	case routes.Unsure:
 		f.metrics.Forwarded(metrics.ForwardPeerNotFound)
 		f.dropped(drop.Unknown, 1)
@@ -209,27 +191,18 @@ func (f *Forwarder) decided(dst messages.PeerID, second bool, msg []byte, d rout
 		f.dropped(drop.Bounced, 1)
 	case routes.Closed:
 		f.metrics.Forwarded(metrics.ForwardSendError)
-		return ErrStopped
+		return drop.FabricStopped
 	}
-	return nil
+	return drop.None
 }
 
-// dropped counts messages that Forward had taken.
+// dropped counts messages that Send had taken, none for drop.None.
 func (f *Forwarder) dropped(r drop.Reason, messages int) {
-	if messages == 0 {
+	if r == drop.None || messages == 0 {
 		return
 	}
 	f.metrics.Dropped(r, messages)
-	if h := f.host.Load(); h != nil {
-		(*h).Dropped(r, messages)
-	}
-}
-
-// droppedFor counts a message that Forward had taken and send refuses now.
-func (f *Forwarder) droppedFor(err error) {
-	if err != nil {
-		f.dropped(drop.Of(err), 1)
-	}
+	(*f.node.host.Load()).Dropped(r, messages)
 }
 
 // stop drops what is kept and takes nothing more.
@@ -273,7 +246,7 @@ func (f *Forwarder) learned(dst messages.PeerID, pod wire.PodID, epoch uint64) {
 func (f *Forwarder) settled(dst messages.PeerID, release, found bool, owner routes.Owner) {
 	if release {
 		n := f.routes.Release(dst, func(owner routes.Owner, m routes.Message) {
-			f.droppedFor(f.send(owner, dst, m.Second, m.Bytes))
+			f.dropped(f.send(owner, dst, m.Second, m.Bytes), 1)
 		})
 		f.dropped(drop.ParkingFull, n)
 		f.Flush()
@@ -295,45 +268,16 @@ func (f *Forwarder) sweep() {
 	}
 }
 
-func (f *Forwarder) interests(dst []messages.PeerID, limit int) (ids []messages.PeerID, more bool) {
-	if h := f.host.Load(); h != nil {
-		return (*h).Interests(dst, limit)
-	}
-	return dst, false
-}
-
-func (f *Forwarder) interested(id messages.PeerID) bool {
-	h := f.host.Load()
-	return h != nil && (*h).Interested(id)
-}
-
-func (f *Forwarder) awaits(id messages.PeerID) bool {
-	h := f.host.Load()
-	return h != nil && (*h).Awaits(id)
-}
-
-func (f *Forwarder) vacant(id messages.PeerID) {
-	if h := f.host.Load(); h != nil {
-		(*h).Vacant(id)
-	}
-}
-
-func (f *Forwarder) settle(id messages.PeerID, online, changed bool) {
-	if h := f.host.Load(); h != nil {
-		(*h).Settle(id, online, changed)
-	}
-}
-
 // newReceiver returns what takes the messages of one link to a pod.
 func (f *Forwarder) newReceiver(from wire.PodID) transport.Receiver {
-	return &linkReceiver{f: f, from: from, to: f.local.NewDispatcher()}
+	return &linkReceiver{f: f, from: from, to: (*f.node.host.Load()).NewDelivery()}
 }
 
 // linkReceiver takes the messages that one link brings.
 type linkReceiver struct {
 	f    *Forwarder
 	from wire.PodID
-	to   Dispatcher
+	to   Delivery
 
 	// The source of the last message, and how much was unheard of then.
 	source     messages.PeerID
@@ -350,14 +294,14 @@ func (r *linkReceiver) Forward(dst messages.PeerID, epoch uint64, second bool, m
 		return
 	}
 	r.heard(source)
-	switch err := r.to.Dispatch(dst, msg); {
-	case err == nil:
+	switch r.to.Deliver(dst, msg) {
+	case drop.None:
 		f.metrics.Arrived(metrics.ArrivalOK)
-	case !f.local.Gone(err):
-		f.metrics.Arrived(metrics.ArrivalDropped)
-	default:
+	case drop.PeerGone:
 		f.metrics.Arrived(metrics.ArrivalBounced)
 		r.bounce(dst, epoch, second, msg)
+	default:
+		f.metrics.Arrived(metrics.ArrivalDropped)
 	}
 }
 
@@ -374,7 +318,7 @@ func (r *linkReceiver) heard(source messages.PeerID) {
 	}
 	r.source, r.generation = source, g
 	if u.take(source) {
-		r.f.settle(source, true, true)
+		(*r.f.node.host.Load()).Settle(source, Online)
 		r.f.node.hear(source, r.from)
 	}
 }
@@ -410,7 +354,7 @@ func (r *linkReceiver) Bounce(dst messages.PeerID, epoch uint64, second bool, ms
 	}
 	f.metrics.BouncesReceived.Add(1)
 	d := f.routes.Bounced(f.node.now(), dst, routes.Owner{Pod: r.from, Epoch: epoch}, second, msg)
-	f.droppedFor(f.decided(dst, true, msg, d))
+	f.dropped(f.decided(dst, true, msg, d), 1)
 }
 
 // BatchEnd starts what the messages of a batch have left to start.

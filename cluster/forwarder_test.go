@@ -66,51 +66,34 @@ func (f fakeOutlets) outlet(id wire.PodID) outlet {
 	return nil
 }
 
-// fakeHost notes drops.
+// fakeHost is a pod whose peers all answer the same. It notes drops.
 type fakeHost struct {
-	mu    sync.Mutex
-	drops []string
+	fakeLocal
+	why     drop.Reason // of Deliver
+	flushed int
+	mu      sync.Mutex // guards drops
+	drops   []string
 }
 
-func (h *fakeHost) Interested(messages.PeerID) bool { return false }
-func (h *fakeHost) Interests(dst []messages.PeerID, _ int) ([]messages.PeerID, bool) {
-	return dst, false
-}
-func (h *fakeHost) Awaits(messages.PeerID) bool        { return false }
-func (h *fakeHost) Budget() *budget.Budget             { return nil }
-func (h *fakeHost) Vacant(messages.PeerID)             {}
-func (h *fakeHost) Settle(messages.PeerID, bool, bool) {}
+func (h *fakeHost) NewDelivery() Delivery                       { return h }
+func (h *fakeHost) Deliver(messages.PeerID, []byte) drop.Reason { return h.why }
+func (h *fakeHost) Flush()                                      { h.flushed++ }
 func (h *fakeHost) Dropped(reason drop.Reason, n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.drops = append(h.drops, fmt.Sprint(n, " ", reason))
 }
 
-// fakePeers are the peers of a pod that all answer the same.
-type fakePeers struct {
-	fakeLocal
-	err     error
-	flushed int
-}
-
-func (p *fakePeers) HasPeer(messages.PeerID) bool                  { return false }
-func (p *fakePeers) DispatchToLocal(messages.PeerID, []byte) error { return p.err }
-func (p *fakePeers) NewDispatcher() Dispatcher                     { return p }
-func (p *fakePeers) Dispatch(messages.PeerID, []byte) error        { return p.err }
-func (p *fakePeers) Flush()                                        { p.flushed++ }
-func (p *fakePeers) Gone(err error) bool                           { return errors.Is(err, errFakeGone) }
-
-func newTestForwarder(t testing.TB, pods fakeOutlets) (*Forwarder, *fakePeers, *fakeHost) {
+func newTestForwarder(t testing.TB, pods fakeOutlets) (*Forwarder, *fakeHost) {
 	t.Helper()
 	m, err := metrics.New(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	local, host := &fakePeers{}, &fakeHost{}
-	n := newNode(directory.Member{ID: 1, Address: "10.0.0.1:7090"}, local, m, slog.New(slog.DiscardHandler))
+	host := &fakeHost{}
+	n := newNode(directory.Member{ID: 1, Address: "10.0.0.1:7090"}, host, m, slog.New(slog.DiscardHandler))
 	f := newForwarder(n, pods, m, n.log)
-	f.Attach(host)
-	return f, local, host
+	return f, host
 }
 
 var (
@@ -120,7 +103,7 @@ var (
 
 func TestBatchedIsWokenOnceByFlush(t *testing.T) {
 	pods := fakeOutlets{}
-	f, _, _ := newTestForwarder(t, pods)
+	f, _ := newTestForwarder(t, pods)
 	for i := range 20 {
 		id := wire.PodID(i + 2)
 		pods[id] = &fakeOutlet{room: 100, idle: true}
@@ -129,8 +112,8 @@ func TestBatchedIsWokenOnceByFlush(t *testing.T) {
 	f.Flush()
 	for range 3 {
 		for i := range 20 {
-			if err := f.ForwardBatched(messages.HashID(fmt.Sprint(i)), hello); err != nil {
-				t.Fatal(err)
+			if why := f.Send(messages.HashID(fmt.Sprint(i)), hello); why != drop.None {
+				t.Fatal(why)
 			}
 		}
 	}
@@ -154,12 +137,12 @@ func TestBatchedIsWokenOnceByFlush(t *testing.T) {
 
 func TestForwardToARememberedOwnerAllocatesNothing(t *testing.T) {
 	o := &fakeOutlet{room: 1 << 30}
-	f, _, _ := newTestForwarder(t, fakeOutlets{2: o})
+	f, _ := newTestForwarder(t, fakeOutlets{2: o})
 	f.learned(bob, 2, 5)
 	if n := testing.AllocsPerRun(100, func() {
 		o.idle = true
-		if err := f.ForwardBatched(bob, hello); err != nil {
-			t.Fatal(err)
+		if why := f.Send(bob, hello); why != drop.None {
+			t.Fatal(why)
 		}
 		f.Flush()
 	}); n != 0 {
@@ -169,7 +152,7 @@ func TestForwardToARememberedOwnerAllocatesNothing(t *testing.T) {
 
 func TestErrorsOfForward(t *testing.T) {
 	full := &fakeOutlet{}
-	f, _, host := newTestForwarder(t, fakeOutlets{2: full})
+	f, host := newTestForwarder(t, fakeOutlets{2: full})
 	f.learned(bob, 2, 5)
 	if err := f.Forward(t.Context(), bob, hello); !errors.Is(err, ErrQueueFull) {
 		t.Errorf("full queue: %v", err)
@@ -203,7 +186,7 @@ func TestErrorsOfForward(t *testing.T) {
 // is counted here.
 func TestDropsOfWhatWasTaken(t *testing.T) {
 	full := &fakeOutlet{room: 1, idle: true}
-	f, _, host := newTestForwarder(t, fakeOutlets{2: full})
+	f, host := newTestForwarder(t, fakeOutlets{2: full})
 	for range 3 {
 		if err := f.Forward(t.Context(), bob, hello); err != nil {
 			t.Fatal(err)
@@ -229,7 +212,7 @@ func TestDropsOfWhatWasTaken(t *testing.T) {
 }
 
 func TestAnswerThatIsNotNewerIsAskedAgain(t *testing.T) {
-	f, _, _ := newTestForwarder(t, fakeOutlets{2: {room: 10}})
+	f, _ := newTestForwarder(t, fakeOutlets{2: {room: 10}})
 	r := f.newReceiver(2)
 	_ = f.Forward(t.Context(), bob, hello)
 	r.Bounce(bob, 5, false, hello)
@@ -243,16 +226,16 @@ func TestAnswerThatIsNotNewerIsAskedAgain(t *testing.T) {
 func TestArrivals(t *testing.T) {
 	tests := []struct {
 		name  string
-		err   error
+		why   drop.Reason
 		room  int
 		drops []string
 		sent  string
 	}{
-		{"queued", nil, 1, nil, ""},
-		{"dropped and counted by the callee", errors.New("full"), 1, nil, ""},
-		{"not here", errFakeGone, 1, nil, `epoch 7, second true, "hello"`},
-		{"not here, and no room to send it back", errFakeGone, 0, []string{"1 link_full"}, `epoch 7, second true, "hello"`},
-		{"not here, and no link to send it back", errFakeGone, -1, []string{"1 no_link"}, ""},
+		{"queued", drop.None, 1, nil, ""},
+		{"dropped and counted by the callee", drop.QueueFull, 1, nil, ""},
+		{"not here", drop.PeerGone, 1, nil, `epoch 7, second true, "hello"`},
+		{"not here, and no room to send it back", drop.PeerGone, 0, []string{"1 link_full"}, `epoch 7, second true, "hello"`},
+		{"not here, and no link to send it back", drop.PeerGone, -1, []string{"1 no_link"}, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -261,16 +244,16 @@ func TestArrivals(t *testing.T) {
 			if tt.room >= 0 {
 				pods[2] = back
 			}
-			f, local, host := newTestForwarder(t, pods)
-			local.err = tt.err
+			f, host := newTestForwarder(t, pods)
+			host.why = tt.why
 			r := f.newReceiver(2)
 			r.Forward(bob, 7, true, bytes.Clone(hello))
 			if back.woken != 0 {
 				t.Error("woken in the middle of a batch")
 			}
 			r.BatchEnd()
-			if local.flushed != 1 || back.woken != back.queued {
-				t.Errorf("flushed %d times, woken %d times for %d sent back", local.flushed, back.woken, back.queued)
+			if host.flushed != 1 || back.woken != back.queued {
+				t.Errorf("flushed %d times, woken %d times for %d sent back", host.flushed, back.woken, back.queued)
 			}
 			if !slices.Equal(host.drops, tt.drops) || back.last != tt.sent {
 				t.Errorf("dropped %q, sent back %s", host.drops, back.last)
@@ -283,7 +266,7 @@ func TestArrivals(t *testing.T) {
 // the first time is marked.
 func TestSecondBounceIsTheLast(t *testing.T) {
 	o := &fakeOutlet{room: 10, idle: true}
-	f, _, host := newTestForwarder(t, fakeOutlets{3: o})
+	f, host := newTestForwarder(t, fakeOutlets{3: o})
 	f.learned(bob, 3, 9)
 	r := f.newReceiver(2)
 	r.Bounce(bob, 5, false, hello)
@@ -303,7 +286,7 @@ func TestSecondBounceIsTheLast(t *testing.T) {
 // A message that comes back and has nowhere to go was taken, so it is counted
 // here.
 func TestBouncedToNobody(t *testing.T) {
-	f, _, host := newTestForwarder(t, fakeOutlets{})
+	f, host := newTestForwarder(t, fakeOutlets{})
 	_ = f.Forward(t.Context(), bob, hello)
 	f.answered(bob, directory.NobodyHas, 0, 0, 0)
 	f.newReceiver(2).Bounce(bob, 5, false, hello)
@@ -313,7 +296,7 @@ func TestBouncedToNobody(t *testing.T) {
 }
 
 func TestForgottenIsLookedUp(t *testing.T) {
-	f, _, _ := newTestForwarder(t, fakeOutlets{2: {room: 10}, 3: {room: 10}})
+	f, _ := newTestForwarder(t, fakeOutlets{2: {room: 10}, 3: {room: 10}})
 	eve := messages.HashID("eve")
 	f.learned(bob, 2, 5)
 	f.learned(eve, 3, 5)
@@ -330,31 +313,31 @@ func TestForgottenIsLookedUp(t *testing.T) {
 }
 
 func TestLookupsThatTakeTooLongEnd(t *testing.T) {
-	f, _, host := newTestForwarder(t, fakeOutlets{})
+	f, host := newTestForwarder(t, fakeOutlets{})
 	_ = f.Forward(t.Context(), bob, hello)
-	answer, done := f.locator.wait(bob)
-	defer done()
+	at := &located{done: make(chan struct{})}
+	f.locator.waiting[bob] = at
 	f.node.began = f.node.began.Add(-1e9 * 10)
 	f.sweep()
-	if a := <-answer; a.found {
-		t.Errorf("answer %+v", a)
+	if <-at.done; at.found {
+		t.Error("found")
 	}
 	if want := []string{"1 unknown"}; !slices.Equal(host.drops, want) {
 		t.Errorf("dropped %q", host.drops)
 	}
-	if len(f.locator.waiters) != 0 {
+	if len(f.locator.waiting) != 0 {
 		t.Error("somebody still waits")
 	}
 }
 
 func BenchmarkForward(b *testing.B) {
 	o := &fakeOutlet{room: 1 << 60}
-	f, _, _ := newTestForwarder(b, fakeOutlets{2: o})
+	f, _ := newTestForwarder(b, fakeOutlets{2: o})
 	f.learned(bob, 2, 5)
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := f.ForwardBatched(bob, hello); err != nil {
-			b.Fatal(err)
+		if why := f.Send(bob, hello); why != drop.None {
+			b.Fatal(why)
 		}
 	}
 }

@@ -52,7 +52,6 @@ const (
 type node struct {
 	// Set by newNode, never changed.
 	self    directory.Member
-	local   LocalPeers
 	effects effects
 	metrics *metrics.Metrics
 	log     *slog.Logger
@@ -61,6 +60,8 @@ type node struct {
 	clocks  clusterClock
 	unheard unheard
 	stopped chan struct{} // closed when the goroutine has ended
+
+	host atomic.Pointer[Host] // changed by Forwarder.Attach
 
 	mu        sync.Mutex // guards what follows
 	events    []event
@@ -94,18 +95,13 @@ type node struct {
 	waits    bool                         // for rate
 }
 
-// effects is what the directory has done, for those who deal with messages and
-// notices. Only the node calls it, and it does not wait.
+// effects is what the directory has done that decides where messages go. Only the
+// node calls it, and it does not wait.
 type effects interface {
 	answered(dst messages.PeerID, r directory.Result, owner wire.PodID, epoch, newerThan uint64)
 	learned(dst messages.PeerID, owner wire.PodID, epoch uint64)
 	forgotten(dst messages.PeerID)
 	podLost(wire.PodID)
-	interests(dst []messages.PeerID, limit int) (ids []messages.PeerID, more bool)
-	interested(id messages.PeerID) bool
-	awaits(id messages.PeerID) bool
-	vacant(id messages.PeerID)
-	settle(id messages.PeerID, online, changed bool)
 	sweep()
 }
 
@@ -137,9 +133,9 @@ type question struct {
 	newerThan uint64
 }
 
-func newNode(self directory.Member, local LocalPeers, m *metrics.Metrics, log *slog.Logger) *node {
+func newNode(self directory.Member, host Host, m *metrics.Metrics, log *slog.Logger) *node {
 	n := &node{
-		self: self, local: local, metrics: m, log: log,
+		self: self, metrics: m, log: log,
 		began:    time.Now(),
 		wake:     make(chan struct{}, 1),
 		stopped:  make(chan struct{}),
@@ -148,6 +144,7 @@ func newNode(self directory.Member, local LocalPeers, m *metrics.Metrics, log *s
 		asked:    make(map[wire.Name]directory.Time),
 		rate:     rate.NewLimiter(interestsPerSecond, interestBurst),
 	}
+	n.host.Store(&host)
 	n.unheard.seed = maphash.MakeSeed()
 	clock := wallClock()
 	n.clocks.began = n.began
@@ -469,7 +466,7 @@ func (n *node) takeInterests() (more bool) {
 	if n.waits = allowed < 1; n.waits {
 		return false
 	}
-	n.changed, more = n.effects.interests(n.changed[:0], allowed)
+	n.changed, more = (*n.host.Load()).Interests(n.changed[:0], allowed)
 	n.rate.AllowN(time.Now(), len(n.changed))
 	for _, id := range n.changed {
 		n.interest(id)
@@ -499,16 +496,16 @@ func (n *node) linkEvent(e event) {
 func (n *node) interest(id messages.PeerID) {
 	name := wire.PeerName(id)
 	subscribed := n.pod.Subscribed(name)
-	awaits := n.effects.awaits(id)
-	if !awaits && n.pod.Awaiting(name) {
-		n.peer(id) // it may have the id back, as what only the interest knows, or have lost it again
-		if awaits = n.effects.awaits(id); !awaits {
+	host := *n.host.Load()
+	wanted, awaited := host.Interest(id) // asked in any case: the store notes what this pod knows
+	if !awaited && n.pod.Awaiting(name) {
+		n.peer(id) // a connection here may have the id again, which was the only reason to wait
+		if wanted, awaited = host.Interest(id); !awaited {
 			n.pod.AwaitNoMore(n.now(), name)
 			n.apply()
 		}
 	}
-	interested := n.effects.interested(id) // asked in any case: the store notes what this pod knows
-	if !awaits && !interested {
+	if !awaited && !wanted {
 		if subscribed {
 			n.unheard.remove(id)
 			n.pod.Unsubscribe(n.now(), name)
@@ -520,12 +517,12 @@ func (n *node) interest(id messages.PeerID) {
 		n.pod.Subscribe(n.now(), name)
 		n.apply()
 	}
-	if awaits {
+	if awaited {
 		n.pod.Await(n.now(), name, 0)
 		n.apply()
 	}
 	if len(n.pod.Current(name)) > 0 {
-		n.effects.settle(id, true, false)
+		host.Settle(id, StillOnline)
 		return
 	}
 	n.unheard.add(id)
@@ -539,19 +536,20 @@ func (n *node) settleAbsent(id messages.PeerID) {
 	if !n.pod.Denied(wire.PeerName(id)) || !n.unheard.has(id) {
 		return // or a message has come from it just now
 	}
-	if _, here := n.local.Connection(id); here {
+	host := *n.host.Load()
+	if _, _, here := host.Connection(id); here {
 		return // and the node will hear of it, or has
 	}
-	n.effects.settle(id, false, false)
+	host.Settle(id, StillOffline)
 }
 
 // peer tells the directory what has become of a peer of this pod.
 func (n *node) peer(id messages.PeerID) {
-	conn, here := n.local.Connection(id)
+	conn, returned, here := (*n.host.Load()).Connection(id)
 	known, joined := n.pod.Connection(id)
 	switch {
 	case here && (!joined || known != conn):
-		if n.local.Returned(id, conn) {
+		if returned {
 			n.pod.Reclaim(n.now(), id, conn)
 		} else {
 			n.pod.Join(n.now(), id, conn)
@@ -682,17 +680,17 @@ func (n *node) do(e *directory.Effect) {
 	case directory.NotifyOnline:
 		if e.Name.Space() == wire.Peer {
 			n.unheard.remove(e.Member)
-			n.effects.settle(e.Member, true, true)
+			(*n.host.Load()).Settle(e.Member, Online)
 		}
 	case directory.NotifyOffline:
 		if e.Name.Space() == wire.Peer {
 			if n.pod.Subscribed(e.Name) {
 				n.unheard.add(e.Member)
 			}
-			n.effects.settle(e.Member, false, true)
+			(*n.host.Load()).Settle(e.Member, Offline)
 		}
 	case directory.Vacant:
-		n.effects.vacant(e.Member)
+		(*n.host.Load()).Settle(e.Member, Vacant)
 	case directory.Denied:
 		n.settleAbsent(e.Member)
 	case directory.Answer:
@@ -717,11 +715,12 @@ func (n *node) do(e *directory.Effect) {
 // evict takes out a connection that has lost to one of another pod, with that
 // epoch, and has the directory tell when it may come back, if it is kept for that.
 func (n *node) evict(id messages.PeerID, conn, winner uint64) {
-	kept := n.local.Evict(id, conn)
-	if now, here := n.local.Connection(id); !kept && here && now != conn && n.local.Returned(id, now) {
-		kept = n.local.Evict(id, now) // it is older still, and took the place of the one that lost
+	host := *n.host.Load()
+	kept := host.Evict(id, conn)
+	if now, returned, here := host.Connection(id); !kept && here && now != conn && returned {
+		kept = host.Evict(id, now) // it is older still, and took the place of the one that lost
 	}
-	if !kept || !n.effects.awaits(id) {
+	if !kept {
 		return
 	}
 	name := wire.PeerName(id)

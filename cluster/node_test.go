@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"iter"
 	"log/slog"
 	"slices"
 	"strings"
@@ -80,19 +79,19 @@ func (s *fakeSession) count(k wire.Kind) (n int) {
 
 // fakeLocal is the peers of a pod, by number of the connection.
 type fakeLocal struct {
-	LocalPeers // nothing else is called
-	mu         sync.Mutex
-	conns      map[messages.PeerID]uint64
-	returned   uint64   // the one that Returned is true of
-	evicted    []uint64 // those that Evict was asked for
-	onEvict    func()
+	Host     // nothing else is called
+	mu       sync.Mutex
+	conns    map[messages.PeerID]uint64
+	returned uint64   // the one that has its id back
+	evicted  []uint64 // those that Evict was asked for
+	onEvict  func()
 }
 
-func (l *fakeLocal) Connection(id messages.PeerID) (uint64, bool) {
+func (l *fakeLocal) Connection(id messages.PeerID) (conn uint64, returned, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	conn, ok := l.conns[id]
-	return conn, ok
+	conn, ok = l.conns[id]
+	return conn, ok && conn == l.returned, ok
 }
 
 func (l *fakeLocal) join(n *node, id messages.PeerID) {
@@ -101,10 +100,6 @@ func (l *fakeLocal) join(n *node, id messages.PeerID) {
 	l.mu.Unlock()
 	n.peerChanged(id)
 }
-
-func (l *fakeLocal) Peers() iter.Seq[messages.PeerID] { return nil }
-
-func (l *fakeLocal) Returned(_ messages.PeerID, conn uint64) bool { return conn == l.returned }
 
 func (l *fakeLocal) Evict(id messages.PeerID, conn uint64) bool {
 	l.mu.Lock()
@@ -142,18 +137,22 @@ func (e *fakeEffects) answered(dst messages.PeerID, r directory.Result, _ wire.P
 func (e *fakeEffects) learned(messages.PeerID, wire.PodID, uint64) {}
 func (e *fakeEffects) forgotten(messages.PeerID)                   {}
 func (e *fakeEffects) podLost(id wire.PodID)                       { e.note("lost %d", id) }
-func (e *fakeEffects) awaits(id messages.PeerID) bool              { return e.keeps[id] }
-func (e *fakeEffects) vacant(messages.PeerID)                      { e.note("vacant") }
-func (e *fakeEffects) interests(dst []messages.PeerID, limit int) ([]messages.PeerID, bool) {
+func (e *fakeEffects) Interest(id messages.PeerID) (wanted, awaited bool) {
+	return e.wants[id], e.keeps[id]
+}
+func (e *fakeEffects) Interests(dst []messages.PeerID, limit int) ([]messages.PeerID, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	n := min(limit, len(e.asks))
 	dst, e.asks = append(dst, e.asks[:n]...), e.asks[n:]
 	return dst, len(e.asks) > 0
 }
-func (e *fakeEffects) interested(id messages.PeerID) bool { return e.wants[id] }
-func (e *fakeEffects) settle(_ messages.PeerID, online, changed bool) {
-	e.note("online %v, changed %v", online, changed)
+func (e *fakeEffects) Settle(_ messages.PeerID, is Presence) {
+	if is == Vacant {
+		e.note("vacant")
+		return
+	}
+	e.note("online %v, changed %v", is >= Online, is == Online || is == Offline)
 	if e.block != nil {
 		<-e.block
 	}
@@ -166,6 +165,20 @@ func (e *fakeEffects) all() []string {
 	return slices.Clone(e.said)
 }
 
+// fakePod is both.
+type fakePod struct {
+	*fakeLocal
+	*fakeEffects
+}
+
+func (p fakePod) Interest(id messages.PeerID) (wanted, awaited bool) {
+	return p.fakeEffects.Interest(id)
+}
+func (p fakePod) Interests(dst []messages.PeerID, limit int) ([]messages.PeerID, bool) {
+	return p.fakeEffects.Interests(dst, limit)
+}
+func (p fakePod) Settle(id messages.PeerID, is Presence) { p.fakeEffects.Settle(id, is) }
+
 func newTestNode(t *testing.T) (*node, *fakeLocal, *fakeEffects) {
 	t.Helper()
 	m, err := metrics.New(nil)
@@ -174,7 +187,7 @@ func newTestNode(t *testing.T) (*node, *fakeLocal, *fakeEffects) {
 	}
 	local := &fakeLocal{conns: make(map[messages.PeerID]uint64)}
 	effects := &fakeEffects{wants: make(map[messages.PeerID]bool)}
-	n := newNode(directory.Member{ID: 1, Address: "10.0.0.1:7090"}, local, m, slog.New(slog.DiscardHandler))
+	n := newNode(directory.Member{ID: 1, Address: "10.0.0.1:7090"}, fakePod{local, effects}, m, slog.New(slog.DiscardHandler))
 	n.effects = effects
 	go n.run()
 	t.Cleanup(n.stop)

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -17,6 +16,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/metrics"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/budget"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -223,8 +223,8 @@ func TestBothEndsCountAMessage(t *testing.T) {
 		}
 		f.account()
 	})
-	f, local, _ := newTestForwarder(t, fakeOutlets{})
-	local.err = errors.New("full")
+	f, host := newTestForwarder(t, fakeOutlets{})
+	host.why = drop.QueueFull
 	f.newReceiver(2).Forward(bob, 7, false, hello)
 	if n := f.metrics.Arrivals[metrics.ArrivalDropped].Load(); n != 1 {
 		t.Errorf("%d messages are counted as dropped for want of room, want 1", n)
@@ -234,7 +234,7 @@ func TestBothEndsCountAMessage(t *testing.T) {
 // What finds no room to wait in while its destination is looked up is counted
 // here, since Forward has taken it.
 func TestNoRoomToWaitIsCounted(t *testing.T) {
-	f, _, host := newTestForwarder(t, fakeOutlets{})
+	f, host := newTestForwarder(t, fakeOutlets{})
 	for i := 0; len(host.drops) == 0 && i < 100_000; i++ {
 		if err := f.Forward(t.Context(), messages.HashID(fmt.Sprint(i)), hello); err != nil {
 			t.Fatal(err)
@@ -248,7 +248,7 @@ func TestNoRoomToWaitIsCounted(t *testing.T) {
 // What comes faster than it can be sent, once its owner is known, is let go at
 // last, and counted.
 func TestMoreComesThanIsReleased(t *testing.T) {
-	f, _, host := newTestForwarder(t, fakeOutlets{})
+	f, host := newTestForwarder(t, fakeOutlets{})
 	sent := 1
 	out := &busyOutlet{more: func() {
 		if sent < 1000 {

@@ -139,8 +139,8 @@ func TestNoticesGoAheadOfDataBeforeWakeToo(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				conn := newTryConn(room)
 				from, to := newPair(t, conn)
-				to.store.Add(from)
-				s := to.notifier.NewSubscriber(to.store, sleepySink{(*sink)(to)})
+				to.local.store.Add(from)
+				s := to.notifier.NewSubscriber(to.local.store, sleepySink{(*sink)(to)})
 				to.subscriber.Store(&subscriptions{Subscriber: s})
 				ids, err := messages.ParsePeerList(messages.AppendPeerList(nil, messages.TypeSubscribePeerState, []messages.PeerID{from.id}), messages.TypeSubscribePeerState)
 				if err != nil {

@@ -1,15 +1,12 @@
 package relay
 
 import (
-	"fmt"
-
-	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/store"
 )
 
 // courier hands messages to the peers of this pod, on behalf of one reader: that
-// of a peer or that of a link to another pod. It starts no writer before start
+// of a peer or that of a link to another pod ([delivery]). It starts no writer before start
 // is called. It is not safe for concurrent use.
 type courier struct {
 	store   *store.Store
@@ -21,9 +18,9 @@ type courier struct {
 // keeps between batches.
 const maxTouchedKept = 32
 
-// lookup returns the peer of this pod that owns dst, nil if there is none. It
+// find returns the peer of this pod that owns dst, nil if there is none. It
 // remembers the last one found, for as long as that is the owner.
-func (c *courier) lookup(dst messages.PeerID) *Peer {
+func (c *courier) find(dst messages.PeerID) *Peer {
 	if c.last != nil && c.last.id == dst && c.last.gone.Load() == 0 {
 		return c.last
 	}
@@ -36,37 +33,10 @@ func (c *courier) lookup(dst messages.PeerID) *Peer {
 // hand queues msg to a peer and remembers whether its writer is to be started.
 func (c *courier) hand(to *Peer, msg []byte) pushResult {
 	result := to.out.push(msg)
-	c.touch(to, result)
-	return result
-}
-
-// touch remembers that to's writer is to be started, if it is.
-func (c *courier) touch(to *Peer, result pushResult) {
 	if result == claimed {
 		c.touched = append(c.touched, to)
 	}
-}
-
-// accept queues a message that came from another pod to p, nil if that is
-// not here; see [LocalPeerDispatcher.DispatchToLocal].
-func (p *Peer) accept(msg []byte) (pushResult, error) {
-	if p == nil || p.gone.Load() != 0 {
-		return ending, ErrLocalPeerGone
-	}
-	src, _, err := messages.ParseTransport(msg)
-	if err != nil {
-		p.env.metrics.Dropped(drop.Malformed, 1)
-		return refused, fmt.Errorf("dispatch to %v: %w", p.id, err)
-	}
-	p.hear(src)
-	result := p.out.push(msg)
-	switch result {
-	case ending:
-		return ending, ErrLocalPeerGone
-	case refused:
-		return refused, ErrQueueFull
-	}
-	return result, nil
+	return result
 }
 
 // start starts the writers this reader owes. alone says that the batch was one
@@ -79,12 +49,5 @@ func (c *courier) start(alone bool) {
 	c.touched = c.touched[:0]
 	if cap(c.touched) > maxTouchedKept {
 		c.touched = nil
-	}
-}
-
-// startWriter does what is owed to a queue whose writer the caller has claimed.
-func (p *Peer) startWriter(alone bool) {
-	if !alone || !p.writeAtOnce() {
-		go p.write()
 	}
 }

@@ -13,7 +13,7 @@
 // while there is something to write, one that writes:
 //
 //	socket of A ─► readLoop ─► handle ─► route ─► queue of B ─► writeLoop ─► socket of B
-//	                                       └─► CrossPodForwarder, when this pod has no B
+//	                                       └─► cluster.Forwarder, when this pod has no B
 //
 // What must always hold:
 //

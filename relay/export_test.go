@@ -5,13 +5,10 @@ import (
 
 	"github.com/crosspod/crosspod/cluster"
 	"github.com/crosspod/crosspod/internal/oslimit"
-	"github.com/crosspod/crosspod/store"
 )
 
-// LocalPeers returns what [StartCluster] gives the fabric.
-func LocalPeers(st *store.Store) cluster.LocalPeers {
-	return localPeers{NewLocalPeerDispatcher(st)}
-}
+// HostOf returns what [StartCluster] gives the fabric of a relay that has been given it.
+func HostOf(r *Relay) cluster.Host { return &host{store: r.store, relay: r} }
 
 // LimitFiles sets how many files connections of peers may be, until the test ends.
 func LimitFiles(t *testing.T, peers int) {

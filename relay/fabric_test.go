@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster"
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/relay"
@@ -19,30 +20,36 @@ import (
 // scriptedFabric is a fabric of which the test says everything.
 type scriptedFabric struct {
 	host    cluster.Host
-	mu      sync.Mutex // guards looked
+	busy    bool          // it has no time for interests until the test takes them
+	told    chan struct{} // when other pods know of the peers of this one; nil: at once
+	mu      sync.Mutex    // guards looked
 	looked  []messages.PeerID
 	taken   []string // payloads
 	flushes int
-	answer  error
+	answer  drop.Reason
 }
 
-func (f *scriptedFabric) Forward(_ context.Context, dst messages.PeerID, msg []byte) error {
-	if f.answer != nil {
+func (f *scriptedFabric) Send(_ messages.PeerID, msg []byte) drop.Reason {
+	if f.answer != drop.None {
 		return f.answer
 	}
 	_, payload, err := messages.ParseTransport(msg)
 	f.taken = append(f.taken, string(payload))
-	return err
+	return drop.Of(err)
 }
 
-func (f *scriptedFabric) Locate(context.Context, messages.PeerID) (string, bool) { return "", false }
+func (f *scriptedFabric) Flush() { f.flushes++ }
 
-func (f *scriptedFabric) Attach(h cluster.Host) { f.host = h }
-
-func (f *scriptedFabric) InterestsChanged() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.looked, _ = f.host.Interests(f.looked, 100)
+func (f *scriptedFabric) Attach(h cluster.Host, _ *budget.Budget) func() {
+	f.host = h
+	return func() {
+		if f.busy {
+			return
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.looked, _ = f.host.Interests(f.looked, 100)
+	}
 }
 
 func (f *scriptedFabric) InterestChanged(id messages.PeerID) {
@@ -50,6 +57,23 @@ func (f *scriptedFabric) InterestChanged(id messages.PeerID) {
 	defer f.mu.Unlock()
 	f.looked = append(f.looked, id)
 }
+
+func (f *scriptedFabric) Announced() <-chan struct{} {
+	if f.told != nil {
+		return f.told
+	}
+	now := make(chan struct{})
+	close(now)
+	return now
+}
+
+// What an inherited forwarder has is not used.
+
+func (f *scriptedFabric) Forward(context.Context, messages.PeerID, []byte) error {
+	return errors.New("not the road")
+}
+
+func (f *scriptedFabric) Locate(context.Context, messages.PeerID) (string, bool) { return "", false }
 
 // lookedAt fails the test unless those are the ids it was asked to look at since
 // the last call.
@@ -66,19 +90,10 @@ func (f *scriptedFabric) lookedAt(t *testing.T, want ...messages.PeerID) {
 
 func interested(t *testing.T, f *scriptedFabric, id messages.PeerID, want bool) {
 	t.Helper()
-	if got := f.host.Interested(id); got != want {
-		t.Errorf("Interested(%v) = %v", id, got)
+	if got, _ := f.host.Interest(id); got != want {
+		t.Errorf("Interest(%v) = %v", id, got)
 	}
 }
-
-// batching is one that also takes batches.
-type batching struct{ *scriptedFabric }
-
-func (f batching) ForwardBatched(dst messages.PeerID, msg []byte) error {
-	return f.Forward(context.Background(), dst, msg)
-}
-
-func (f batching) Flush() { f.flushes++ }
 
 // newFabricated returns a relay that uses f.
 func newFabricated(t *testing.T, f relay.CrossPodForwarder, change ...func(*relay.Config)) *relay.Relay {
@@ -88,32 +103,11 @@ func newFabricated(t *testing.T, f relay.CrossPodForwarder, change ...func(*rela
 	return r
 }
 
-func TestForwarderWithoutBatches(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := &scriptedFabric{}
-		r := newFabricated(t, f)
-		a := connect(t, r, "a")
-		a.write(messages.AppendTransport(nil, messages.HashID("b"), []byte("x")))
-		synctest.Wait()
-		if !slices.Equal(f.taken, []string{"x"}) {
-			t.Errorf("the fabric has %q", f.taken)
-		}
-	})
-}
-
-// announcing is one that says when other pods know of the peers of this one.
-type announcing struct {
-	*scriptedFabric
-	told chan struct{}
-}
-
-func (f announcing) Announced() <-chan struct{} { return f.told }
-
 func TestOtherPodsAreToldBeforeThePeerIsAnswered(t *testing.T) {
 	for _, hangs := range []bool{false, true} {
 		t.Run(fmt.Sprintf("fabric hangs=%t", hangs), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				f := announcing{&scriptedFabric{}, make(chan struct{})}
+				f := &scriptedFabric{told: make(chan struct{})}
 				r := newFabricated(t, f)
 				p, start := dial(t, r, "a"), time.Now()
 				p.auth(secret)
@@ -140,7 +134,7 @@ func TestOtherPodsAreToldBeforeThePeerIsAnswered(t *testing.T) {
 
 func TestForwarderIsFlushedAfterEachBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := batching{&scriptedFabric{}}
+		f := &scriptedFabric{}
 		r := newFabricated(t, f)
 		a := connect(t, r, "a")
 		for i := range 3 {
@@ -167,19 +161,13 @@ func TestD7DropsOfTheFabricAreCountedByReason(t *testing.T) {
 		r := newFabricated(t, f, meter)
 		a := connect(t, r, "a")
 		want := map[string]int{}
-		for err, reason := range map[error]string{
-			cluster.ErrNoOwner:   "no_peer",
-			cluster.ErrQueueFull: "link_full",
-			cluster.ErrNoLink:    "no_link",
-			cluster.ErrStopped:   "fabric_stopped",
-			errors.New("shrug"):  "forward",
-		} {
-			f.answer = fmt.Errorf("forward: %w", err)
+		for reason := drop.None + 1; reason < drop.Reasons; reason++ {
+			f.answer = reason
 			a.write(messages.AppendTransport(nil, messages.HashID("b"), nil))
 			synctest.Wait()
-			want[reason]++
+			want[reason.String()]++
 		}
-		f.answer = nil
+		f.answer = drop.None
 		for reason := drop.FirstOfFabric; reason < drop.Reasons; reason++ {
 			for range 3 { // the fabric can only let go what it took
 				a.write(messages.AppendTransport(nil, messages.HashID("b"), nil))
@@ -206,9 +194,9 @@ func TestPresenceFromElsewhere(t *testing.T) { // P1, P2
 		a.quiet()
 		f.lookedAt(t, x)
 		interested(t, f, x, true)
-		f.host.Settle(x, true, true)
+		f.host.Settle(x, cluster.Online)
 		a.expect(online(x))
-		f.host.Settle(x, false, true)
+		f.host.Settle(x, cluster.Offline)
 		a.expect(offline(x))
 		a.write(messages.AppendPeerList(nil, messages.TypeUnsubscribePeerState, []messages.PeerID{x}))
 		a.quiet()
@@ -216,11 +204,6 @@ func TestPresenceFromElsewhere(t *testing.T) { // P1, P2
 		interested(t, f, x, false)
 	})
 }
-
-// busyFabric is one that has no time for interests until the test takes them.
-type busyFabric struct{ *scriptedFabric }
-
-func (busyFabric) InterestsChanged() {}
 
 // A peer that subscribes to ever new ids is read at the rate of lists, delayed by that
 // and nobody else is, and ended when it goes on. One that keeps to the rate is not.
@@ -238,7 +221,7 @@ func TestPeerThatAsksTooMuchIsReadMoreSlowly(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const atOnce = 80
-				f := busyFabric{&scriptedFabric{}}
+				f := &scriptedFabric{busy: true}
 				meter, c := counted(t)
 				r := newFabricated(t, f, meter)
 				greedy := connect(t, r, "greedy")
@@ -308,17 +291,17 @@ func TestAnotherForwarderTakesPresenceOver(t *testing.T) {
 		a, x := connect(t, r, "a"), messages.HashID("x")
 		a.subscribe(x)
 		a.quiet()
-		first.host.Settle(x, true, true)
+		first.host.Settle(x, cluster.Online)
 		a.expect(online(x))
 		r.SetCrossPodForwarder(second)
 		second.lookedAt(t, x)
-		first.host.Settle(x, false, true) // its word counts no more
+		first.host.Settle(x, cluster.Offline) // its word counts no more
 		a.quiet()
-		second.host.Settle(x, false, true)
+		second.host.Settle(x, cluster.Offline)
 		a.expect(offline(x))
 		a.subscribe(x)
 		a.quiet()
-		second.host.Settle(x, true, true)
+		second.host.Settle(x, cluster.Online)
 		a.expect(online(x))
 		var none *scriptedFabric
 		r.SetCrossPodForwarder(none)
@@ -338,17 +321,17 @@ func TestR5OnlineGoesAheadOfTheFirstMessage(t *testing.T) {
 		a, x := connect(t, r, "a"), &peer{id: messages.HashID("x")}
 		a.subscribe(x.id)
 		a.quiet()
-		d := relay.LocalPeers(r.Store()).NewDispatcher()
+		d := relay.HostOf(r).NewDelivery()
 		for _, payload := range []string{"first", "second"} {
-			if err := d.Dispatch(a.id, from(x, payload)); err != nil {
-				t.Error(err)
+			if why := d.Deliver(a.id, from(x, payload)); why != drop.None {
+				t.Error(why)
 			}
 		}
 		d.Flush()
 		a.expect(online(x.id), from(x, "first"), from(x, "second"))
-		f.host.Settle(x.id, true, true) // the directory says the same
+		f.host.Settle(x.id, cluster.Online) // the directory says the same
 		a.quiet()
-		f.host.Settle(x.id, false, true)
+		f.host.Settle(x.id, cluster.Offline)
 		a.expect(offline(x.id))
 		// One message at a time, and the way for other programs.
 		a.subscribe(x.id)
@@ -366,12 +349,12 @@ func TestD3DispatchWaitsForNobody(t *testing.T) {
 		meter, c := counted(t)
 		r := newRelay(t, meter, func(c *relay.Config) { c.Limits.QueueMessages = 10 })
 		slow, quick, x := connect(t, r, "slow"), connect(t, r, "quick"), &peer{id: messages.HashID("x")}
-		d := relay.LocalPeers(r.Store()).NewDispatcher()
+		d := relay.HostOf(r).NewDelivery()
 		const sent = 50
 		for i := range sent {
 			for _, to := range []*peer{slow, quick} {
-				if err := d.Dispatch(to.id, from(x, fmt.Sprint(i))); err != nil {
-					t.Error(err)
+				if why := d.Deliver(to.id, from(x, fmt.Sprint(i))); why != drop.None {
+					t.Error(why)
 				}
 			}
 			d.Flush()
@@ -388,18 +371,18 @@ func TestDispatchErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		meter, c := counted(t)
 		r := newRelay(t, meter)
-		local := relay.LocalPeers(r.Store())
-		d, a, x := local.NewDispatcher(), connect(t, r, "a"), &peer{id: messages.HashID("x")}
-		if err := d.Dispatch(x.id, from(a, "x")); !local.Gone(err) {
-			t.Errorf("Dispatch to a stranger = %v, want one that says gone", err)
+		local := relay.HostOf(r)
+		d, a, x := local.NewDelivery(), connect(t, r, "a"), &peer{id: messages.HashID("x")}
+		if why := d.Deliver(x.id, from(a, "x")); why != drop.PeerGone {
+			t.Errorf("Deliver to a stranger = %v", why)
 		}
-		if err := d.Dispatch(a.id, []byte{1, 3, 0}); err == nil || local.Gone(err) || c.dropped(t, "malformed") != 1 {
-			t.Errorf("Dispatch of three bytes = %v, %d counted", err, c.dropped(t, "malformed"))
+		if why := d.Deliver(a.id, []byte{1, 3, 0}); why != drop.Malformed || c.dropped(t, "malformed") != 1 {
+			t.Errorf("Deliver of three bytes = %v, %d counted", why, c.dropped(t, "malformed"))
 		}
 		_ = a.Close()
 		synctest.Wait()
-		if err := d.Dispatch(a.id, from(x, "x")); !local.Gone(err) {
-			t.Errorf("Dispatch to one that has left = %v, want one that says gone", err)
+		if why := d.Deliver(a.id, from(x, "x")); why != drop.PeerGone {
+			t.Errorf("Deliver to one that has left = %v", why)
 		}
 		if got := c.value(t, "relay_messages_dropped_total"); got != 1 {
 			t.Errorf("%v messages were counted as dropped, want the malformed one: the others go back", got)
@@ -410,28 +393,27 @@ func TestDispatchErrors(t *testing.T) {
 func TestConnectionsOfAPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRelay(t)
-		local := relay.LocalPeers(r.Store())
+		local := relay.HostOf(r)
 		var seen []messages.PeerID
 		cancel := local.Observe(func(id messages.PeerID) { seen = append(seen, id) })
 		a := connect(t, r, "a")
-		first, ok := local.Connection(a.id)
-		if !ok || !local.HasPeer(a.id) || !slices.Equal(seen, []messages.PeerID{a.id}) {
+		first, _, ok := local.Connection(a.id)
+		if !ok || !slices.Equal(seen, []messages.PeerID{a.id}) {
 			t.Errorf("Connection = %d, %v; changes of %v were told", first, ok, seen)
 		}
 		time.Sleep(6 * time.Second) // no longer young
 		a = connect(t, r, "a")
-		if second, ok := local.Connection(a.id); !ok || second <= first {
+		if second, _, ok := local.Connection(a.id); !ok || second <= first {
 			t.Errorf("the second connection has number %d, the first %d", second, first)
 		}
-		if got := slices.Collect(local.Peers()); !slices.Equal(got, []messages.PeerID{a.id}) {
-			t.Errorf("Peers = %v", got)
-		}
-		for range local.Peers() {
-			break
+		var here []messages.PeerID
+		local.Observe(func(id messages.PeerID) { here = append(here, id) })()
+		if !slices.Equal(here, []messages.PeerID{a.id}) {
+			t.Errorf("Observe begins with %v", here)
 		}
 		_ = a.Close()
 		synctest.Wait()
-		if _, ok := local.Connection(a.id); ok || len(seen) != 3 {
+		if _, _, ok := local.Connection(a.id); ok || len(seen) != 3 {
 			t.Errorf("a peer that left has a connection; %d changes were told", len(seen))
 		}
 		cancel()
@@ -448,11 +430,11 @@ func TestP4EvictedWithoutANotice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &scriptedFabric{}
 		r := newFabricated(t, f)
-		local := relay.LocalPeers(r.Store())
+		local := relay.HostOf(r)
 		watcher, old := connect(t, r, "watcher"), connect(t, r, "x")
 		watcher.subscribe(old.id)
 		watcher.expect(online(old.id))
-		stale, _ := local.Connection(old.id)
+		stale, _, _ := local.Connection(old.id)
 		time.Sleep(6 * time.Second) // no longer young
 		old = connect(t, r, "x")
 		watcher.expect(online(old.id)) // the answer to a subscription did not use it up
@@ -461,17 +443,17 @@ func TestP4EvictedWithoutANotice(t *testing.T) {
 		watcher.send(old, "still here")
 		old.expect(from(watcher, "still here"))
 
-		conn, _ := local.Connection(old.id)
+		conn, _, _ := local.Connection(old.id)
 		evict(t, local, old.id, conn, false)
 		old.end()
-		f.host.Settle(old.id, true, true) // on the other pod
+		f.host.Settle(old.id, cluster.Online) // on the other pod
 		synctest.Wait()
-		if local.HasPeer(old.id) {
+		if _, _, here := local.Connection(old.id); here {
 			t.Error("the evicted connection is in the store")
 		}
 		watcher.quiet()
 		evict(t, local, old.id, conn, false) // once more changes nothing
-		f.host.Settle(old.id, false, true)
+		f.host.Settle(old.id, cluster.Offline)
 		watcher.expect(offline(old.id))
 	})
 }
@@ -481,27 +463,27 @@ func TestRunnerUpOfAnotherPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &scriptedFabric{}
 		r := newFabricated(t, f)
-		local := relay.LocalPeers(r.Store())
+		local := relay.HostOf(r)
 		watcher, first := connect(t, r, "watcher"), connect(t, r, "x")
 		watcher.subscribe(first.id)
 		watcher.expect(online(first.id))
 		f.lookedAt(t, first.id)
 
-		conn, _ := local.Connection(first.id)
-		if local.Returned(first.id, conn) {
+		conn, returned, _ := local.Connection(first.id)
+		if returned {
 			t.Error("a fresh connection is taken for one that has returned")
 		}
 		evict(t, local, first.id, conn, true)
-		if !f.host.Awaits(first.id) {
+		if _, awaited := f.host.Interest(first.id); !awaited {
 			t.Error("nobody awaits the id")
 		}
-		f.host.Settle(first.id, true, true)
+		f.host.Settle(first.id, cluster.Online)
 		watcher.expect(online(first.id)) // it moved, and the one-shot was not used up
 		time.Sleep(2 * time.Second)
 		first.send(watcher, "I may still send")
 		watcher.expect(from(first, "I may still send"))
-		f.host.Vacant(first.id)
-		if again, ok := local.Connection(first.id); !ok || again <= conn || !local.Returned(first.id, again) || local.Returned(first.id, conn) {
+		f.host.Settle(first.id, cluster.Vacant)
+		if again, returned, ok := local.Connection(first.id); !ok || again <= conn || !returned {
 			t.Errorf("Connection = %d, %v after %d", again, ok, conn)
 		}
 		watcher.send(first, "welcome back")
@@ -513,7 +495,7 @@ func TestRunnerUpOfAnotherPod(t *testing.T) {
 
 		// Its time over it is closed, and the fabric need not tell any more.
 		second := connect(t, r, "y")
-		conn, _ = local.Connection(second.id)
+		conn, _, _ = local.Connection(second.id)
 		evict(t, local, second.id, conn, true)
 		start := time.Now()
 		second.end()
@@ -521,17 +503,17 @@ func TestRunnerUpOfAnotherPod(t *testing.T) {
 			t.Errorf("the runner-up was closed after %v", took)
 		}
 		f.lookedAt(t, second.id)
-		if f.host.Awaits(second.id) {
+		if _, awaited := f.host.Interest(second.id); awaited {
 			t.Error("the id is awaited still")
 		}
-		f.host.Vacant(second.id)
-		if local.HasPeer(second.id) {
+		f.host.Settle(second.id, cluster.Vacant)
+		if _, _, here := local.Connection(second.id); here {
 			t.Error("a closed runner-up owns the id")
 		}
 	})
 }
 
-func evict(t *testing.T, local cluster.LocalPeers, id messages.PeerID, conn uint64, kept bool) {
+func evict(t *testing.T, local cluster.Host, id messages.PeerID, conn uint64, kept bool) {
 	t.Helper()
 	if local.Evict(id, conn) != kept {
 		t.Errorf("Evict = %v, want %v", !kept, kept)
@@ -544,16 +526,16 @@ func TestRunnersUpHereAndElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &scriptedFabric{}
 		r := newFabricated(t, f)
-		local := relay.LocalPeers(r.Store())
+		local := relay.HostOf(r)
 		first, second, sender := connect(t, r, "x"), connect(t, r, "x"), connect(t, r, "sender")
-		conn, _ := local.Connection(second.id)
+		conn, _, _ := local.Connection(second.id)
 		local.Evict(second.id, conn)
-		f.host.Settle(second.id, true, true)
+		f.host.Settle(second.id, cluster.Online)
 		second.hangUp() // out of the store already: changes nothing
-		if local.HasPeer(first.id) {
+		if _, _, here := local.Connection(first.id); here {
 			t.Fatal("the end of a runner-up made another one the owner")
 		}
-		f.host.Vacant(first.id)
+		f.host.Settle(first.id, cluster.Vacant)
 		sender.send(first, "hello")
 		first.expect(from(sender, "hello"))
 	})

@@ -16,6 +16,7 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 
 	"github.com/crosspod/crosspod/auth"
+	"github.com/crosspod/crosspod/cluster"
 	"github.com/crosspod/crosspod/internal/test/memnet"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/relay"
@@ -506,13 +507,21 @@ func TestMissGoesToTheForwarder(t *testing.T) {
 		if len(f.got) != 1 {
 			t.Error("a message for a local peer was forwarded")
 		}
-		f.mu.Lock()
-		f.err = errors.New("no owner")
-		f.mu.Unlock()
-		a.write(messages.AppendTransport(nil, away, []byte("far")))
-		synctest.Wait()
-		if got := c.dropped(t, "forward"); got != 1 {
-			t.Errorf("forward drops are %d, want 1", got)
+		for err, reason := range map[error]string{
+			errors.New("shrug"):  "forward",
+			cluster.ErrNoOwner:   "no_peer",
+			cluster.ErrQueueFull: "link_full",
+			cluster.ErrNoLink:    "no_link",
+			cluster.ErrStopped:   "fabric_stopped",
+		} {
+			f.mu.Lock()
+			f.err = fmt.Errorf("forward: %w", err)
+			f.mu.Unlock()
+			a.write(messages.AppendTransport(nil, away, []byte("far")))
+			synctest.Wait()
+			if got := c.dropped(t, reason); got != 1 {
+				t.Errorf("%d dropped as %s, want 1", got, reason)
+			}
 		}
 	})
 }

@@ -30,6 +30,10 @@ var (
 	errFlood         = errors.New("lists of subscriptions were over the rate for too long")
 )
 
+// ErrQueueFull means that a message was dropped, and counted, because the
+// destination's queue or the memory for all queues was full.
+var ErrQueueFull error = &drop.Error{Reason: drop.QueueFull, Text: "relay: queue full"}
+
 // closeLinger is how long a peer that was sent Close may take to close its
 // side. Closing the socket at once could reset it and lose the Close.
 const closeLinger = time.Second
@@ -50,7 +54,7 @@ type Peer struct {
 	try      listener.TryWriter // conn, if it is one
 	env      *environment
 	notifier *store.PeerNotifier
-	pods     *otherPods    // nil: a single pod
+	fabric   fabric        // the way to other pods
 	write    func()        // p.writeLoop, made once so that starting it allocates nothing
 	done     chan struct{} // closed when Work has returned
 	since    int64         // when its handshake was over, now()
@@ -71,8 +75,8 @@ type Peer struct {
 	writes uint
 	rest   unwritten // what writeAtOnce has left
 
-	// Owned by readLoop, but the store, which never changes.
-	courier
+	// Owned by readLoop.
+	local     courier
 	received  load // since the last flush
 	limiter   *limiter
 	forwarded bool // to another pod, since the last flush
@@ -120,19 +124,19 @@ func NewPeer(m *metrics.Metrics, id messages.PeerID, conn net.Conn, st *store.St
 		lines:   newPeerLines(),
 		warned:  newPeerLines(),
 	}
-	return newPeer(env, id, asListenerConn(conn, limits), st, notifier, newOtherPods(crossPodFwd))
+	return newPeer(env, id, asListenerConn(conn, limits), st, notifier, fabricOf(crossPodFwd))
 }
 
-func newPeer(env *environment, id messages.PeerID, conn listener.Conn, st *store.Store, notifier *store.PeerNotifier, pods *otherPods) *Peer {
+func newPeer(env *environment, id messages.PeerID, conn listener.Conn, st *store.Store, notifier *store.PeerNotifier, f fabric) *Peer {
 	p := &Peer{
 		id:       id,
 		conn:     conn,
 		env:      env,
 		notifier: notifier,
-		pods:     pods,
+		fabric:   f,
 		done:     make(chan struct{}),
 		since:    now(),
-		courier:  courier{store: st},
+		local:    courier{store: st},
 	}
 	p.write = p.writeLoop
 	p.try, _ = conn.(listener.TryWriter)
@@ -166,7 +170,7 @@ func (p *Peer) Work() {
 	}
 	// Others may remember this peer as their last destination. One that
 	// remembered others in turn would keep a chain of ended peers alive.
-	p.last, p.touched = nil, nil
+	p.local.last, p.local.touched = nil, nil
 	p.env.wheel.remove(p)
 	if writerEnded := p.out.close(); writerEnded != nil {
 		<-writerEnded
@@ -331,29 +335,25 @@ func (p *Peer) handle(msg []byte) error {
 func (p *Peer) route(msg []byte) {
 	dst := messages.PeerID(msg[messages.HeaderSize:messages.TransportHeaderSize])
 	messages.SetTransportID(msg, p.id)
-	if to := p.lookup(dst); to != nil {
-		if p.hand(to, msg) == ending {
+	if to := p.local.find(dst); to != nil {
+		if p.local.hand(to, msg) == ending {
 			p.env.metrics.Dropped(drop.PeerGone, 1)
 		}
 		return
 	}
-	if p.pods == nil {
-		p.env.metrics.Dropped(drop.NoPeer, 1)
-		return
-	}
 	p.forwarded = true
-	if err := p.pods.send(dst, msg); err != nil {
-		p.env.metrics.Dropped(drop.Of(err), 1)
+	if why := p.fabric.Send(dst, msg); why != drop.None {
+		p.env.metrics.Dropped(why, 1)
 	}
 }
 
-// flush starts the writers this reader owes, has the links to other pods woken
-// that it owes, and counts the batch.
+// flush starts the writers this reader owes, and what the fabric owes, and counts the
+// batch.
 func (p *Peer) flush() {
-	p.start(p.received.messages == 1)
+	p.local.start(p.received.messages == 1)
 	if p.forwarded {
 		p.forwarded = false
-		p.pods.flush()
+		p.fabric.Flush()
 	}
 	if p.received.messages > 0 {
 		p.env.metrics.Received(p.received.messages, p.received.bytes)
@@ -406,7 +406,7 @@ type subscriptions struct {
 func (p *Peer) newSubscriptions() *subscriptions {
 	burst := 2 * max(p.env.limits.SubscriptionsPerPeer, store.DefaultSubscriptionsPerPeer)
 	return &subscriptions{
-		Subscriber: p.notifier.NewSubscriber(p.store, (*sink)(p)),
+		Subscriber: p.notifier.NewSubscriber(p.local.store, (*sink)(p)),
 		rate:       newRate(float64(burst)/20, burst),
 	}
 }

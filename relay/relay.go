@@ -44,7 +44,7 @@ type Relay struct {
 	full     rate.Sometimes // for a line about peers that were refused by the limit
 	refusals atomic.Uint64  // refused peers that no line has counted
 
-	pods atomic.Pointer[otherPods] // the way to other pods, nil on a single pod
+	host atomic.Pointer[host] // this relay for the fabric it uses
 
 	mu       sync.Mutex               // guards what follows
 	peers    map[*Peer]struct{}       // every peer at work, replaced ones included
@@ -103,7 +103,7 @@ func NewRelay(cfg Config) (*Relay, error) {
 	env.runnersUp = newRunnersUp(r.store, m, r.lookAt, r.crowded)
 	r.notifier.SetLimits(limits.SubscriptionsPerPeer, limits.Subscriptions)
 	r.store.Observe(r.observe)
-	r.SetCrossPodForwarder(cfg.CrossPodForwarder)
+	r.attach(fabricOf(cfg.CrossPodForwarder))
 	m.ObserveActivity(r.activity)
 	m.ObserveQueue(r.queued)
 	memory := processMemory()
@@ -317,7 +317,7 @@ func (r *Relay) unadmit() {
 func (r *Relay) start(id messages.PeerID, c listener.Conn) {
 	started := time.Now()
 	r.mu.Lock()
-	p := newPeer(r.env, id, c, r.store, r.notifier, r.pods.Load())
+	p := newPeer(r.env, id, c, r.store, r.notifier, r.host.Load().fabric)
 	p.out.writing = true // here, until the AuthResponse is out
 	p.news.Store(new(store.Event))
 	r.peers[p] = struct{}{}
@@ -335,7 +335,7 @@ func (r *Relay) start(id messages.PeerID, c listener.Conn) {
 		old.gone.Or(supersededBit)
 	}
 	r.env.metrics.PeerStored(time.Since(started))
-	p.pods.announced()
+	awaitAnnounced(p.fabric)
 	if _, err := c.WriteBatch(c.AppendMessage(nil, r.response, nil)); err != nil {
 		p.cut(fmt.Errorf("write AuthResponse: %w", err))
 		if old != nil && r.env.runnersUp.giveBack(old, p) {

@@ -2,9 +2,11 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/store"
 )
@@ -67,16 +69,17 @@ func TestRouteAllocatesNothing(t *testing.T) {
 }
 
 // acceptor takes every message and knows nobody.
-type acceptor struct{ taken, flushes int }
-
-func (*acceptor) Locate(context.Context, messages.PeerID) (string, bool) { return "", false }
-
-func (f *acceptor) Forward(_ context.Context, dst messages.PeerID, msg []byte) error {
-	return f.ForwardBatched(dst, msg)
+type acceptor struct {
+	onePod
+	taken, flushes int
 }
 
-func (f *acceptor) ForwardBatched(messages.PeerID, []byte) error { f.taken++; return nil }
-func (f *acceptor) Flush()                                       { f.flushes++ }
+func (*acceptor) Locate(context.Context, messages.PeerID) (string, bool) { return "", false }
+func (*acceptor) Forward(context.Context, messages.PeerID, []byte) error {
+	return errors.New("not the road")
+}
+func (f *acceptor) Send(messages.PeerID, []byte) drop.Reason { f.taken++; return drop.None }
+func (f *acceptor) Flush()                                   { f.flushes++ }
 
 func TestCrossPodAllocatesNothing(t *testing.T) {
 	if RaceEnabled {
@@ -94,7 +97,7 @@ func TestCrossPodAllocatesNothing(t *testing.T) {
 	template := messages.AppendTransport(nil, messages.HashID("elsewhere"), make([]byte, 1200))
 	msg := make([]byte, len(template))
 	local := NewLocalPeerDispatcher(st)
-	d := localPeers{local}.NewDispatcher()
+	d := (&host{store: st}).NewDelivery()
 	for name, pass := range map[string]func(){
 		"out": func() {
 			copy(msg, template)
@@ -104,8 +107,8 @@ func TestCrossPodAllocatesNothing(t *testing.T) {
 			from.flush()
 		},
 		"in": func() {
-			if err := d.Dispatch(to.id, template); err != nil {
-				t.Fatal(err)
+			if why := d.Deliver(to.id, template); why != drop.None {
+				t.Fatal(why)
 			}
 			d.Flush()
 			to.take()
@@ -131,14 +134,14 @@ func BenchmarkDispatch(b *testing.B) {
 	for _, size := range []int{64, 1400, messages.MaxPayloadSize} {
 		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
 			_, to := newRouted(1)
-			d := localPeers{NewLocalPeerDispatcher(to[0].store)}.NewDispatcher()
+			d := (&host{store: to[0].local.store}).NewDelivery()
 			msg := messages.AppendTransport(nil, messages.HashID("elsewhere"), make([]byte, size))
 			b.SetBytes(int64(size))
 			b.ReportAllocs()
 			n := 0
 			for b.Loop() {
-				if err := d.Dispatch(to[0].id, msg); err != nil {
-					b.Fatal(err)
+				if why := d.Deliver(to[0].id, msg); why != drop.None {
+					b.Fatal(why)
 				}
 				if n++; n%17 == 0 {
 					d.Flush()

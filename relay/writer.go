@@ -189,3 +189,10 @@ func (p *Peer) addControl(c *control, msg []byte) {
 	c.msg = msg
 	c.frames = p.conn.AppendMessage(c.frames, msg, nil)
 }
+
+// startWriter does what is owed to a queue whose writer the caller has claimed.
+func (p *Peer) startWriter(alone bool) {
+	if !alone || !p.writeAtOnce() {
+		go p.write()
+	}
+}

@@ -13,15 +13,103 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/crosspod/crosspod/cluster"
+	"github.com/crosspod/crosspod/internal/drop"
+	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/store"
 )
 
-var (
-	_ CrossPodForwarder = (*cluster.Forwarder)(nil)
-	_ batchForwarder    = (*cluster.Forwarder)(nil)
-	_ presenceForwarder = (*cluster.Forwarder)(nil)
-	_ announcer         = (*cluster.Forwarder)(nil)
-)
+// This file has names that programs embedding the relay rely on, in terms of what it
+// does now: a [fabric] carries messages to other pods, a [cluster.Host] takes them from
+// there.
+
+// CrossPodForwarder carries messages for peers of other pods: a *[cluster.Forwarder],
+// or another one with these two methods. Of what another one carries, peers are not
+// told who comes and goes on other pods.
+type CrossPodForwarder interface {
+	// Forward takes msg, one whole Transport message with its source set, for
+	// dst, a peer this pod does not have. It does not keep msg after it
+	// returns.
+	//
+	// Forward never waits for the network: a reader calls it. A nil error
+	// means that the message was queued, for a pod or aside while the owner is
+	// looked up, and that the forwarder counts what becomes of it. An error
+	// means that it took nothing, and the caller counts the drop.
+	Forward(ctx context.Context, dst messages.PeerID, msg []byte) error
+
+	// Locate returns the pod that has peer. It may wait until ctx ends, so a
+	// reader must never call it.
+	Locate(ctx context.Context, peer messages.PeerID) (pod string, ok bool)
+}
+
+var _ CrossPodForwarder = (*cluster.Forwarder)(nil)
+
+// SetCrossPodForwarder makes peers accepted from now on use f when the store does not
+// have a destination. A nil f, also a nil pointer in it, means none. If f is a
+// *[cluster.Forwarder], every peer is told of what comes and goes elsewhere from now
+// on; with none, or another one, those who are only elsewhere are offline. Call it
+// before peers are accepted, and not from two goroutines at once.
+func (r *Relay) SetCrossPodForwarder(f CrossPodForwarder) { r.attach(fabricOf(f)) }
+
+// fabricOf returns f as a fabric.
+func fabricOf(f CrossPodForwarder) fabric {
+	if f == nil || fmt.Sprintf("%p", f) == "0x0" { // as of a cluster that was not started
+		return onePod{}
+	}
+	if whole, ok := f.(fabric); ok {
+		return whole
+	}
+	return foreign{forward: f}
+}
+
+// foreign is a forwarder of another make as a fabric.
+type foreign struct {
+	onePod
+	forward CrossPodForwarder
+}
+
+func (f foreign) Send(dst messages.PeerID, msg []byte) drop.Reason {
+	return drop.Of(f.forward.Forward(context.Background(), dst, msg))
+}
+
+// ErrLocalPeerGone means that the destination of a forwarded message left this
+// pod before the message was queued. The fabric bounces it.
+var ErrLocalPeerGone error = &drop.Error{Reason: drop.PeerGone, Text: "relay: local peer disappeared between HasPeer and dispatch"}
+
+// LocalPeerDispatcher hands messages that other pods forwarded to the peers of
+// this pod, one at a time. It has the store and no forwarder, so nothing is forwarded
+// twice. It is safe for concurrent use.
+type LocalPeerDispatcher struct{ store *store.Store }
+
+// NewLocalPeerDispatcher returns a dispatcher for the peers of st.
+func NewLocalPeerDispatcher(st *store.Store) *LocalPeerDispatcher {
+	return &LocalPeerDispatcher{store: st}
+}
+
+// HasPeer reports whether id is connected to this pod at this moment.
+func (d *LocalPeerDispatcher) HasPeer(id messages.PeerID) bool {
+	_, ok := d.store.Peer(id)
+	return ok
+}
+
+// DispatchToLocal queues msg, one whole Transport message with its source set,
+// to dst and does not keep it. A nil error means queued. [ErrLocalPeerGone]
+// means that dst is not here, or is being closed: no fate has been counted.
+// After any other error msg was dropped and counted: [ErrQueueFull], or msg is
+// not a Transport message of at most [messages.MaxSize] bytes.
+func (d *LocalPeerDispatcher) DispatchToLocal(dst messages.PeerID, msg []byte) error {
+	one := delivery{local: courier{store: d.store}}
+	why := one.Deliver(dst, msg)
+	one.Flush()
+	switch why {
+	case drop.None:
+		return nil
+	case drop.PeerGone:
+		return ErrLocalPeerGone
+	case drop.Malformed:
+		return fmt.Errorf("relay: dispatch to %v: the message is %v", dst, why)
+	}
+	return ErrQueueFull
+}
 
 // ClusterBootstrapConfig says how a pod joins the others. PodIP and one of
 // Headless, StaticPeers and Resolver are required.
@@ -120,7 +208,7 @@ func StartCluster(ctx context.Context, st *store.Store, cfg ClusterBootstrapConf
 		secrets = append(secrets, cfg.AuthSecret)
 	}
 	secrets = append(secrets, cfg.FurtherSecrets...)
-	c, err := cluster.Start(ctx, cluster.Config{
+	c, err := cluster.Start(ctx, &host{store: st}, cluster.Config{
 		Headless:        cfg.Headless,
 		Static:          cfg.StaticPeers,
 		Resolver:        cfg.Resolver,
@@ -132,7 +220,6 @@ func StartCluster(ctx context.Context, st *store.Store, cfg ClusterBootstrapConf
 		TokenSecrets:    cfg.TokenSecrets,
 		FormerInstances: cfg.FormerInstances,
 		Interval:        cfg.Interval,
-		Local:           localPeers{NewLocalPeerDispatcher(st)},
 		Meter:           cfg.Meter,
 		Logger:          cfg.Logger,
 		Listen:          cfg.Listen,

@@ -1,0 +1,90 @@
+package cluster
+
+import (
+	"github.com/crosspod/crosspod/internal/drop"
+	"github.com/crosspod/crosspod/messages"
+)
+
+// Host is this pod as the fabric sees it: its peers, and what they want to know of
+// others. Package relay implements it. All methods are safe for concurrent use, and
+// none of them waits for a socket.
+type Host interface {
+	// NewDelivery returns what the reader of one link hands messages to.
+	NewDelivery() Delivery
+
+	// Dropped says that messages which [Forwarder.Send] had taken were let go, and
+	// why.
+	Dropped(why drop.Reason, messages int)
+
+	// Connection returns the number of the connection that is registered for id. A
+	// later connection of the same id has a higher number. returned says that it
+	// is not a fresh one: it was superseded, kept aside, and has its id back. It
+	// must not win against a connection that was made elsewhere since.
+	Connection(id messages.PeerID) (conn uint64, returned, ok bool)
+
+	// Observe calls changed with each id that is connected, and from then on after
+	// each change of what Connection returns, from the goroutine that made the
+	// change; calls for one id may come in any order. cancel ends this.
+	Observe(changed func(id messages.PeerID)) (cancel func())
+
+	// Evict says that a newer connection of id is on another pod. If conn is still
+	// the one registered it is taken out, without a notice of offline, and closed
+	// or kept aside; kept says that a connection of id is kept aside, see Interest.
+	// Evict calls the functions of Observe.
+	Evict(id messages.PeerID, conn uint64) (kept bool)
+
+	// Interests appends to dst ids of which Interest may have changed, at most
+	// limit of them, and reports whether there are more. It is called as soon as
+	// there is time after the function has been called that [Forwarder.Attach]
+	// returned. The host decides the order: no peer's ids may hold up another's.
+	Interests(dst []messages.PeerID, limit int) (ids []messages.PeerID, more bool)
+
+	// Interest returns whether a peer here wants to be told about id, and whether
+	// a connection of id is kept aside here to have the id back when the newer
+	// one ends.
+	Interest(id messages.PeerID) (wanted, awaited bool)
+
+	// Settle says what is true of id in the whole cluster, for an id that Interest
+	// is true of. Calls for one id come in the order of what they say, with one
+	// exception: Online that a link's reader has learned from a message may come
+	// at the same time as another call, and the last word follows. The host must
+	// not believe Offline while it has id itself.
+	Settle(id messages.PeerID, is Presence)
+}
+
+// Delivery queues the messages that one link brings. Each link's reader has its
+// own: it is not safe for concurrent use.
+type Delivery interface {
+	// Deliver queues msg, one whole Transport message with its source set, to dst
+	// and does not keep it. It never waits, and need not start what writes the
+	// message before Flush. drop.None means queued. drop.PeerGone means that dst
+	// is not here: nothing has been counted, and the message goes back to the pod
+	// that sent it. With any other reason it was dropped and counted by the
+	// callee.
+	//
+	// A Delivery has no way to another pod, so a message makes one hop.
+	Deliver(dst messages.PeerID, msg []byte) drop.Reason
+
+	// Flush starts the writers that Deliver has left to start. The reader calls it
+	// before it waits for its socket.
+	Flush()
+}
+
+// Presence is what the cluster knows of a peer.
+type Presence uint8
+
+// What a [Host] is told by Settle.
+const (
+	// Vacant: no pod has the id at this moment. It is said of an awaited id, and
+	// the host may register the connection again that it keeps. It is no offline
+	// notice; that follows if no pod has the id for a while.
+	Vacant Presence = iota
+	// Offline is an event: no pod has the id any more.
+	Offline
+	// StillOffline repeats Offline.
+	StillOffline
+	// Online is an event: the peer connected, here or elsewhere, or moved.
+	Online
+	// StillOnline repeats Online for peers that asked since.
+	StillOnline
+)

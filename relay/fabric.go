@@ -1,0 +1,75 @@
+package relay
+
+import (
+	"time"
+
+	"github.com/crosspod/crosspod/cluster"
+	"github.com/crosspod/crosspod/internal/budget"
+	"github.com/crosspod/crosspod/internal/drop"
+	"github.com/crosspod/crosspod/messages"
+)
+
+// fabric is the way to the peers of other pods, as the relay sees it; [cluster.Host]
+// is the relay as the fabric sees it. All methods are safe for concurrent use, and none
+// of them waits.
+type fabric interface {
+	// Send takes msg, one whole Transport message with its source set, for dst, a
+	// peer this pod does not have, and does not keep it. What writes it is started
+	// by Flush at the latest. drop.None means that the fabric counts what becomes
+	// of it; with any other reason it took nothing, and the caller counts.
+	Send(dst messages.PeerID, msg []byte) drop.Reason
+
+	// Flush starts what Send has left to start.
+	Flush()
+
+	// Attach makes h, a relay, the host of the fabric, and queues the bound on the
+	// memory of its queues. h calls interestsChanged when it has Interests to hand
+	// out; nil: the fabric knows nobody's presence.
+	Attach(h cluster.Host, queues *budget.Budget) (interestsChanged func())
+
+	// InterestChanged makes the fabric ask h for the Interest in id, ahead of its
+	// Interests.
+	InterestChanged(id messages.PeerID)
+
+	// Announced returns a channel that is closed when each change of the store
+	// until now is on its way to the pods that keep it.
+	Announced() <-chan struct{}
+}
+
+var _ fabric = (*cluster.Forwarder)(nil)
+
+// onePod is the fabric of a relay that has no other pods.
+type onePod struct{}
+
+func (onePod) Send(messages.PeerID, []byte) drop.Reason          { return drop.NoPeer }
+func (onePod) Flush()                                            {}
+func (onePod) Attach(cluster.Host, *budget.Budget) (none func()) { return nil }
+func (onePod) InterestChanged(messages.PeerID)                   {}
+func (onePod) Announced() <-chan struct{}                        { return done }
+
+// done is closed.
+var done = func() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// announceTimeout is how long a handshake waits for other pods to be told of the peer.
+const announceTimeout = 100 * time.Millisecond
+
+// awaitAnnounced waits until the other pods are being told of the peers of this one,
+// or for announceTimeout.
+func awaitAnnounced(f fabric) {
+	told := f.Announced()
+	select {
+	case <-told:
+		return
+	default:
+	}
+	timeout := time.NewTimer(announceTimeout)
+	defer timeout.Stop()
+	select {
+	case <-told:
+	case <-timeout.C:
+	}
+}

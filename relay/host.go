@@ -1,0 +1,146 @@
+package relay
+
+import (
+	"github.com/crosspod/crosspod/cluster"
+	"github.com/crosspod/crosspod/internal/drop"
+	"github.com/crosspod/crosspod/messages"
+	"github.com/crosspod/crosspod/store"
+)
+
+// host is this pod as a fabric sees it.
+type host struct {
+	// Never changed.
+	store  *store.Store
+	relay  *Relay // nil until the fabric is attached to the relay of store
+	fabric fabric // what relay uses, for as long as relay.host is this one
+}
+
+var _ cluster.Host = (*host)(nil)
+
+// attach makes peers accepted from now on use f when the store does not have a
+// destination.
+func (r *Relay) attach(f fabric) {
+	h := &host{store: r.store, relay: r, fabric: f}
+	r.host.Store(h)
+	r.notifier.SetRemote(f.Attach(h, r.env.budget))
+}
+
+// lookAt makes the fabric ask whether somebody here is interested in id.
+func (r *Relay) lookAt(id messages.PeerID) { r.host.Load().fabric.InterestChanged(id) }
+
+// current reports whether the relay uses the fabric of h.
+func (h *host) current() bool { return h.relay != nil && h.relay.host.Load() == h }
+
+// NewDelivery returns what the reader of one link hands messages to. It queues as the
+// reader of a peer does: the writers are started when the batch is over.
+func (h *host) NewDelivery() cluster.Delivery { return &delivery{local: courier{store: h.store}} }
+
+// Dropped counts messages that the fabric had taken and let go.
+func (h *host) Dropped(why drop.Reason, n int) {
+	if h.relay != nil {
+		h.relay.env.metrics.Dropped(why, n)
+	}
+}
+
+// Connection returns the number of the connection registered for id, and whether it is
+// a runner-up that has its id back.
+func (h *host) Connection(id messages.PeerID) (conn uint64, returned, ok bool) {
+	found, seq := h.store.State(id)
+	if found == nil {
+		return 0, false, false
+	}
+	p, ok := found.(*Peer)
+	return seq, ok && p.returned.Load(), true
+}
+
+// Observe calls changed with the id of each peer and of each change.
+func (h *host) Observe(changed func(id messages.PeerID)) (cancel func()) {
+	cancel = h.store.Observe(func(e store.Event) { changed(e.ID) })
+	for p := range h.store.All() {
+		changed(p.ID())
+	}
+	return cancel
+}
+
+// Evict takes out a connection that a newer one on another pod has superseded.
+// With a fabric the store's event is no offline notice. It reports whether a
+// runner-up waits to have id back, that one or an older one.
+func (h *host) Evict(id messages.PeerID, conn uint64) (kept bool) {
+	found, ok := h.store.RemoveNumbered(id, conn)
+	if !ok {
+		return false
+	}
+	p, ok := found.(*Peer)
+	if !ok {
+		return false
+	}
+	p.info("peer connected to another pod")
+	p.superseded()
+	return h.relay != nil && p.env.runnersUp.has(id)
+}
+
+// Interests hands out ids of which it has changed whether a peer wants to be told
+// about them.
+func (h *host) Interests(dst []messages.PeerID, limit int) (ids []messages.PeerID, more bool) {
+	if !h.current() {
+		return dst, false // they are for another fabric
+	}
+	return h.relay.notifier.Changes(dst, limit)
+}
+
+// Interest reports whether a peer wants to be told about id, and whether a connection
+// that was superseded waits to have id back.
+func (h *host) Interest(id messages.PeerID) (wanted, awaited bool) {
+	if h.relay == nil {
+		return false, false
+	}
+	awaited = h.relay.env.runnersUp.has(id)
+	return h.relay.notifier.Interested(id), awaited
+}
+
+// Settle passes on what is true of id in the whole cluster, or makes the oldest
+// runner-up own id again.
+func (h *host) Settle(id messages.PeerID, is cluster.Presence) {
+	switch {
+	case !h.current(): // another fabric's word counts
+	case is == cluster.Vacant:
+		h.relay.env.runnersUp.takeBack(id, nil)
+	default:
+		h.relay.notifier.Settle(id, is == cluster.Online || is == cluster.StillOnline, is == cluster.Online)
+	}
+}
+
+// delivery hands the messages that one link brings to the peers of this pod.
+type delivery struct {
+	local    courier
+	messages int // since the last Flush
+}
+
+// Deliver queues one message; Flush starts the writers. If dst waits to be told that
+// the source is online, it is told so ahead of msg.
+func (d *delivery) Deliver(dst messages.PeerID, msg []byte) drop.Reason {
+	d.messages++
+	to := d.local.find(dst)
+	if to == nil || to.gone.Load() != 0 {
+		return drop.PeerGone
+	}
+	src, _, err := messages.ParseTransport(msg)
+	if err != nil {
+		to.env.metrics.Dropped(drop.Malformed, 1)
+		return drop.Malformed
+	}
+	to.hear(src)
+	switch d.local.hand(to, msg) {
+	case ending:
+		return drop.PeerGone
+	case refused:
+		return drop.QueueFull // or MemoryLimit, as the queue has counted it
+	}
+	return drop.None
+}
+
+// Flush starts the writers that are owed.
+func (d *delivery) Flush() {
+	d.local.start(d.messages == 1)
+	d.messages = 0
+}
