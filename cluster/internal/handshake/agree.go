@@ -8,10 +8,9 @@ import (
 
 // terms are what two HELLOs come to. Both sides come to the same.
 type terms struct {
-	version      byte
-	capabilities wire.Capabilities
-	signed       bool
-	key          wire.Fingerprint // of the secret that both prove, where signed
+	version byte
+	signed  bool
+	key     wire.Fingerprint // of the secret that both prove, where signed
 }
 
 // agree says on what terms the sender of mine can link with the sender of
@@ -24,9 +23,6 @@ func agree(mine, theirs *wire.Hello, role Role) (terms, *Error) {
 	if t.version < max(mine.Min, theirs.Min) {
 		return terms{}, refuse(Version, "the other side speaks versions %d to %d, this one %d to %d",
 			theirs.Min, theirs.Max, mine.Min, mine.Max)
-	}
-	if t.version >= 2 { // a pod of version 1 leaves the bits alone
-		t.capabilities = mine.Capabilities & theirs.Capabilities
 	}
 	if Differ(mine.Instance, theirs.Instance) &&
 		!slices.Contains(mine.Former(), theirs.Instance) && !slices.Contains(theirs.Former(), mine.Instance) {

@@ -67,10 +67,9 @@ type Config struct {
 
 // Pod is this pod's side of all its handshakes. It is safe for concurrent use.
 type Pod struct {
-	config       Config
-	capabilities wire.Capabilities
-	id           wire.PodID
-	tls          *tls.Config // of either role
+	config Config
+	id     wire.PodID
+	tls    *tls.Config // of either role
 }
 
 // New returns this pod's side. An error means that the config cannot be put into
@@ -86,9 +85,6 @@ func New(c Config) (*Pod, error) {
 		c.MaxVersion = wire.Version
 	}
 	p := &Pod{config: c, id: wire.NewPodID(c.Address, c.Incarnation)}
-	if c.MaxVersion >= 2 {
-		p.capabilities = wire.AllCapabilities
-	}
 	if n := len(c.Former); n > wire.MaxFormer {
 		return nil, fmt.Errorf("%d former instance addresses: want at most %d", n, wire.MaxFormer)
 	}
@@ -114,11 +110,10 @@ type Conn struct {
 	TLS   *tls.Conn
 	Below *netbatch.Below
 
-	Role         Role
-	Version      byte
-	Capabilities wire.Capabilities // of both sides, and of the version
-	Signed       bool              // false only where neither side has a secret: then nothing was proved
-	Key          wire.Fingerprint  // of the secret that was proved, where Signed
+	Role    Role
+	Version byte
+	Signed  bool             // false only where neither side has a secret: then nothing was proved
+	Key     wire.Fingerprint // of the secret that was proved, where Signed
 
 	Pod   wire.PodID  // at the other end
 	Hello *wire.Hello // the other side's
@@ -179,12 +174,11 @@ func (p *Pod) run(ctx context.Context, conn net.Conn, role Role) (*Conn, error) 
 // hello returns what this pod says of itself, but for the nonce.
 func (p *Pod) hello(keys []key) *wire.Hello {
 	h := &wire.Hello{
-		Min:          p.config.MinVersion,
-		Max:          p.config.MaxVersion,
-		Capabilities: p.capabilities,
-		Incarnation:  p.config.Incarnation,
-		Address:      p.config.Address,
-		Build:        p.config.Build,
+		Min:         p.config.MinVersion,
+		Max:         p.config.MaxVersion,
+		Incarnation: p.config.Incarnation,
+		Address:     p.config.Address,
+		Build:       p.config.Build,
 	}
 	if p.config.Clock != nil {
 		h.Clock = p.config.Clock()

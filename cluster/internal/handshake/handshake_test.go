@@ -126,7 +126,7 @@ func TestLink(t *testing.T) {
 			{"dialer", d, Conn{Role: Dialer, Pod: wire.NewPodID("right:7090", 'r'), Ahead: 1000, Have: 8}},
 			{"acceptor", a, Conn{Role: Acceptor, Pod: wire.NewPodID("left:7090", 'l'), Ahead: -1000, Have: 7}},
 		} {
-			tt.want.Version, tt.want.Capabilities, tt.want.Signed, tt.want.Key = 2, wire.AllCapabilities, true, key
+			tt.want.Version, tt.want.Signed, tt.want.Key = wire.Version, true, key
 			tt.want.TLS, tt.want.Below, tt.want.Hello = tt.got.TLS, tt.got.Below, tt.got.Hello
 			tt.want.own, tt.want.key = tt.got.own, tt.got.key
 			if !reflect.DeepEqual(*tt.got, tt.want) {
@@ -224,14 +224,13 @@ func TestVersions(t *testing.T) {
 		name             string
 		dialer, acceptor func(*Config)
 		version          byte
-		capabilities     wire.Capabilities
 	}{
-		{"both new", speaks(1, 2), speaks(1, 2), 2, wire.AllCapabilities},
-		{"acceptor is older", speaks(1, 2), speaks(1, 1), 1, 0},
-		{"dialer is older", speaks(1, 1), speaks(1, 2), 1, 0},
-		{"dialer is newer", speaks(2, 3), speaks(1, 2), 2, wire.AllCapabilities},
-		{"nothing in common", speaks(2, 2), speaks(1, 1), 0, 0},
-		{"nothing in common, the other dials", speaks(1, 1), speaks(2, 3), 0, 0},
+		{"both new", speaks(1, 2), speaks(1, 2), 2},
+		{"acceptor is older", speaks(1, 2), speaks(1, 1), 1},
+		{"dialer is older", speaks(1, 1), speaks(1, 2), 1},
+		{"dialer is newer", speaks(2, 3), speaks(1, 2), 2},
+		{"nothing in common", speaks(2, 2), speaks(1, 1), 0},
+		{"nothing in common, the other dials", speaks(1, 1), speaks(2, 3), 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -246,8 +245,8 @@ func TestVersions(t *testing.T) {
 					t.Fatal(err)
 				}
 				for _, c := range []*Conn{d, a} {
-					if c.Version != tt.version || c.Capabilities != tt.capabilities {
-						t.Errorf("version %d with %b, want %d with %b", c.Version, c.Capabilities, tt.version, tt.capabilities)
+					if c.Version != tt.version {
+						t.Errorf("version %d, want %d", c.Version, tt.version)
 					}
 				}
 			})
@@ -283,34 +282,27 @@ func TestDifferences(t *testing.T) {
 	tests := []struct {
 		name             string
 		one, other       func(*Config)
-		older            bool // the other one does not tell its token secrets one by one
 		secrets          []string
 		reason           Reason // "": they link, and see these differences
 		instance, tokens bool
 	}{
-		{"the same", says("rel://a", "", "t"), says("rel://a", "", "t"), false, secret, "", false, false},
-		{"in another order", says("", "", "t", "u"), says("", "", "u", "t"), false, secret, "", false, false},
-		{"another instance address", says("rel://a", "", "t"), says("rels://a", "", "t"), false, secret, OtherInstance, false, false},
-		{"another instance address, no cluster secret", says("rel://a", ""), says("rel://b", ""), false, nil, OtherInstance, false, false},
-		{"a former instance address", says("rel://new", "rel://x rel://old"), says("rel://old", ""), false, secret, "", true, false},
-		{"a former instance address, no cluster secret", says("rel://new", "rel://old"), says("rel://old", ""), false, nil, "", true, false},
-		{"another former instance address", says("rel://new", "rel://older"), says("rel://old", "rel://older"), false, secret, OtherInstance, false, false},
-		{"one token secret in common", says("", "", "t", "u"), says("", "", "s", "t"), false, secret, "", false, true},
-		{"no token secret in common", says("", "", "t", "u"), says("", "", "s"), false, secret, OtherTokens, false, false},
-		{"more token secrets than can be told", says("", "", many...), says("", "", "s"), false, secret, "", false, true},
-		{"one says nothing", says("rel://a", "", "t"), says("", ""), false, secret, "", false, false},
-		{"nothing is said of tokens without a key", says("rel://a", "", "t"), says("rel://a", "", "u"), false, nil, "", false, false},
-		{"an older pod of another relay", says("rel://a", ""), says("rel://b", ""), true, secret, OtherInstance, false, false},
-		{"an older pod with the former address", says("rel://new", "rel://old", "t"), says("rel://old", "", "t"), true, secret, "", true, false},
-		{"an older pod with other token secrets", says("rel://a", "", "t"), says("rel://a", "", "u"), true, secret, "", false, true},
+		{"the same", says("rel://a", "", "t"), says("rel://a", "", "t"), secret, "", false, false},
+		{"in another order", says("", "", "t", "u"), says("", "", "u", "t"), secret, "", false, false},
+		{"another instance address", says("rel://a", "", "t"), says("rels://a", "", "t"), secret, OtherInstance, false, false},
+		{"another instance address, no cluster secret", says("rel://a", ""), says("rel://b", ""), nil, OtherInstance, false, false},
+		{"a former instance address", says("rel://new", "rel://x rel://old"), says("rel://old", ""), secret, "", true, false},
+		{"a former instance address, no cluster secret", says("rel://new", "rel://old"), says("rel://old", ""), nil, "", true, false},
+		{"another former instance address", says("rel://new", "rel://older"), says("rel://old", "rel://older"), secret, OtherInstance, false, false},
+		{"one token secret in common", says("", "", "t", "u"), says("", "", "s", "t"), secret, "", false, true},
+		{"no token secret in common", says("", "", "t", "u"), says("", "", "s"), secret, OtherTokens, false, false},
+		{"more token secrets than can be told", says("", "", many...), says("", "", "s"), secret, "", false, true},
+		{"one says nothing", says("rel://a", "", "t"), says("", ""), secret, "", false, false},
+		{"nothing is said of tokens without a key", says("rel://a", "", "t"), says("rel://a", "", "u"), nil, "", false, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				one, other := pod(t, "left", tt.secrets, tt.one), pod(t, "right", tt.secrets, tt.other)
-				if tt.older {
-					other.capabilities &^= wire.CapEach
-				}
 				for _, dial := range [][2]*Pod{{one, other}, {other, one}} {
 					d, a, err1, err2 := meet(t, dial[0], dial[1])
 					want(t, "dialer", err1, tt.reason)
@@ -444,7 +436,7 @@ func TestAgreement(t *testing.T) {
 	var hellos []*wire.Hello
 	for _, versions := range [][2]byte{{1, 1}, {1, 2}, {2, 2}, {2, 3}} {
 		for _, k := range [][]wire.Fingerprint{nil, keys[:1], keys[1:2], keys[:2], {keys[1], keys[0]}, keys[2:]} {
-			for _, c := range []wire.Capabilities{0, 1, ^wire.Capabilities(0)} {
+			for _, c := range []uint32{0, 1, ^uint32(0)} {
 				hellos = append(hellos, &wire.Hello{Min: versions[0], Max: versions[1], Keys: k, Capabilities: c,
 					Nonce: [32]byte{byte(len(hellos))}, Address: "a:1", Incarnation: uint64(len(hellos))})
 			}
@@ -465,9 +457,6 @@ func TestAgreement(t *testing.T) {
 			}
 			if _, err := agree(x, y, Acceptor); (err == nil) != (err1 == nil) {
 				t.Fatalf("%+v with %+v: who dials matters: %v, %v", x, y, err, err1)
-			}
-			if err1 == nil && dialer.version == 1 && dialer.capabilities != 0 {
-				t.Fatalf("capabilities %b in version 1", dialer.capabilities)
 			}
 		}
 	}

@@ -122,7 +122,6 @@ func (s *shake) prove() (*Conn, error) {
 		Below:         s.below,
 		Role:          s.role,
 		Version:       s.terms.version,
-		Capabilities:  s.terms.capabilities,
 		Signed:        s.terms.signed,
 		Key:           s.terms.key,
 		Pod:           s.theirs.PodID(),
@@ -158,9 +157,6 @@ func (s *shake) exchange(k *key, script []byte) (mine, theirs wire.Proof, err er
 func (s *shake) show(k *key, script []byte) (wire.Proof, error) {
 	var p wire.Proof
 	p.Tokens, p.Each = s.pod.tokens(k)
-	if !s.terms.capabilities.Has(wire.CapEach) {
-		p.Each = nil
-	}
 	if s.pod.config.Have != nil {
 		p.Have = s.pod.config.Have(s.theirs.PodID())
 	}

@@ -50,9 +50,7 @@ func (t *Transport) tellAbout() {
 	}
 	t.mu.Unlock()
 	for _, c := range to {
-		if c.shaken.Capabilities.Has(wire.CapAbout) {
-			c.link.SendControl(frame)
-		}
+		c.link.SendControl(frame)
 	}
 }
 

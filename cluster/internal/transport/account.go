@@ -49,12 +49,8 @@ func (p *pod) endedLocked(c *conn) (lost int) {
 	a, lost := p.accountLocked(c.given)
 	a.ended, a.sent = true, c.link.Sent()
 	a.acked = a.sent - uint64(c.link.Unacknowledged())
-	if c.shaken.Capabilities.Has(wire.CapTally) {
-		p.read = append(p.read, c.tally())
-		p.read = p.read[max(0, len(p.read)-maxAccounts):]
-	} else {
-		a.told, a.read = true, a.acked
-	}
+	p.read = append(p.read, c.tally())
+	p.read = p.read[max(0, len(p.read)-maxAccounts):]
 	return lost + p.settleLocked(a)
 }
 

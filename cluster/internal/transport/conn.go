@@ -86,15 +86,6 @@ func (c *conn) bye(why wire.Farewell, reason error) {
 // tally is what was read on c until now.
 func (c *conn) tally() wire.Tally { return wire.Tally{Session: c.given, Read: c.link.Received()} }
 
-// appendTally appends what was read in a session, for the other side of c if that
-// reads it.
-func (c *conn) appendTally(frames []byte, told wire.Tally) []byte {
-	if !c.shaken.Capabilities.Has(wire.CapTally) {
-		return frames
-	}
-	return wire.AppendTally(frames, told)
-}
-
 // part says that this pod stops: no message comes behind that. The link ends when
 // the other side has answered.
 func (c *conn) part() {

@@ -14,7 +14,6 @@ import (
 
 	"github.com/crosspod/crosspod/cluster/internal/discovery"
 	"github.com/crosspod/crosspod/cluster/internal/link"
-	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
 // TestFailedDialIsTriedAgain: a pod that is resolved before it listens is dialed
@@ -376,25 +375,20 @@ func TestReadyWhenTheNameLeadsHere(t *testing.T) {
 		listed        time.Duration // when this pod is
 		after, before time.Duration // it must be ready
 		this, other   func(*rigConfig)
-		old           bool // the other one is of a build that does not tell what it is linked to
 	}{
-		{"at once", false, 0, 0, time.Millisecond, same, same, false},
-		{"linked", true, 3 * time.Second, 3 * time.Second, 4100 * time.Millisecond, same, same, false},
-		{"linked and never found", true, never, discovery.ReadyWait, discovery.ReadyWait + time.Millisecond, same, same, false},
-		{"alone", false, 30 * time.Second, 30 * time.Second, 31100 * time.Millisecond, same, same, false},
-		{"alone and never found", false, never, discovery.UnlistedWait, discovery.UnlistedWait + time.Millisecond, same, same, false},
-		{"linked without a secret", true, 30 * time.Second, 30 * time.Second, 31100 * time.Millisecond, unsigned, unsigned, false},
-		{"linked without a secret and never found", true, never, discovery.UnlistedWait, discovery.UnlistedWait + time.Millisecond, unsigned, unsigned, false},
-		{"linked with another exposed address", true, 30 * time.Second, 30 * time.Second, 31100 * time.Millisecond, renamed, former, false},
-		{"linked to an older build", true, 30 * time.Second, 30 * time.Second, 31100 * time.Millisecond, same, same, true},
+		{"at once", false, 0, 0, time.Millisecond, same, same},
+		{"linked", true, 3 * time.Second, 3 * time.Second, 4100 * time.Millisecond, same, same},
+		{"linked and never found", true, never, discovery.ReadyWait, discovery.ReadyWait + time.Millisecond, same, same},
+		{"alone", false, 30 * time.Second, 30 * time.Second, 31100 * time.Millisecond, same, same},
+		{"alone and never found", false, never, discovery.UnlistedWait, discovery.UnlistedWait + time.Millisecond, same, same},
+		{"linked without a secret", true, 30 * time.Second, 30 * time.Second, 31100 * time.Millisecond, unsigned, unsigned},
+		{"linked without a secret and never found", true, never, discovery.UnlistedWait, discovery.UnlistedWait + time.Millisecond, unsigned, unsigned},
+		{"linked with another exposed address", true, 30 * time.Second, 30 * time.Second, 31100 * time.Millisecond, renamed, former},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inBubble(t, pace, func(t *testing.T, r *rig) {
 				r.resolves("10.0.0.2")
 				other := r.pod("10.0.0.2", tt.other)
-				if tt.old {
-					other.transport.maxVersion = wire.Version - 1
-				}
 				other.start()
 				began := time.Now()
 				p := r.pod("10.0.0.1", tt.this, named(t, func(context.Context, string) (hosts []string) {

@@ -70,14 +70,12 @@ func (t *Transport) actLocked(c *conn, d mesh.Decision) {
 // earlier ones, what is complained of, and what has changed since the handshake.
 func (t *Transport) openingLocked(c *conn) (frames []byte) {
 	for _, told := range c.of.read {
-		frames = c.appendTally(frames, told)
+		frames = wire.AppendTally(frames, told)
 	}
-	if c.shaken.Capabilities.Has(wire.CapComplaint) && len(t.complaint) > 0 {
+	if len(t.complaint) > 0 {
 		frames = wire.AppendComplaints(frames, t.complaint)
 	}
-	if c.shaken.Capabilities.Has(wire.CapAbout) {
-		frames = append(frames, t.aboutLocked()...)
-	}
+	frames = append(frames, t.aboutLocked()...)
 	t.aboutChangedLocked() // for the others
 	t.compareTokensLocked(c)
 	return append(frames, t.tokensChangedLocked(c)...)
@@ -142,7 +140,7 @@ func (t *Transport) farewell(c *conn, g wire.Goodbye) error {
 		// Nothing comes behind it, so what was read of the session is known; and
 		// the other pod says the same when it has read what was sent to it.
 		c.link.Release()
-		c.link.SendControl(c.appendTally(nil, c.tally()))
+		c.link.SendControl(wire.AppendTally(nil, c.tally()))
 		c.bye(wire.FarewellHeard, nolink.ErrHeard)
 		t.report()
 		t.log.Info("pod link ended", "pod", p.id, "address", p.address, "session", c.given, "reason", nolink.ErrLeft)
@@ -150,7 +148,7 @@ func (t *Transport) farewell(c *conn, g wire.Goodbye) error {
 	case wire.FarewellHeard:
 		if t.stopped {
 			t.mu.Unlock()
-			c.link.SendControl(c.appendTally(nil, c.tally()))
+			c.link.SendControl(wire.AppendTally(nil, c.tally()))
 			c.link.Drain()
 			return nil
 		}
@@ -215,7 +213,7 @@ func (t *Transport) ended(c *conn, why error) {
 			t.closeLater(p, given)
 		}
 		if next != nil {
-			tell = next.appendTally(nil, c.tally())
+			tell = wire.AppendTally(nil, c.tally())
 		}
 	}
 	if p.forgotten || !p.met && len(p.conns) == 0 {

@@ -32,7 +32,7 @@ func (t *Transport) SetTokenSecrets(secrets []string) {
 // tokens: nothing if they are as they were said to be.
 func (t *Transport) tokensChangedLocked(c *conn) []byte {
 	now := c.shaken.Tokens()
-	if now == c.tokens.mine || !c.shaken.Capabilities.Has(wire.CapTokens) {
+	if now == c.tokens.mine {
 		return nil
 	}
 	c.tokens.mine = now

@@ -20,7 +20,7 @@ const maxTold = 1024
 // name leads to more of their kind. Whether p tells others of this pod, and it
 // counts there, follows the same rule.
 func (p *pod) tellsLocked() bool {
-	return p.used != nil && p.used.shaken.Signed && p.used.shaken.Capabilities.Has(wire.CapAbout) && !p.differs.instance
+	return p.used != nil && p.used.shaken.Signed && !p.differs.instance
 }
 
 // toldLocked counts the addresses that p is linked to, and those that it calls its
@@ -69,12 +69,4 @@ func (t *Transport) Told() (all []netip.AddrPort) {
 
 // answeredLocked reports whether there is a session with p of which p knows, and
 // whose links are known.
-func (p *pod) answeredLocked() bool {
-	switch {
-	case p.used == nil:
-		return false
-	case p.used.shaken.Capabilities.Has(wire.CapAbout):
-		return p.about != nil
-	}
-	return !p.pair.Leads() || p.used.link.RTT() > 0 // a follower has heard USE
-}
+func (p *pod) answeredLocked() bool { return p.used != nil && p.about != nil }

@@ -321,9 +321,7 @@ func (t *Transport) Complain(list []wire.Complaint) {
 	to := t.usedLocked()
 	t.mu.Unlock()
 	for _, c := range to {
-		if c.shaken.Capabilities.Has(wire.CapComplaint) {
-			c.link.SendControl(frame)
-		}
+		c.link.SendControl(frame)
 	}
 }
 

@@ -17,8 +17,7 @@ type About struct {
 	Linked []netip.AddrPort // announced by the pods it is linked to; at most 3,400
 }
 
-// AppendAbout appends an ABOUT frame, to be sent only where [CapAbout] was agreed
-// on. It leaves out what is too much.
+// AppendAbout appends an ABOUT frame. It leaves out what is too much.
 func AppendAbout(dst []byte, a About) []byte {
 	start := len(dst)
 	dst = begin(dst, TypeAbout)

@@ -144,8 +144,7 @@ func ParsePong(payload []byte) (Pong, error) {
 	}, nil
 }
 
-// AppendTally appends a TALLY frame, to be sent only where [CapTally] was agreed
-// on.
+// AppendTally appends a TALLY frame.
 func AppendTally(dst []byte, t Tally) []byte {
 	dst = AppendHeader(dst, TypeTally, tallySize)
 	dst = binary.BigEndian.AppendUint64(dst, t.Session)
@@ -164,8 +163,8 @@ func ParseTally(payload []byte) (Tally, error) {
 	return t, nil
 }
 
-// AppendTokens appends a TOKENS frame, to be sent only where [CapTokens] was
-// agreed on: what PROOF would say now of the secrets of peer tokens.
+// AppendTokens appends a TOKENS frame: what PROOF would say now of the secrets of
+// peer tokens.
 func AppendTokens(dst []byte, f Fingerprint) []byte {
 	return append(AppendHeader(dst, TypeTokens, FingerprintSize), f[:]...)
 }
@@ -178,9 +177,8 @@ func ParseTokens(payload []byte) (f Fingerprint, err error) {
 	return Fingerprint(payload), nil
 }
 
-// AppendComplaints appends a COMPLAINT frame, to be sent only where
-// [CapComplaint] was agreed on. It takes the place of what the sender said
-// before; an empty list takes everything back. Complaints after the 32nd are
+// AppendComplaints appends a COMPLAINT frame. It takes the place of what the sender
+// said before; an empty list takes everything back. Complaints after the 32nd are
 // left out, and those whose address cannot be written; reasons are made
 // printable and cut off.
 func AppendComplaints(dst []byte, list []Complaint) []byte {

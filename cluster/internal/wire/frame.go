@@ -12,7 +12,7 @@ import (
 // that both sides speak.
 const (
 	MinVersion = 1 // the oldest that this build speaks
-	Version    = 2 // the newest
+	Version    = 1 // the newest
 )
 
 // HeaderSize is the size of a frame's header in bytes: its type and the length
@@ -44,10 +44,10 @@ const (
 	TypeGoodbye   Type = 0x04
 	TypePing      Type = 0x10
 	TypePong      Type = 0x11
-	TypeTally     Type = 0x12 // from version 2 on, with [CapTally]
-	TypeComplaint Type = 0x13 // from version 2 on, with [CapComplaint]
-	TypeTokens    Type = 0x14 // from version 2 on, with [CapTokens]
-	TypeAbout     Type = 0x15 // from version 2 on, with [CapAbout]
+	TypeTally     Type = 0x12
+	TypeComplaint Type = 0x13
+	TypeTokens    Type = 0x14
+	TypeAbout     Type = 0x15
 	TypeEntries   Type = 0x20 // and the kind
 	TypeForward   Type = 0x40
 	TypeBounce    Type = 0x41

@@ -26,32 +26,14 @@ const (
 // helloMagic begins the first frame on a link.
 const helloMagic = "xpod"
 
-// Capabilities are what a pod can do beyond its version, one bit each. Bits that
-// this version does not know say nothing.
-type Capabilities uint32
-
-// The capabilities; version 1 has none.
-const (
-	CapTally     Capabilities = 1 << 0 // reads TALLY
-	CapComplaint Capabilities = 1 << 1 // reads COMPLAINT
-	CapTokens    Capabilities = 1 << 2 // reads TOKENS
-	CapAbout     Capabilities = 1 << 4 // reads ABOUT
-	CapEach      Capabilities = 1 << 3 // reads a PROOF with the fingerprint of each secret of peer tokens
-
-	AllCapabilities = CapTally | CapComplaint | CapTokens | CapEach | CapAbout
-)
-
-// Has reports whether all bits of other are set in c.
-func (c Capabilities) Has(other Capabilities) bool { return c&other == other }
-
 // Fingerprint is the first bytes of a hash of something that two pods compare.
 type Fingerprint [FingerprintSize]byte
 
 // Hello is the first frame of either side of a link. Nothing in it is to be
 // believed before the other side has proved itself.
 type Hello struct {
-	Min, Max     byte // versions that the sender speaks, 1 at least
-	Capabilities Capabilities
+	Min, Max     byte   // versions that the sender speaks, 1 at least
+	Capabilities uint32 // bits for what a pod can do beyond its version; none has a meaning yet
 	Nonce        [NonceSize]byte
 	Incarnation  uint64        // random number of this process
 	Clock        uint64        // cluster clock, µs
@@ -126,7 +108,7 @@ func AppendHello(dst []byte, h *Hello) ([]byte, error) {
 	start := len(dst)
 	b := append(begin(dst, TypeHello), helloMagic...)
 	b = append(b, h.Min, h.Max)
-	b = binary.BigEndian.AppendUint32(b, uint32(h.Capabilities))
+	b = binary.BigEndian.AppendUint32(b, h.Capabilities)
 	b = append(b, h.Nonce[:]...)
 	b = binary.BigEndian.AppendUint64(b, h.Incarnation)
 	b = binary.BigEndian.AppendUint64(b, h.Clock)
@@ -160,7 +142,7 @@ func ParseHello(payload []byte) (*Hello, error) {
 	if h.Min == 0 || h.Max < h.Min {
 		return nil, malformed(TypeHello, "versions")
 	}
-	h.Capabilities = Capabilities(binary.BigEndian.Uint32(b[2:]))
+	h.Capabilities = binary.BigEndian.Uint32(b[2:])
 	b = b[6:]
 	b = b[copy(h.Nonce[:], b):]
 	h.Incarnation, h.Clock = binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])
@@ -196,8 +178,8 @@ type Proof struct {
 	Tokens Fingerprint // of the secrets of peer tokens, under a key of the cluster; zero: not told
 	MAC    []byte      // 32 bytes, or none between pods without a secret
 
-	// Each is of the single secrets of peer tokens, where there is a MAC and only
-	// with [CapEach]; at most [MaxTokenSecrets].
+	// Each is of the single secrets of peer tokens, where there is a MAC; at most
+	// [MaxTokenSecrets].
 	Each []Fingerprint
 }
 

@@ -129,7 +129,7 @@ func unhex(t testing.TB, s string) []byte {
 func (v vector) hello(t testing.TB) *wire.Hello {
 	t.Helper()
 	h := &wire.Hello{
-		Capabilities: wire.Capabilities(number(t, v.field(t, "capabilities"), 16)),
+		Capabilities: uint32(number(t, v.field(t, "capabilities"), 16)),
 		Nonce:        [32]byte(v.bytes(t, "nonce")),
 		Incarnation:  number(t, v.field(t, "incarnation"), 16),
 		Clock:        v.number(t, "clock"),
