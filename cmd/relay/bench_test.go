@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/crosspod/crosspod/bench"
-	"github.com/crosspod/crosspod/internal/setting"
+	"github.com/crosspod/crosspod/internal/pod"
 )
 
 // TestBenchServerCommand checks that `relay start` takes what bench starts it
@@ -30,9 +30,11 @@ func TestBenchServerCommand(t *testing.T) {
 			if len(cmd.Args) < 2 || cmd.Args[1] != "start" {
 				t.Fatalf("command is %q, want relay start …", cmd.Args)
 			}
-			cfg, settings := setting.NewRelay()
+			cfg, settings := pod.NewSettings()
 			flags := flag.NewFlagSet("start", flag.ContinueOnError)
-			settings.Register(flags)
+			for _, st := range settings.All() {
+				flags.Var(st, st.Name, st.Usage)
+			}
 			if err := flags.Parse(cmd.Args[2:]); err != nil || flags.NArg() > 0 {
 				t.Fatalf("relay start does not take %q: %v, left %q", cmd.Args[2:], err, flags.Args())
 			}

@@ -7,20 +7,20 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/go-logr/logr"
 	"go.opentelemetry.io/otel"
 
 	"github.com/crosspod/crosspod/internal/logging"
+	"github.com/crosspod/crosspod/internal/pod"
 	"github.com/crosspod/crosspod/internal/setting"
 )
 
 const startHelp = `Each option has a variable of the environment: RELAY_ and its name in upper case, with _ for -. The names of NetBird (NB_) and openZro (OZ_) are taken too. An option wins over a variable; lists are joined.`
 
 func (p *program) startCommand() *command {
-	cfg, settings := setting.NewRelay()
+	cfg, settings := pod.NewSettings()
 	return &command{
 		name: "start", short: "serve peers", about: startHelp,
 		examples: []string{
@@ -34,7 +34,7 @@ func (p *program) startCommand() *command {
 }
 
 // start checks all that was set before anything is opened.
-func (p *program) start(ctx context.Context, cfg *setting.Relay, settings *setting.Set) error {
+func (p *program) start(ctx context.Context, cfg *pod.Settings, settings *setting.Set) error {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	// Without a reader of standard error its lines are lost and nothing else is:
@@ -42,12 +42,12 @@ func (p *program) start(ctx context.Context, cfg *setting.Relay, settings *setti
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	warnings, err := settings.FromEnv(p.lookupEnv)
 	unknown := settings.Unknown(p.environ)
-	texts, unread := readFiles(cfg)
+	files, unread := cfg.ReadFiles()
 	if err = errors.Join(err, cfg.Validate(), unread); err != nil {
 		for _, w := range unknown { // it may be what is missing
 			err = errors.Join(err, errors.New(w))
 		}
-		return usageError{indented("settings are missing or wrong", err), "relay start"}
+		return usageError{pod.Indented("settings are missing or wrong", err), "relay start"}
 	}
 	warnings = append(warnings, unknown...)
 	log, err := logging.Open(logging.Config{
@@ -70,18 +70,9 @@ func (p *program) start(ctx context.Context, cfg *setting.Relay, settings *setti
 	for _, w := range append(warnings, cfg.Warnings()...) {
 		log.Warn("look at this setting", "setting", w)
 	}
-	pod, err := newPod(cfg, texts, log)
+	parts, err := pod.New(cfg, files, log, hangups)
 	if err != nil {
 		return usageError{err, "relay start"}
 	}
-	pod.hangups = hangups
-	return pod.serve(ctx, p.cut)
-}
-
-// indented writes several errors below each other and a heading.
-func indented(heading string, err error) error {
-	if lines := strings.Split(err.Error(), "\n"); len(lines) > 1 {
-		return errors.New(heading + ":\n  " + strings.Join(lines, "\n  "))
-	}
-	return err
+	return parts.Run(ctx, p.cut)
 }

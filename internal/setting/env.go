@@ -48,7 +48,7 @@ func (s *Set) FromEnv(lookup func(string) (string, bool)) (warnings []string, er
 			}
 		}
 		for _, doubt := range st.doubts {
-			warnings = append(warnings, st.source()+" "+doubt)
+			warnings = append(warnings, st.Source()+" "+doubt)
 		}
 	}
 	return warnings, errors.Join(errs...)

@@ -50,7 +50,7 @@ func (s *Setting) Set(value string) error {
 		s.doubts = secrettext.Doubts(value)
 	}
 	err := s.take(value)
-	if err != nil && s.set.atOnce {
+	if err != nil && s.set.AtOnce {
 		s.set.wrong = append(s.set.wrong, s.Invalid("--"+s.Name, value, err))
 		return nil
 	}
@@ -82,13 +82,10 @@ func (s *Setting) IsBoolFlag() bool { return s.isBool }
 // Given reports whether a flag has set it.
 func (s *Setting) Given() bool { return s.given }
 
-// source is what has set it: the flag, with dashes, or a variable; "" when nothing
+// Source is what has set it: the flag, with dashes, or a variable; "" when nothing
 // has.
-func (s *Setting) source() string {
-	switch {
-	case s == nil:
-		return ""
-	case s.given:
+func (s *Setting) Source() string {
+	if s.given {
 		return "--" + s.Name
 	}
 	return s.from
@@ -112,18 +109,20 @@ func (s *Setting) AlsoEnv(names ...string) *Setting {
 	return s
 }
 
-// alsoVariable gives it a further variable, which has no prefix.
-func (s *Setting) alsoVariable(name string) *Setting {
+// AlsoVariable gives it a further variable, which has no prefix.
+func (s *Setting) AlsoVariable(name string) *Setting {
 	s.whole = append(s.whole, name)
 	return s
 }
 
 // A Set is the settings of one command. The zero value is empty.
 type Set struct {
+	// AtOnce lets FromEnv report wrong values of flags together with the others.
+	AtOnce bool
+
 	settings []*Setting
 	group    string
-	atOnce   bool    // wrong values of flags are said by FromEnv, together
-	wrong    []error // those of flags so far
+	wrong    []error // of flags so far
 }
 
 // All returns the settings in the order they were added. The caller must not
@@ -133,14 +132,15 @@ func (s *Set) All() []*Setting { return s.settings }
 // Group puts what is added from now on under a heading.
 func (s *Set) Group(name string) { s.group = name }
 
-// Register defines the flags of all settings on fs.
-func (s *Set) Register(fs *flag.FlagSet) {
+// Source is what has set the setting of that name: the flag, with dashes, or a
+// variable. Of a default it is the flag.
+func (s *Set) Source(name string) string {
 	for _, st := range s.settings {
-		fs.Var(st, st.Name, st.Usage)
-		if st.Letter != "" {
-			fs.Var(st, st.Letter, st.Usage)
+		if from := st.Source(); st.Name == name && from != "" {
+			return from
 		}
 	}
+	return "--" + name
 }
 
 // Func adds a setting whose value parse takes; an error of parse says what
@@ -156,8 +156,8 @@ func (s *Set) Func(name, def, usage string, parse func(string) error) *Setting {
 	return st
 }
 
-// called names the value unless its usage did.
-func (s *Setting) called(name string) *Setting {
+// Called names the value unless its usage did.
+func (s *Setting) Called(name string) *Setting {
 	if s.ValueName == "VALUE" {
 		s.ValueName = name
 	}
@@ -198,7 +198,7 @@ func (s *Set) Int(p *int, name string, def, least, most int, usage string) *Sett
 			return fmt.Errorf("want a whole number, at least %d", least)
 		}
 		return fmt.Errorf("want a whole number from %d to %d", least, most)
-	}).called("N")
+	}).Called("N")
 }
 
 // Rate adds a setting that is so many in a second, 0 for no limit.
@@ -211,7 +211,7 @@ func (s *Set) Rate(p *float64, name string, def float64, usage string) *Setting 
 		}
 		*p = n
 		return nil
-	}).called("N")
+	}).Called("N")
 }
 
 // Duration adds a setting that is a time span, not negative.
@@ -224,7 +224,7 @@ func (s *Set) Duration(p *time.Duration, name string, def time.Duration, usage s
 		}
 		*p = d
 		return nil
-	}).called("TIME")
+	}).Called("TIME")
 }
 
 // Size adds a setting that is a number of bytes, such as 512KiB. def is in
@@ -241,7 +241,7 @@ func (s *Set) Size(p *int64, name string, def int64, defText, usage string) *Set
 		}
 		*p = n
 		return nil
-	}).called("SIZE")
+	}).Called("SIZE")
 }
 
 // List adds a setting with any number of values, separated by commas or given
@@ -263,7 +263,7 @@ func (s *Set) List(name, def, usage string, add func(string) error) *Setting {
 		return nil
 	})
 	st.isList = true
-	return st.called("LIST")
+	return st.Called("LIST")
 }
 
 var sizeUnits = []struct {

@@ -15,7 +15,8 @@ const module = "github.com/crosspod/crosspod"
 var allowed = map[string][]string{
 	"messages": {},
 	"internal": {"internal"},
-	// What runs pods for a newcomer.
+	// The process of a relay, and what runs pods for a newcomer.
+	"internal/pod":        {"internal", "admin", "auth", "cluster", "relay", "relay/listener"},
 	"internal/devcluster": {"internal", "admin", "auth", "client", "messages", "relay"},
 	"internal/test":       {"."},
 

@@ -1,6 +1,7 @@
-package setting
+package pod
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -11,7 +12,11 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/crosspod/crosspod/auth"
+	"github.com/crosspod/crosspod/cluster"
 	"github.com/crosspod/crosspod/internal/secrettext"
+	"github.com/crosspod/crosspod/internal/setting"
+	"github.com/crosspod/crosspod/relay"
 )
 
 // MinClusterSecret is the least length of a secret that pods share, in
@@ -38,8 +43,6 @@ type Cluster struct {
 	FormerExposed  []string // addresses of the relay that other pods may still tell their peers
 	Interval       time.Duration
 	DNS            netip.AddrPort // name server to ask; zero: the system's
-
-	settings []*Setting // all that fill it
 }
 
 // Wanted reports whether there may be other pods.
@@ -66,17 +69,9 @@ func (c *Cluster) Addresses() []string {
 	return all
 }
 
-// Secrets returns the secrets given as text, the one to prove with first. It is
+// texts returns the secrets given as text, the one to prove with first. It is
 // empty when they come from a file, or there are none.
-func (c *Cluster) Secrets() []string {
-	var all []string
-	for _, secret := range []string{c.Secret, c.PreviousSecret} {
-		if secret != "" {
-			all = append(all, secret)
-		}
-	}
-	return all
-}
+func (c *Cluster) texts() []string { return withoutEmpty(c.Secret, c.PreviousSecret) }
 
 // maxClusterSecrets is how many secrets a pod can tell another that it has.
 const maxClusterSecrets = 8
@@ -109,10 +104,11 @@ func checkClusterSecret(secret string) error {
 	return secrettext.Check(secret)
 }
 
-func (s *Set) cluster(c *Cluster) {
-	s.Group("Other pods")
-	first := len(s.settings)
-	defer func() { c.settings = s.settings[first:] }()
+// otherPods is the heading of these settings in the help.
+const otherPods = "Other pods"
+
+func (c *Cluster) settings(s *setting.Set) {
+	s.Group(otherPods)
 	s.Func("cluster-headless", "", "name that resolves to every pod, such as that of a headless Service; the pods become one relay", func(v string) error {
 		if host, port, err := splitPeer(v); err != nil || port != "" {
 			return errors.New("want one name, such as relay-pods or relay-pods.default.svc.cluster.local, without a port (--cluster-port)")
@@ -121,7 +117,7 @@ func (s *Set) cluster(c *Cluster) {
 		}
 		c.Headless = v
 		return nil
-	}).called("NAME")
+	}).Called("NAME")
 	s.List("cluster-peers", "", "the pods in place of a name: host, host:port or [v6]:port; this pod may be among them", func(v string) error {
 		_, _, err := splitPeer(v)
 		if err == nil {
@@ -129,12 +125,15 @@ func (s *Set) cluster(c *Cluster) {
 		}
 		return err
 	})
-	s.Int(&c.Port, "cluster-port", defaultClusterPort, 0, 65535, "port of the links between pods, the same on all of them unless --cluster-peers says otherwise").called("PORT")
-	s.podIPs(&c.PodIPs)
-	s.String(&c.ListenAddress, "cluster-listen-address", "", "where to listen for other pods; what is announced is --pod-ip with the port given here").called("ADDRESS")
-	s.String(&c.Secret, "cluster-auth-secret", "", "what pods prove themselves to each other with, at least 32 characters; without one they link unproved").called("SECRET").Secret()
-	s.String(&c.PreviousSecret, "cluster-auth-secret-previous", "", "a secret that is good too, while not every pod has the new one").called("SECRET").Secret()
-	s.String(&c.SecretFile, "cluster-auth-secret-file", "", "file with such secrets, one a line, the preferred first; read again when it changes").called("FILE")
+	s.Int(&c.Port, "cluster-port", defaultClusterPort, 0, 65535, "port of the links between pods, the same on all of them unless --cluster-peers says otherwise").Called("PORT")
+	s.Func("pod-ip", "", "this pod's own address, where the others reach it; for dual stack both, with a comma", func(v string) (err error) {
+		c.PodIPs, err = parsePodIPs(v)
+		return err
+	}).Called("ADDRESS").AlsoVariable("POD_IP")
+	s.String(&c.ListenAddress, "cluster-listen-address", "", "where to listen for other pods; what is announced is --pod-ip with the port given here").Called("ADDRESS")
+	s.String(&c.Secret, "cluster-auth-secret", "", "what pods prove themselves to each other with, at least 32 characters; without one they link unproved").Called("SECRET").Secret()
+	s.String(&c.PreviousSecret, "cluster-auth-secret-previous", "", "a secret that is good too, while not every pod has the new one").Called("SECRET").Secret()
+	s.String(&c.SecretFile, "cluster-auth-secret-file", "", "file with such secrets, one a line, the preferred first; read again when it changes").Called("FILE")
 	s.List("cluster-exposed-address-previous", "", "former --exposed-address of this relay: pods that still have it are linked to, while it is being changed", func(v string) error {
 		c.FormerExposed = append(c.FormerExposed, v)
 		return checkExposed(v)
@@ -143,7 +142,7 @@ func (s *Set) cluster(c *Cluster) {
 	s.Func("cluster-dns", "", "name server to ask for the pods in place of the system's, an address with or without port", func(v string) (err error) {
 		c.DNS, err = parseNameServer(v)
 		return err
-	}).called("ADDRESS")
+	}).Called("ADDRESS")
 }
 
 // maxFormerExposed is how many former addresses a pod can tell another of.
@@ -189,32 +188,19 @@ func splitPeer(peer string) (host, port string, err error) {
 	return host, port, nil
 }
 
-// notOfAName reports whether no name of a host has c.
-func notOfAName(c rune) bool {
-	switch {
-	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '.', c == '_':
-		return false
+func parsePodIPs(v string) (all []netip.Addr, err error) {
+	wrong := errors.New("want this pod's own address, or one IPv4 and one IPv6 address with a comma between")
+	for item := range strings.SplitSeq(v, ",") {
+		addr, err := netip.ParseAddr(strings.TrimSpace(item))
+		if err != nil || addr.IsUnspecified() || addr.IsMulticast() {
+			return nil, wrong
+		}
+		all = append(all, addr.Unmap())
 	}
-	return true
-}
-
-func (s *Set) podIPs(p *[]netip.Addr) {
-	s.Func("pod-ip", "", "this pod's own address, where the others reach it; for dual stack both, with a comma", func(v string) error {
-		wrong := errors.New("want this pod's own address, or one IPv4 and one IPv6 address with a comma between")
-		var all []netip.Addr
-		for item := range strings.SplitSeq(v, ",") {
-			addr, err := netip.ParseAddr(strings.TrimSpace(item))
-			if err != nil || addr.IsUnspecified() || addr.IsMulticast() {
-				return wrong
-			}
-			all = append(all, addr.Unmap())
-		}
-		if len(all) > 2 || len(all) == 2 && all[0].Is4() == all[1].Is4() {
-			return wrong
-		}
-		*p = all
-		return nil
-	}).called("ADDRESS").alsoVariable("POD_IP")
+	if len(all) > 2 || len(all) == 2 && all[0].Is4() == all[1].Is4() {
+		return nil, wrong
+	}
+	return all, nil
 }
 
 func parseNameServer(v string) (netip.AddrPort, error) {
@@ -229,30 +215,29 @@ func parseNameServer(v string) (netip.AddrPort, error) {
 	return server, nil
 }
 
-// validate hands what is missing or does not go together to bad.
-func (c *Cluster) validate(bad func(format string, args ...any)) {
+func (c *Cluster) check(p *problems) {
 	if c.Headless != "" && len(c.Peers) > 0 {
-		bad("--cluster-headless and --cluster-peers are both given: want one of them, a name that resolves to every pod or the pods themselves")
+		p.add("--cluster-headless and --cluster-peers are both given: want one of them, a name that resolves to every pod or the pods themselves")
 	}
 	if c.Wanted() && len(c.PodIPs) == 0 {
-		bad("--pod-ip (RELAY_POD_IP or POD_IP) is missing: want this pod's own address, where the other pods reach it; in Kubernetes it is status.podIPs")
+		p.add("--pod-ip (RELAY_POD_IP or POD_IP) is missing: want this pod's own address, where the other pods reach it; in Kubernetes it is status.podIPs")
 	}
 	if n := len(c.FormerExposed); n > maxFormerExposed {
-		bad("--cluster-exposed-address-previous has %d addresses: want at most %d", n, maxFormerExposed)
+		p.add("--cluster-exposed-address-previous has %d addresses: want at most %d", n, maxFormerExposed)
 	}
 	if c.Interval < minClusterInterval {
-		bad("%s is %v: want at least %v", c.source("cluster-interval"), c.Interval, minClusterInterval)
+		p.add("%s is %v: want at least %v", p.Source("cluster-interval"), c.Interval, minClusterInterval)
 	}
 	switch {
 	case c.SecretFile != "" && c.Secret != "":
-		bad("--cluster-auth-secret and --cluster-auth-secret-file are both given: want one of them; the file may hold several secrets, one a line")
+		p.add("--cluster-auth-secret and --cluster-auth-secret-file are both given: want one of them; the file may hold several secrets, one a line")
 	case c.SecretFile != "" && c.PreviousSecret != "":
-		bad("--cluster-auth-secret-previous does not go with --cluster-auth-secret-file: want the previous secret as the file's second line")
+		p.add("--cluster-auth-secret-previous does not go with --cluster-auth-secret-file: want the previous secret as the file's second line")
 	case c.PreviousSecret != "" && c.Secret == "":
-		bad("--cluster-auth-secret-previous stands alone: want the secret that all pods share as --cluster-auth-secret")
+		p.add("--cluster-auth-secret-previous stands alone: want the secret that all pods share as --cluster-auth-secret")
 	}
 	if !c.Wanted() {
-		return // nobody will use them
+		return // they are not used
 	}
 	for _, s := range []struct{ flag, value string }{
 		{"cluster-auth-secret", c.Secret},
@@ -262,40 +247,94 @@ func (c *Cluster) validate(bad func(format string, args ...any)) {
 			continue
 		}
 		if err := checkClusterSecret(s.value); err != nil {
-			bad("%s %w", c.source(s.flag), err)
+			p.add("%s %w", p.Source(s.flag), err)
 		}
 	}
 }
 
-// source is what has set the setting of that name, the flag when that is not known.
-func (c *Cluster) source(name string) string { return sourceOf(c.settings, name) }
-
-func sourceOf(settings []*Setting, name string) string {
-	for _, s := range settings {
-		if from := s.source(); s.Name == name && from != "" {
-			return from
-		}
+// clusterConfig returns how this pod joins the others; nil: it is alone. What
+// fails here was set wrongly.
+func (p *Pod) clusterConfig(files Files) (*relay.ClusterBootstrapConfig, error) {
+	c := &p.cfg.Cluster
+	if !c.Wanted() {
+		return nil, nil
 	}
-	return "--" + name
+	var ips []string
+	for _, ip := range c.PodIPs {
+		ips = append(ips, ip.String())
+	}
+	// A former address is what peers were told: with a scheme.
+	scheme, _, _ := strings.Cut(p.relay.InstanceURL(), "://")
+	var former []string
+	for _, address := range c.FormerExposed {
+		if !strings.Contains(address, "://") {
+			address = scheme + "://" + address
+		}
+		former = append(former, address)
+	}
+	cfg := &relay.ClusterBootstrapConfig{
+		Headless:        c.Headless,
+		StaticPeers:     c.Addresses(),
+		Port:            c.ClusterPort(),
+		PodIP:           strings.Join(ips, ","),
+		ListenAddress:   c.ListenAddress,
+		InstanceURL:     p.relay.InstanceURL(),
+		TokenSecrets:    files.tokens,
+		FormerInstances: former,
+		Interval:        c.Interval,
+		Meter:           p.meter,
+		Logger:          p.log.Logger,
+	}
+	if secrets := files.cluster; len(secrets) > 0 {
+		cfg.AuthSecret, cfg.FurtherSecrets = secrets[0], secrets[1:]
+	}
+	if c.DNS.IsValid() {
+		resolver, err := cluster.NewResolver(cluster.Config{Headless: cfg.Headless, Static: cfg.StaticPeers, Port: cfg.Port}, askAt(c.DNS.String()))
+		if err != nil {
+			return nil, err
+		}
+		cfg.Resolver = resolver
+	}
+	return cfg, nil
 }
 
-// warnings says what is accepted and has no effect.
-func (c *Cluster) warnings() []string {
-	if c.Wanted() {
+// askAt returns a resolver that asks the name server at address and no other.
+func askAt(address string) *net.Resolver {
+	var dialer net.Dialer
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return dialer.DialContext(ctx, network, address)
+	}}
+}
+
+// otherPods links the pod to the others and lets the relay reach their peers. It
+// comes before the peers, and leaves after they have gone.
+func (p *Pod) otherPods(files Files) (Part, error) {
+	part := Part{Name: "other pods"}
+	cfg, err := p.clusterConfig(files)
+	if err != nil || cfg == nil {
+		return part, err
+	}
+	part.Start = func(ctx context.Context) error {
+		others, err := relay.StartCluster(ctx, p.relay.Store(), *cfg)
+		if err != nil {
+			return Indented("cannot listen", p.cfg.cannotListen("cluster", err))
+		}
+		p.others = others
+		p.relay.SetCrossPodForwarder(others.Forwarder)
 		return nil
 	}
-	var idle []string
-	for _, s := range c.settings {
-		if from := s.source(); from != "" {
-			idle = append(idle, from)
+	if file := p.cfg.Cluster.SecretFile; file != "" {
+		part.Serve = func(ctx context.Context) error {
+			return auth.WatchCheckedSecretFile(ctx, file, p.log.Logger, CheckClusterSecrets, func(secrets []string) {
+				if err := p.others.SetSecrets(secrets...); err != nil {
+					p.log.Warn("cluster secrets not usable, they stay as they are", "file", file, "err", err)
+				}
+			})
 		}
 	}
-	if len(idle) == 0 {
-		return nil
+	part.Stop = func() {
+		p.others.Stop()
+		p.log.Info("left the other pods")
 	}
-	verb := "have"
-	if len(idle) == 1 {
-		verb = "has"
-	}
-	return []string{fmt.Sprintf("%s %s no effect without --cluster-headless or --cluster-peers: this pod links to no other", strings.Join(idle, ", "), verb)}
+	return part, nil
 }

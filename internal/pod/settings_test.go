@@ -1,4 +1,4 @@
-package setting
+package pod
 
 import (
 	"errors"
@@ -11,15 +11,22 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/crosspod/crosspod/internal/setting"
 )
 
-// read gives args and env to a fresh Relay, as the command does.
-func read(t *testing.T, args []string, env map[string]string) (*Relay, []string, error) {
+// read gives args and env to fresh Settings, as the command does.
+func read(t *testing.T, args []string, env map[string]string) (*Settings, []string, error) {
 	t.Helper()
-	r, s := NewRelay()
+	r, s := NewSettings()
 	fs := flag.NewFlagSet("relay", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	s.Register(fs)
+	for _, st := range s.All() {
+		fs.Var(st, st.Name, st.Usage)
+		if st.Letter != "" {
+			fs.Var(st, st.Letter, st.Usage)
+		}
+	}
 	if err := fs.Parse(args); err != nil {
 		return r, nil, err
 	}
@@ -74,7 +81,7 @@ func TestExistingEnvironments(t *testing.T) {
 			if err != nil || len(warnings) > 0 {
 				t.Fatalf("err %v, warnings %q, want neither", err, warnings)
 			}
-			want, _ := NewRelay()
+			want, _ := NewSettings()
 			want.ListenAddress = ":8443"
 			want.ExposedAddress = "relay.example.com:443"
 			want.AuthSecret = "a,b,c,d,e,f,g,h,i"
@@ -90,7 +97,7 @@ func TestExistingEnvironments(t *testing.T) {
 			want.HealthListenAddress = ":9999"
 			want.STUN, want.STUNPorts, want.STUNLogLevel = true, []int{3479, 3480}, "debug"
 			want.TrustedProxies = got.TrustedProxies
-			want.Cluster.settings, want.set = got.Cluster.settings, got.set
+			want.set = got.set
 			if !reflect.DeepEqual(got, want) {
 				t.Errorf("got  %+v\nwant %+v", got, want)
 			}
@@ -110,7 +117,7 @@ func TestPrecedence(t *testing.T) {
 		name     string
 		args     []string
 		env      map[string]string
-		get      func(*Relay) any
+		get      func(*Settings) any
 		want     any
 		warnings []string // a part of each
 	}{
@@ -123,27 +130,27 @@ func TestPrecedence(t *testing.T) {
 		{name: "ours over the aliases", env: map[string]string{"RELAY_LISTEN_ADDRESS": ":1", "NB_LISTEN_ADDRESS": ":2", "OZ_LISTEN_ADDRESS": ":1"}, get: listen, want: ":1",
 			warnings: []string{"NB_LISTEN_ADDRESS is ignored: RELAY_LISTEN_ADDRESS is set"}},
 		{name: "lists are combined", args: []string{"--letsencrypt-domains", "a.b,b.b", "-a", "c.b"}, env: map[string]string{"NB_LETSENCRYPT_DOMAINS": "d.b"},
-			get: func(r *Relay) any { return strings.Join(r.LetsEncryptDomains, " ") }, want: "a.b b.b c.b d.b"},
+			get: func(r *Settings) any { return strings.Join(r.LetsEncryptDomains, " ") }, want: "a.b b.b c.b d.b"},
 		{name: "list in place of its default", env: map[string]string{"NB_STUN_PORTS": "1,2"}, args: []string{"--stun-ports", "3"},
-			get: func(r *Relay) any { return len(r.STUNPorts) }, want: 3},
+			get: func(r *Settings) any { return len(r.STUNPorts) }, want: 3},
 		{name: "a switch may be turned off by flag", args: []string{"--enable-stun=false"}, env: map[string]string{"NB_ENABLE_STUN": "true"},
-			get: func(r *Relay) any { return r.STUN }, want: false},
-		{name: "a switch needs no value", args: []string{"--enable-stun"}, get: func(r *Relay) any { return r.STUN }, want: true},
-		{name: "commas in a secret", args: []string{"--auth-secret", "a,b,c,d,e,f,g,h,i"}, get: func(r *Relay) any { return r.AuthSecret }, want: "a,b,c,d,e,f,g,h,i"},
+			get: func(r *Settings) any { return r.STUN }, want: false},
+		{name: "a switch needs no value", args: []string{"--enable-stun"}, get: func(r *Settings) any { return r.STUN }, want: true},
+		{name: "commas in a secret", args: []string{"--auth-secret", "a,b,c,d,e,f,g,h,i"}, get: func(r *Settings) any { return r.AuthSecret }, want: "a,b,c,d,e,f,g,h,i"},
 		{name: "Kubernetes Service link", env: map[string]string{"RELAY_METRICS_PORT": "tcp://10.96.0.12:9090", "NB_METRICS_PORT": "9191"},
-			get: func(r *Relay) any { return r.MetricsPort }, want: 9191, warnings: []string{"RELAY_METRICS_PORT=tcp://10.96.0.12:9090 is ignored"}},
+			get: func(r *Settings) any { return r.MetricsPort }, want: 9191, warnings: []string{"RELAY_METRICS_PORT=tcp://10.96.0.12:9090 is ignored"}},
 		{name: "Kubernetes Service link, IPv6", env: map[string]string{"RELAY_METRICS_PORT": "udp://[fd00::1]:9090"},
-			get: func(r *Relay) any { return r.MetricsPort }, want: 9090, warnings: []string{"RELAY_METRICS_PORT"}},
+			get: func(r *Settings) any { return r.MetricsPort }, want: 9090, warnings: []string{"RELAY_METRICS_PORT"}},
 		{name: "other Service variables do not matter", env: map[string]string{"RELAY_PORT": "tcp://10.96.0.12:443", "RELAY_SERVICE_HOST": "10.96.0.12", "RELAY_PORT_443_TCP_ADDR": "10.96.0.12"},
 			get: listen, want: ":443"},
 		{name: "a scheme is not a Service link", env: map[string]string{"RELAY_EXPOSED_ADDRESS": "rels://relay.example.com:443"},
-			get: func(r *Relay) any { return r.ExposedAddress }, want: "rels://relay.example.com:443"},
-		{name: "metrics on every address", args: []string{"--metrics-port", "1"}, get: func(r *Relay) any { return r.MetricsAddress() }, want: ":1"},
+			get: func(r *Settings) any { return r.ExposedAddress }, want: "rels://relay.example.com:443"},
+		{name: "metrics on every address", args: []string{"--metrics-port", "1"}, get: func(r *Settings) any { return r.MetricsAddress() }, want: ":1"},
 		{name: "metrics on one address", args: []string{"--metrics-listen-address", "127.0.0.1:2"}, env: map[string]string{"NB_METRICS_PORT": "1"},
-			get: func(r *Relay) any { return r.MetricsAddress() }, want: "127.0.0.1:2"},
-		{name: "size", args: []string{"--max-queue-bytes", "1MiB"}, get: func(r *Relay) any { return r.MaxQueueBytes }, want: int64(1 << 20)},
-		{name: "size in bytes", args: []string{"--max-queue-bytes", "70000"}, get: func(r *Relay) any { return r.MaxQueueBytes }, want: int64(70000)},
-		{name: "time span", args: []string{"--drain-grace", "1m"}, get: func(r *Relay) any { return r.DrainGrace }, want: time.Minute},
+			get: func(r *Settings) any { return r.MetricsAddress() }, want: "127.0.0.1:2"},
+		{name: "size", args: []string{"--max-queue-bytes", "1MiB"}, get: func(r *Settings) any { return r.MaxQueueBytes }, want: int64(1 << 20)},
+		{name: "size in bytes", args: []string{"--max-queue-bytes", "70000"}, get: func(r *Settings) any { return r.MaxQueueBytes }, want: int64(70000)},
+		{name: "time span", args: []string{"--drain-grace", "1m"}, get: func(r *Settings) any { return r.DrainGrace }, want: time.Minute},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -166,7 +173,7 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
-func listen(r *Relay) any { return r.ListenAddress }
+func listen(r *Settings) any { return r.ListenAddress }
 
 // Each wrong value is named, with what would be right.
 func TestWrongValues(t *testing.T) {
@@ -261,7 +268,7 @@ func TestAllAtOnce(t *testing.T) {
 }
 
 func TestUnknownVariables(t *testing.T) {
-	_, s := NewRelay()
+	_, s := NewSettings()
 	got := s.Unknown([]string{
 		"RELAY_EXPOZED_ADDRESS=r:443", "NB_LISTAN_ADDRESS=:443", "OZ_POD_IPS=10.0.0.1", "RELAY_AUTHSECRET=x", "NB_SETUP_KEY=x",
 		"RELAY_LISTEN_ADDRESS=:443", "RELAY_RELAY_HC_ATTEMPT_THRESHOLD=1", "POD_IP=10.0.0.1", "RELAY_EMPTY=", "RELAY_TOKEN=t", "PATH=/bin",
@@ -282,14 +289,14 @@ func TestUnknownVariables(t *testing.T) {
 }
 
 func TestSecretIsNeverSaid(t *testing.T) {
-	s := new(Set)
+	s := new(setting.Set)
 	s.Func("token", "", "", func(string) error { return io.ErrUnexpectedEOF }).Secret()
 	_, err := s.FromEnv(lookup(map[string]string{"RELAY_TOKEN": "hunter2"}))
 	if err == nil || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("err = %v, want one without the value", err)
 	}
 	// A secret that looks like what Kubernetes sets is named without its value too.
-	s = new(Set)
+	s = new(setting.Set)
 	var p string
 	s.String(&p, "token", "", "").Secret()
 	warnings, err := s.FromEnv(lookup(map[string]string{"RELAY_TOKEN": "tcp://10.0.0.1:443"}))
@@ -418,8 +425,8 @@ func TestOddSecrets(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if !slices.Contains(r.Secrets(), tt.secret) {
-					t.Errorf("secrets are %q, want %q as it is", r.Secrets(), tt.secret)
+				if !slices.Contains(r.texts(), tt.secret) {
+					t.Errorf("secrets are %q, want %q as it is", r.texts(), tt.secret)
 				}
 				if len(got) != len(tt.want) {
 					t.Fatalf("warnings %q, want %q", got, tt.want)
@@ -436,29 +443,29 @@ func TestOddSecrets(t *testing.T) {
 
 func TestSecrets(t *testing.T) {
 	for _, tt := range []struct {
-		r    Relay
+		s    Secrets
 		want []string
 	}{
-		{Relay{AuthSecret: "a"}, []string{"a"}},
-		{Relay{AuthSecret: "a", AuthSecretPrevious: "b"}, []string{"a", "b"}},
-		{Relay{AuthSecretFile: "f"}, nil},
+		{Secrets{AuthSecret: "a"}, []string{"a"}},
+		{Secrets{AuthSecret: "a", AuthSecretPrevious: "b"}, []string{"a", "b"}},
+		{Secrets{AuthSecretFile: "f"}, nil},
 	} {
-		if got := tt.r.Secrets(); !slices.Equal(got, tt.want) {
-			t.Errorf("Secrets of %+v = %q, want %q", tt.r, got, tt.want)
+		if got := tt.s.texts(); !slices.Equal(got, tt.want) {
+			t.Errorf("texts of %+v = %q, want %q", tt.s, got, tt.want)
 		}
 	}
 }
 
 // Every default that help shows is what nobody setting it gives.
 func TestDefaultsAsShown(t *testing.T) {
-	want, s := NewRelay()
+	want, s := NewSettings()
 	for _, st := range s.All() {
-		if st.isBool || st.Default == "" || strings.Contains(st.Default, " ") {
+		if st.IsBoolFlag() || st.Default == "" || strings.Contains(st.Default, " ") {
 			continue
 		}
-		got, again := NewRelay()
-		want.Cluster.settings, want.set = got.Cluster.settings, got.set
-		i := slices.IndexFunc(again.All(), func(o *Setting) bool { return o.Name == st.Name })
+		got, again := NewSettings()
+		want.set = got.set
+		i := slices.IndexFunc(again.All(), func(o *setting.Setting) bool { return o.Name == st.Name })
 		if err := again.All()[i].Set(st.Default); err != nil {
 			t.Errorf("--%s does not take its own default %q: %v", st.Name, st.Default, err)
 		} else if !reflect.DeepEqual(got, want) {
@@ -468,7 +475,7 @@ func TestDefaultsAsShown(t *testing.T) {
 }
 
 func TestNamesOnce(t *testing.T) {
-	_, s := NewRelay()
+	_, s := NewSettings()
 	seen := map[string]string{}
 	for _, st := range s.All() {
 		names := append([]string{st.Name}, st.EnvNames()...)
@@ -493,7 +500,7 @@ func TestDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, s := NewRelay()
+	_, s := NewSettings()
 	for _, st := range s.All() {
 		name := "`--" + st.Name + "`"
 		if st.Letter != "" {

@@ -1,4 +1,4 @@
-package setting
+package pod
 
 import (
 	"net/netip"
@@ -23,7 +23,7 @@ func TestExistingPods(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := r.Cluster
-	if !c.Wanted() || c.Headless != "relay-pods" || c.ClusterPort() != 7090 || !slices.Equal(c.PodIPs, addresses("10.0.0.1")) || !slices.Equal(c.Secrets(), []string{podSecret}) {
+	if !c.Wanted() || c.Headless != "relay-pods" || c.ClusterPort() != 7090 || !slices.Equal(c.PodIPs, addresses("10.0.0.1")) || !slices.Equal(c.texts(), []string{podSecret}) {
 		t.Errorf("got %+v", c)
 	}
 }
@@ -258,8 +258,8 @@ func TestTooManyClusterSecrets(t *testing.T) {
 }
 
 func TestClusterDefaults(t *testing.T) {
-	r, _ := NewRelay()
-	if c := r.Cluster; c.Wanted() || c.ClusterPort() != 7090 || c.Interval != 10*time.Second || c.Secrets() != nil || c.DNS.IsValid() {
+	r, _ := NewSettings()
+	if c := r.Cluster; c.Wanted() || c.ClusterPort() != 7090 || c.Interval != 10*time.Second || len(c.texts()) > 0 || c.DNS.IsValid() {
 		t.Errorf("by default %+v", c)
 	}
 }

@@ -1,0 +1,242 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/crosspod/crosspod/internal/relayurl"
+	"github.com/crosspod/crosspod/internal/setting"
+	"github.com/crosspod/crosspod/internal/version"
+	"github.com/crosspod/crosspod/relay"
+)
+
+// Peers is where peers reach the pod.
+type Peers struct {
+	ListenAddress  string
+	ExposedAddress string
+	TrustedProxies []netip.Prefix
+}
+
+func (c *Peers) settings(s *setting.Set) {
+	s.Group("Peers")
+	s.String(&c.ListenAddress, "listen-address", ":443", "where to listen for peers").Called("ADDRESS").Short("l")
+	s.String(&c.ExposedAddress, "exposed-address", "", "where peers reach this relay, such as relay.example.com:443; the same on every pod, to the letter (required)").Called("ADDRESS").Short("e")
+	s.Func("trusted-proxies", "", "networks of reverse proxies whose X-Forwarded-For and X-Real-IP are believed, such as 10.0.0.0/8,192.0.2.7", func(v string) (err error) {
+		c.TrustedProxies, err = parsePrefixes(v)
+		return err
+	}).Called("LIST")
+}
+
+func parsePrefixes(v string) (all []netip.Prefix, err error) {
+	for item := range strings.SplitSeq(v, ",") {
+		if item = strings.TrimSpace(item); item == "" {
+			continue
+		}
+		prefix, err := netip.ParsePrefix(item)
+		if err != nil {
+			addr, addrErr := netip.ParseAddr(item)
+			if addrErr != nil || addr.Zone() != "" {
+				return nil, errors.New("want networks or addresses separated by commas, such as 10.0.0.0/8,192.0.2.7")
+			}
+			prefix = netip.PrefixFrom(addr, addr.BitLen())
+		}
+		all = append(all, prefix.Masked())
+	}
+	return all, nil
+}
+
+func (c *Peers) check(p *problems) {
+	if c.ExposedAddress == "" {
+		p.add("--exposed-address (RELAY_EXPOSED_ADDRESS) is missing: want the address peers reach this relay at, such as relay.example.com:443")
+	} else if _, err := relayurl.Parse(c.ExposedAddress); err != nil {
+		p.add("%s is not an address that peers can dial: %w", p.Source("exposed-address"), err) // without it: it may have a password
+	}
+}
+
+// Limits bounds what peers may use.
+type Limits struct {
+	MaxPeers                   int
+	MaxHalfOpen                int
+	HandshakeTimeout           time.Duration
+	HandshakeFailuresPerSecond float64
+	MaxQueueBytes              int64
+	MaxQueueMessages           int
+	MaxTotalQueueBytes         int64 // 0: a quarter of the memory limit
+	MaxSubscriptions           int
+	MaxTotalSubscriptions      int     // 0: follows from the memory limit
+	MaxMessagesPerSecond       float64 // 0: no limit
+	MaxBytesPerSecond          float64 // 0: no limit
+	StallTimeout               time.Duration
+	HealthCheckMisses          int
+}
+
+func (c *Limits) settings(s *setting.Set) {
+	s.Group("Limits")
+	s.Int(&c.MaxPeers, "max-peers", 100_000, 0, math.MaxInt, "peers connected to this pod, 0 for no limit")
+	s.Int(&c.MaxHalfOpen, "max-half-open", 4096, 1, math.MaxInt, "connections that have not proved themselves; one more closes the oldest")
+	s.Duration(&c.HandshakeTimeout, "handshake-timeout", 10*time.Second, "from TCP accept to a good token")
+	s.Rate(&c.HandshakeFailuresPerSecond, "max-handshake-failures", 10, "failed handshakes per second and source (IPv4 address, IPv6 /64) before it is refused, 0 for no limit")
+	s.Size(&c.MaxQueueBytes, "max-queue-bytes", 512<<10, "", "bytes queued for one peer; above it its oldest data is dropped")
+	s.Int(&c.MaxQueueMessages, "max-queue-messages", 1024, 1, math.MaxInt, "messages queued for one peer; above it its oldest data is dropped")
+	s.Size(&c.MaxTotalQueueBytes, "max-total-queue-bytes", 0, "a quarter of the memory limit", "bytes queued for all peers and pods; above it the fullest queues drop first")
+	s.Int(&c.MaxSubscriptions, "max-subscriptions", 10_000, 1, math.MaxInt, "peers one peer may ask to be told about")
+	s.Int(&c.MaxTotalSubscriptions, "max-total-subscriptions", 0, 1, math.MaxInt, "the same for all peers together").Default = "one for each 4 KiB of the memory limit, at most 4000000"
+	s.Rate(&c.MaxMessagesPerSecond, "max-peer-messages", 0, "messages per second from one peer, which is read more slowly above it, 0 for no limit")
+	s.Rate(&c.MaxBytesPerSecond, "max-peer-bytes", 0, "bytes per second from one peer as a plain number, which is read more slowly above it, 0 for no limit")
+	s.Duration(&c.StallTimeout, "stall-timeout", 10*time.Second, "a peer whose socket takes nothing for so long is closed")
+	s.Int(&c.HealthCheckMisses, "health-check-misses", 1, 1, 1000, "periods of 45 s in a row without an answer to a health check, then a peer is closed").AlsoEnv("RELAY_HC_ATTEMPT_THRESHOLD", "HC_ATTEMPT_THRESHOLD")
+}
+
+const (
+	// minTotalQueueBytes holds two full queues of the default size.
+	minTotalQueueBytes = 1 << 20
+	// minQueueBytes holds a few messages of the largest size (8,820 bytes).
+	minQueueBytes = 64 << 10
+)
+
+func (c *Limits) check(p *problems) {
+	if c.HandshakeTimeout == 0 {
+		p.add("%s is 0: want more, since what has no end can be held open by anyone", p.Source("handshake-timeout"))
+	}
+	if c.StallTimeout == 0 {
+		p.add("%s is 0: want more, since what has no end can be held open by anyone", p.Source("stall-timeout"))
+	}
+	if c.MaxQueueBytes < minQueueBytes {
+		p.add("%s is %d: want at least %d, room for a few of the largest messages", p.Source("max-queue-bytes"), c.MaxQueueBytes, minQueueBytes)
+	}
+	if n := c.MaxTotalQueueBytes; n != 0 && n < minTotalQueueBytes {
+		p.add("%s is %d: want at least %d, or 0 for a quarter of the memory limit", p.Source("max-total-queue-bytes"), n, minTotalQueueBytes)
+	}
+}
+
+// healthCheckPeriod is what one miss of --health-check-misses stands for
+// (docs/protocol.md, "Health checks").
+const healthCheckPeriod = 45 * time.Second
+
+// limits are those of the relay. Peers that are told of a shutdown are spread over
+// half of the grace.
+func (c *Limits) limits(grace time.Duration) relay.Limits {
+	return relay.Limits{
+		MaxPeers:             orNone(c.MaxPeers),
+		MaxHalfOpen:          c.MaxHalfOpen,
+		HandshakeTimeout:     c.HandshakeTimeout,
+		FailuresPerSecond:    orNone(c.HandshakeFailuresPerSecond),
+		SubscriptionsPerPeer: c.MaxSubscriptions,
+		Subscriptions:        c.MaxTotalSubscriptions,
+		MessagesPerSecond:    c.MaxMessagesPerSecond,
+		BytesPerSecond:       c.MaxBytesPerSecond,
+		QueueMessages:        c.MaxQueueMessages,
+		QueueBytes:           int(c.MaxQueueBytes),
+		TotalQueueBytes:      c.MaxTotalQueueBytes,
+		StallTimeout:         c.StallTimeout,
+		HealthCheckTolerance: time.Duration(c.HealthCheckMisses) * healthCheckPeriod,
+		ShutdownSpread:       grace / 2,
+	}
+}
+
+// orNone turns an operator's 0, no limit, into that of package relay.
+func orNone[T int | float64](n T) T {
+	if n == 0 {
+		return -1
+	}
+	return n
+}
+
+// Stopping is how long peers have to leave.
+type Stopping struct {
+	DrainDelay time.Duration
+	DrainGrace time.Duration
+}
+
+func (c *Stopping) settings(s *setting.Set) {
+	s.Group("Stopping")
+	s.Duration(&c.DrainDelay, "drain-delay", 5*time.Second, "after SIGTERM, not ready but still serving, while the load balancer forgets this pod")
+	s.Duration(&c.DrainGrace, "drain-grace", 30*time.Second, "after that, for peers to leave; then they are cut")
+}
+
+func (c *Stopping) check(*problems) {}
+
+// socket opens the port for peers, first of all: what operators look at must know
+// it, and other pods hear of this one only when it is open.
+func (p *Pod) socket() Part {
+	return Part{
+		Name: "socket",
+		Listen: func(ctx context.Context) (err error) {
+			lc := net.ListenConfig{KeepAlive: -1} // health checks find dead peers, with fewer system calls
+			p.ln, err = lc.Listen(ctx, "tcp", p.cfg.ListenAddress)
+			return p.cfg.cannotListen("listen", err)
+		},
+		Stop: func() {
+			if p.ln != nil {
+				_ = p.ln.Close() // it is closed already where it was served
+			}
+		},
+	}
+}
+
+// peers serves peers.
+func (p *Pod) peers() Part {
+	return Part{
+		Name: "peers",
+		Start: func(context.Context) error {
+			build := version.Get()
+			p.log.Info("relay starts", "version", build.Version, "revision", build.Revision, "instance", p.relay.InstanceURL())
+			p.started = true
+			return nil
+		},
+		Serve: func(context.Context) error {
+			err := p.relay.Listen(relay.ListenerConfig{Listener: p.ln, TLSConfig: p.tls, TrustedProxies: p.cfg.TrustedProxies})
+			if err != nil {
+				return fmt.Errorf("serve peers: %w", err)
+			}
+			return nil
+		},
+		Stop: func() {
+			ctx, cancel := context.WithTimeout(p.cut, p.cfg.DrainGrace)
+			defer cancel()
+			if err := p.relay.Shutdown(ctx); err != nil {
+				p.log.Warn("peers were cut", "err", err)
+			}
+			p.log.Info("peers have gone")
+			p.health.SetListeners()
+		},
+	}
+}
+
+// readiness says that the pod wants peers, once it has taken from the other pods
+// what puts connections in order; then it stays ready, whatever becomes of those. A
+// load balancer goes on sending new peers for a while after the pod is not ready,
+// and they would find it closed: a pod that was asked to stop serves them until the
+// delay is over.
+func (p *Pod) readiness() Part {
+	return Part{
+		Name: "readiness",
+		Start: func(ctx context.Context) error {
+			p.health.SetListeners("ws")
+			if p.others != nil {
+				p.health.SetReason(p.others.NotReady)
+			}
+			if p.others == nil || p.others.WaitReady(ctx) == nil {
+				p.health.SetReady(true)
+			}
+			return nil
+		},
+		Stop: func() {
+			p.health.SetReady(false)
+			if p.asked.Err() == nil {
+				return
+			}
+			p.log.Info("draining", "delay", p.cfg.DrainDelay, "grace", p.cfg.DrainGrace, "peers", p.relay.Store().Len())
+			select {
+			case <-time.After(p.cfg.DrainDelay):
+			case <-p.cut.Done():
+			}
+		},
+	}
+}
