@@ -64,14 +64,14 @@ func (s State) String() string {
 	return fmt.Sprintf("State(%d)", int(s))
 }
 
-// Client is one connection to a relay that is made again when it ends. All its
-// methods are safe for concurrent use.
+// Client is one connection to a relay, and reconnects when it ends. All its methods
+// are safe for concurrent use.
 type Client struct {
 	// Set by New, never changed.
 	cfg     Config
 	targets []target
 	log     *slog.Logger
-	out     *queue        // to the writer of the link, and waiting there while there is none
+	out     *queue        // messages for the writer of the link; they wait while there is no link
 	wake    chan struct{} // wakes that writer; the same channel as out.ready
 	ctx     context.Context
 	cancel  context.CancelFunc // ends everything
@@ -90,17 +90,17 @@ type Client struct {
 	downSince time.Time // when the last connection ended
 	lastErr   error     // why the last attempt failed or the last connection ended
 
-	peers  map[messages.PeerID]*peer    // those we want to hear of
-	dirty  map[messages.PeerID]struct{} // those whose subscription the relay has to be told
-	conns  map[messages.PeerID]*conn    // where messages of a peer go
+	peers  map[messages.PeerID]*peer    // the peers we subscribe to
+	dirty  map[messages.PeerID]struct{} // the ids whose subscription has changed
+	conns  map[messages.PeerID]*conn    // the open Conns
 	early  earlyMessages                // messages of peers without a Conn
 	packet *packetConn                  // nil: none open
 	watch  map[*Presence]struct{}       // open
 }
 
-// New returns a client that is not connected: [Client.Start] connects it. It
-// opens nothing and starts nothing; an error is a fault in cfg. [Dial] is New
-// and Start with the first connection waited for.
+// New returns a client that is not connected: [Client.Start] connects it. It opens
+// and starts nothing; an error is a fault in cfg. [Dial] is New and Start, and waits
+// for the first connection.
 func New(cfg Config) (*Client, error) {
 	cfg, targets, err := cfg.complete()
 	if err != nil {
@@ -124,10 +124,10 @@ func New(cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// Dial connects to a relay and returns once it has accepted the token. It tries
-// once: an error means that nothing is left running. From then on the client
-// connects again by itself, for as long as it takes, until it is closed. ctx
-// bounds only this call.
+// Dial connects to a relay and returns once the relay has accepted the token. It
+// tries once; after an error nothing is left running. After success the client
+// reconnects by itself, for as long as it takes, until it is closed. ctx bounds only
+// this call.
 func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	c, err := New(cfg)
 	if err != nil {
@@ -142,11 +142,11 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// Start makes the client connect in the background, and connect again whenever
-// the connection ends, until it is closed. Further calls do nothing.
+// Start makes the client connect in the background, and reconnect whenever the
+// connection ends, until it is closed. Further calls do nothing.
 func (c *Client) Start() { c.start(nil) }
 
-// start starts run, with its first connection where there is one.
+// start starts run. first may be nil.
 func (c *Client) start(first *link) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -163,9 +163,8 @@ func (c *Client) start(first *link) {
 	})
 }
 
-// WaitConnected returns nil as soon as the client is connected. When ctx ends
-// first, the error wraps [ErrNotConnected], the end of ctx and why the last
-// attempt failed.
+// WaitConnected returns nil as soon as the client is connected. If ctx ends first, the
+// error wraps [ErrNotConnected], the error of ctx and that of the last attempt.
 func (c *Client) WaitConnected(ctx context.Context) error {
 	for {
 		c.mu.Lock()
@@ -198,8 +197,8 @@ func (c *Client) notConnected(err error) error {
 func (c *Client) PeerID() messages.PeerID { return c.cfg.PeerID }
 
 // InstanceURL returns the address that the relay announced in its newest
-// AuthResponse, byte for byte; "" before the first. Every pod of one relay
-// announces the same: peers compare it to see whether they share a relay.
+// AuthResponse, byte for byte; "" before the first. Every pod of a relay announces
+// the same address: peers compare it to find out whether they share a relay.
 func (c *Client) InstanceURL() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -213,10 +212,10 @@ func (c *Client) State() State {
 	return c.state
 }
 
-// Close cuts the connection and ends the client and everything opened through
-// it: calls under way return [net.ErrClosed], queued messages are dropped, and
-// the Events channels of presence subscriptions are closed. It returns when all
-// has stopped, nil always, and may be called again.
+// Close cuts the connection and ends the client and everything opened through it:
+// calls under way return [net.ErrClosed], queued messages are dropped, and the Events
+// channels of presence subscriptions are closed. It returns when everything has
+// stopped, always nil, and may be called again.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	idle := c.state == StateIdle
@@ -254,11 +253,11 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// Shutdown takes no further message, sends those already queued and a Close
-// message, and then closes the client. While there is no connection and
-// something is queued, it waits for the next one. It fails when ctx ends first,
-// and then says how many messages were not sent, or when the connection ended
-// while it was writing them. The client is closed in any case.
+// Shutdown accepts no further message, sends the queued messages and a Close, and
+// then closes the client. If there is no connection and messages are queued, it waits
+// for the next connection. It returns an error with the number of messages not sent
+// if ctx ends first, or an error if the connection ended while it was writing. The
+// client is closed in any case.
 func (c *Client) Shutdown(ctx context.Context) error {
 	c.drain.Store(true)
 	c.mu.Lock()
@@ -286,9 +285,9 @@ func (c *Client) Shutdown(ctx context.Context) error {
 }
 
 const (
-	// suspiciousEnds is how many connections in a row must end early before
-	// the log says so, once, and before a Close from the relay is followed by
-	// the same pauses as any other end.
+	// suspiciousEnds is how many connections in a row must end early before one
+	// warning is logged, and before the pauses after a Close from the relay are the
+	// same as after any other end.
 	suspiciousEnds = 4
 	// maxMovePause is the longest pause after a Close from the relay.
 	maxMovePause = 50 * time.Millisecond
@@ -303,7 +302,7 @@ func (c *Client) run(first *link) {
 		RandomizationFactor: 0.5,
 	}
 	pause.Reset()
-	short := 0 // connections in a row that did not stand long
+	short := 0 // connections in a row that did not last long
 	for l := first; ; l = nil {
 		var err error
 		if l == nil {
@@ -333,12 +332,12 @@ func (c *Client) run(first *link) {
 			return
 		}
 		if n, _ := c.out.size(); n == 0 && c.drain.Load() {
-			return // nothing left that another connection could send
+			return // another connection would have nothing to send
 		}
 		var wait time.Duration
 		if l != nil && errors.Is(err, errServerClose) && short < suspiciousEnds {
-			// The pod is stopping and others serve: every moment away loses
-			// messages. The jitter keeps a pod's peers from coming all at once.
+			// The pod is stopping and others serve: every moment without a
+			// connection loses messages. The random pause spreads the pod's peers.
 			wait = rand.N(maxMovePause)
 		} else {
 			wait = pause.NextBackOff()
@@ -359,13 +358,12 @@ func (c *Client) run(first *link) {
 	}
 }
 
-// stableAfter is how long a connection that ended with err must have stood for
-// the pauses to start over. A relay says no word to a connection that another
-// one with the same id takes over, so an end without a Close may be that: two
-// programs with one id would cut each other off in turn, each as soon as it is
-// back. As long as each cut comes within twice the longest pause the pauses
-// keep growing, and the two end up changing places at most once in about
-// MaxBackoff.
+// stableAfter is how long a connection that ended with err must have lasted for the
+// pauses to start over. A relay closes a connection without a Close when another one
+// with the same id replaces it. So after an end without a Close, two programs with
+// one id might cut each other off in turn, each as soon as it is back. While each cut
+// comes within twice the longest pause, the pauses keep growing, until the two
+// replace each other about once in MaxBackoff.
 func (c *Client) stableAfter(err error) time.Duration {
 	if errors.Is(err, errServerClose) {
 		return tickPeriod
@@ -389,8 +387,8 @@ func (c *Client) connect(ctx context.Context) (*link, error) {
 		l   *link
 		err error
 	}
-	// Losers may still be in a handshake when connect returns: cancel makes
-	// them give up, Close waits for them.
+	// Slower attempts may still be in a handshake when connect returns: cancel
+	// ends them, and Close waits for them.
 	results := make(chan result, len(c.targets))
 	var won sync.Once
 	var dials sync.WaitGroup
@@ -440,8 +438,7 @@ func (c *Client) linkUpLocked(l *link) {
 	c.instance = l.instance
 	c.lastErr = nil
 	close(c.up)
-	// Tell the new connection everything: the old one took its subscriptions
-	// with it.
+	// Subscribe to everything again: subscriptions end with their connection.
 	grace := min(max(time.Since(c.downSince), minConfirmGrace), maxConfirmGrace)
 	clear(c.dirty)
 	for id, p := range c.peers {
@@ -457,7 +454,7 @@ func (c *Client) linkUpLocked(l *link) {
 	l.log.Info("connected to relay", "instance", l.instance)
 }
 
-// linkDown takes the connection away again, which ended with err.
+// linkDown records that the connection has ended with err.
 func (c *Client) linkDown(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -499,7 +496,7 @@ func (c *Client) send(dst messages.PeerID, payload []byte, wait bool, expired, g
 		select {
 		case <-c.out.room:
 		case <-expired:
-			signal(c.out.room) // the token may have been for us
+			signal(c.out.room) // pass on a token that may have been for us
 			return errDeadline
 		case <-gone:
 			signal(c.out.room)

@@ -96,7 +96,7 @@ func TestDialFails(t *testing.T) {
 			name:   "TLS to a plain relay",
 			change: func(c *client.Config) { c.URL = "rels://relay:80" },
 			want:   client.ErrWrongScheme,
-			text:   "rel:// rather than rels://",
+			text:   "rel:// instead of rels://",
 		},
 		{
 			name: "plain to a relay with TLS",

@@ -12,7 +12,7 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// Defaults of [Config], and the times that a relay gives no say in.
+// Defaults of [Config], and times that cannot be configured.
 const (
 	defaultMinBackoff    = 250 * time.Millisecond
 	defaultMaxBackoff    = 30 * time.Second
@@ -20,27 +20,26 @@ const (
 	defaultHealthTimeout = 35 * time.Second
 	defaultAcceptBacklog = 128
 
-	// authTimeout is how long existing clients wait for the AuthResponse once
-	// Auth is sent.
+	// authTimeout is how long the client waits for the AuthResponse after Auth is
+	// sent, as existing clients do.
 	authTimeout = 8 * time.Second
-	// stallTimeout is how long the relay may take no byte before the
-	// connection is cut.
+	// stallTimeout is how long the relay may read nothing before the connection is
+	// cut.
 	stallTimeout = 10 * time.Second
-	// tickPeriod is how often a connection looks at what has expired. It
-	// divides the default health timeout.
+	// tickPeriod is how often a connection checks what has expired. It divides the
+	// default health timeout.
 	tickPeriod = 5 * time.Second
-	// A peer that was online before a reconnect has as long to show up again
-	// as we were away, within these limits, before it counts as gone. When a
-	// pod or the relay goes away its connection ends at the same moment as
-	// ours; existing clients wait 1.5 s and then up to 60 s, ours up to 45 s.
+	// After a reconnect, a peer that was online before has as long to come back as
+	// we were away, within these limits, before it counts as gone. When a pod or the
+	// relay stops, the connections of peers end at the same moment as ours; existing
+	// clients wait 1.5 s and then up to 60 s, ours up to 45 s.
 	minConfirmGrace = 10 * time.Second
 	maxConfirmGrace = time.Minute
 	// earlyTTL is how long a message from a peer without a Conn is kept.
 	earlyTTL = 5 * time.Second
-	// closeLinger is how long Shutdown waits for the relay to close the
-	// connection after the Close message. Closing first, with unread bytes
-	// from the relay in the socket, would make the kernel throw away what is
-	// still on its way there.
+	// closeLinger is how long Shutdown waits for the relay to close the connection
+	// after the Close message. If we closed first, with unread bytes from the relay in
+	// the socket, the kernel would discard data that is still on its way.
 	closeLinger = 2 * time.Second
 
 	maxURLs = 7
@@ -56,7 +55,7 @@ var (
 	defaultSendQueue    = QueueLimits{Messages: 1024, Bytes: 512 << 10}
 	defaultReceiveQueue = QueueLimits{Messages: 256, Bytes: 512 << 10}
 	defaultPacketQueue  = QueueLimits{Messages: 2048, Bytes: 2 << 20}
-	// earlyQueue bounds what is kept of one peer that has no Conn yet.
+	// earlyQueue bounds the messages kept for one peer that has no Conn yet.
 	earlyQueue = QueueLimits{Messages: 16, Bytes: 32 << 10}
 )
 
@@ -90,14 +89,14 @@ func (l QueueLimits) check(name string) error {
 	return nil
 }
 
-// TokenSource returns the token to show to the relay, at most
-// [messages.MaxTokenSize] bytes. It is called once for each connection attempt,
-// so a token may be short-lived; ctx ends with the attempt. The client does not
-// change the bytes. See [StaticToken] and [SecretToken].
+// TokenSource returns the token for the relay, at most [messages.MaxTokenSize] bytes.
+// It is called once for each connection attempt, so a token may be short-lived; ctx
+// ends with the attempt. The client does not change the bytes. See [StaticToken] and
+// [SecretToken].
 type TokenSource func(ctx context.Context) ([]byte, error)
 
-// Config says which relay to use and as whom. URL (or URLs), Token and one of
-// PeerID and Name are required. The zero value of everything else is a good
+// Config says which relay to use and which peer to be. URL (or URLs), Token and one
+// of PeerID and Name are required. The zero value of every other field is a good
 // choice.
 type Config struct {
 	// URL is the address of the relay: "rels://relay.example.com" (TLS,
@@ -127,39 +126,39 @@ type Config struct {
 	// NextProtos are ignored: relays expect none.
 	TLSConfig *tls.Config
 
-	// DialContext opens the network connections; nil means a [net.Dialer].
-	// Proxy variables of the environment are not looked at. It must return
-	// when ctx ends. A call that takes more than 2 s has another one beside it,
-	// up to 4 for each address, since the way that the first takes may be dead.
+	// DialContext opens the network connections; nil means a [net.Dialer]. Proxy
+	// variables of the environment are not used. It must return when ctx ends. If a
+	// call takes more than 2 s, the client starts another one beside it, up to 4 for
+	// each address, because the path of the first may be dead.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// Logger gets the life of the connection; nil means nothing is logged.
+	// Logger logs the life of the connection; nil means nothing is logged.
 	Logger *slog.Logger
 
-	// MinBackoff and MaxBackoff are the pauses before the first and before
-	// the later attempts to connect again, each doubling, spread by ±50 %.
-	// After a Close from the relay, which a stopping pod sends, the first
-	// attempt comes within 50 ms whatever they say. Defaults: 250 ms and 30 s.
+	// MinBackoff is the pause before the first attempt to reconnect. Each further
+	// pause is twice as long, up to MaxBackoff; all are spread by ±50 %. After a
+	// Close from the relay, which a stopping pod sends, the first attempt comes
+	// within 50 ms in any case. Defaults: 250 ms and 30 s.
 	MinBackoff, MaxBackoff time.Duration
 
-	// DialTimeout bounds one attempt to connect: name lookup, TCP, TLS, HTTP
-	// and the relay's answer. The answer alone is waited for at most 8 s.
-	// Default 30 s.
+	// DialTimeout bounds one attempt to connect: name lookup, TCP, TLS, HTTP and
+	// the relay's answer to the token. For that answer alone the client waits at
+	// most 8 s. Default 30 s.
 	DialTimeout time.Duration
 
-	// HealthTimeout is how long the relay may be without a HealthCheck before
-	// the client leaves the connection. Relays send one at least every 25 s.
-	// Default 35 s; to stand n missed ones, use n times that. It is rounded
-	// up to a multiple of 5 s.
+	// HealthTimeout is how long the client waits for a HealthCheck of the relay
+	// before it closes the connection. Relays send one at least every 25 s. Default
+	// 35 s; to tolerate n missed ones, use n times that. It is rounded up to a
+	// multiple of 5 s.
 	HealthTimeout time.Duration
 
-	// SendQueue bounds what waits to be sent, over all peers. Defaults: 1024
-	// messages, 512 KiB. See the package documentation for what happens when
-	// it is full.
+	// SendQueue bounds the messages that wait to be sent, to all peers together.
+	// Defaults: 1024 messages, 512 KiB. See the package documentation for what
+	// happens when it is full.
 	SendQueue QueueLimits
 
-	// ReceiveQueue bounds what one Conn has received and not yet read. When
-	// it is full the oldest message is dropped. Defaults: 256 messages, 512
+	// ReceiveQueue bounds the messages that one Conn has received and not yet read.
+	// When it is full the oldest message is dropped. Defaults: 256 messages, 512
 	// KiB.
 	ReceiveQueue QueueLimits
 
@@ -167,10 +166,9 @@ type Config struct {
 	// MiB.
 	PacketQueue QueueLimits
 
-	// AcceptBacklog is how many peers without a Conn have their first
-	// messages kept, at most 16 messages and 32 KiB each for 5 s, until
-	// AcceptConn or OpenConn takes them. Messages of further peers are
-	// dropped. Default 128.
+	// AcceptBacklog is the number of peers without a Conn whose first messages are
+	// kept, at most 16 messages and 32 KiB each, for 5 s, until AcceptConn or
+	// OpenConn takes them. Messages of further peers are dropped. Default 128.
 	AcceptBacklog int
 }
 

@@ -29,7 +29,7 @@ var (
 	_ net.PacketConn = (*packetConn)(nil)
 )
 
-// What send says about why it stopped waiting; its callers know better words.
+// Why send stopped waiting; its callers return other errors.
 var (
 	errDeadline = os.ErrDeadlineExceeded
 	errGone     = errors.New("gone")
@@ -43,7 +43,7 @@ type conn struct {
 	in *queue
 	up chan struct{} // closed when the peer is online for the first time
 
-	readBy, writeBy deadline
+	deadlines
 
 	done chan struct{} // closed when the conn has ended
 
@@ -51,7 +51,7 @@ type conn struct {
 	err error      // why it has ended; nil: it has not
 }
 
-// newConnLocked registers a conn for id. in is nil or what was received early.
+// newConnLocked registers a conn for id. in is nil or has its early messages.
 func (c *Client) newConnLocked(id messages.PeerID, in *queue) (*conn, *peer) {
 	if in == nil {
 		in = newQueue(c.cfg.ReceiveQueue, true)
@@ -59,6 +59,7 @@ func (c *Client) newConnLocked(id messages.PeerID, in *queue) (*conn, *peer) {
 		in.setLimits(c.cfg.ReceiveQueue)
 	}
 	conn := &conn{c: c, id: id, in: in, up: make(chan struct{}), done: make(chan struct{})}
+	conn.closed = func() bool { return errors.Is(conn.ended(), net.ErrClosed) }
 	c.conns[id] = conn
 	p := c.peerLocked(id)
 	p.conn = conn
@@ -67,24 +68,23 @@ func (c *Client) newConnLocked(id messages.PeerID, in *queue) (*conn, *peer) {
 
 // OpenConn opens a Conn to the peer id, once it is online. It waits for that
 // until ctx ends; then the error wraps the end of ctx and [ErrPeerOffline], or
-// [ErrNotConnected] when there was no connection to a relay either. It does not
-// ask the peer, which needs no Conn of its own to us. There can be one Conn to
-// a peer: [ErrConnExists].
+// [ErrNotConnected] if there was no connection to a relay either. It sends nothing
+// to the peer, and the peer needs no Conn to us. There can be only one Conn to a
+// peer: [ErrConnExists].
 //
 // Each Write sends one message, of at most [messages.MaxPayloadSize] bytes,
 // possibly none, and each Read returns one. When the buffer of a Read is too
 // small for it, Read fills the buffer, drops the rest and returns
 // [io.ErrShortBuffer]. Delivery is best effort: a nil error of Write means that
-// the message is queued. What arrives is whole, and in the order it was sent.
+// the message is queued. Messages arrive whole, and in the order they were sent.
 //
 // When the send queue is full, Write waits for room until its deadline; while
-// there is no connection it drops the oldest queued message instead. The
-// messages that arrive unread are bounded by [Config.ReceiveQueue].
+// there is no connection it drops the oldest queued message instead.
+// [Config.ReceiveQueue] bounds the received messages that have not been read.
 //
-// The Conn lives through reconnects of ours, and ends when the peer's own
-// connection does: Read returns what was received and then [ErrPeerOffline],
-// Write returns [ErrPeerOffline] at once. OpenConn then opens another, once the
-// peer is back.
+// The Conn survives reconnects of ours, and ends when the peer's own connection
+// ends: Read returns what was received and then [ErrPeerOffline], Write returns
+// [ErrPeerOffline] at once. OpenConn then opens another, once the peer is back.
 func (c *Client) OpenConn(ctx context.Context, id messages.PeerID) (net.Conn, error) {
 	c.mu.Lock()
 	if c.state == StateClosed {
@@ -118,11 +118,11 @@ func (c *Client) OpenConn(ctx context.Context, id messages.PeerID) (net.Conn, er
 }
 
 // AcceptConn waits until a peer without a Conn sends something, and returns a
-// Conn to it whose first Read returns its first message. It is how a program
-// serves peers that it does not know: [Config.AcceptBacklog] bounds those that
-// wait. While a [Client.PacketConn] is open it gets those messages instead.
-// AcceptConn returns the end of ctx, or [net.ErrClosed] when the client is
-// closed. The Conn is like one of [Client.OpenConn].
+// Conn to it whose first Read returns its first message. With it a program serves
+// peers that it does not know; [Config.AcceptBacklog] bounds the peers that wait.
+// While a [Client.PacketConn] is open it gets those messages instead. AcceptConn
+// returns the error of ctx when ctx ends, or [net.ErrClosed] when the client is
+// closed. The Conn behaves like one of [Client.OpenConn].
 func (c *Client) AcceptConn(ctx context.Context) (net.Conn, error) {
 	for {
 		c.mu.Lock()
@@ -135,8 +135,8 @@ func (c *Client) AcceptConn(ctx context.Context) (net.Conn, error) {
 		if e != nil {
 			conn, p := c.newConnLocked(e.id, e.queue)
 			if !p.online {
-				// It was, when it sent this. If the relay does not say so
-				// too, it has gone since.
+				// It was online when it sent this. If the relay does not confirm
+				// that, it has gone since.
 				p.online = true
 				if c.link != nil {
 					p.confirmBy = time.Now().Add(minConfirmGrace)
@@ -157,8 +157,8 @@ func (c *Client) AcceptConn(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-// deliver gives a message to whoever it is for. It never waits and copies the
-// payload.
+// deliver queues a message at its Conn, at the PacketConn, or among the early
+// messages. It never waits and copies the payload.
 func (c *Client) deliver(id messages.PeerID, payload []byte) {
 	c.mu.Lock()
 	conn, packet := c.conns[id], c.packet
@@ -178,7 +178,7 @@ func (c *Client) deliver(id messages.PeerID, payload []byte) {
 }
 
 // upLocked reports whether the peer of an open conn has been online; setUpLocked
-// says that it is. Both need Client.mu.
+// records that it is. Both need Client.mu.
 func (n *conn) upLocked() bool { return isClosed(n.up) }
 
 func (n *conn) setUpLocked() {
@@ -220,6 +220,7 @@ func (n *conn) Close() error {
 	}
 	n.endLocked(net.ErrClosed)
 	c.mu.Unlock()
+	n.stop()
 	add(&c.count.unread, n.in.close())
 	return nil
 }
@@ -227,7 +228,7 @@ func (n *conn) Close() error {
 // Read returns the next message; see [Client.OpenConn].
 func (n *conn) Read(b []byte) (int, error) {
 	if len(b) == 0 {
-		return 0, nil // as any Reader: no message is lost to it
+		return 0, nil // as any Reader does; it loses no message
 	}
 	for {
 		expired := n.readBy.done()
@@ -278,28 +279,3 @@ func (n *conn) Write(b []byte) (int, error) {
 // LocalAddr returns our own [Addr], RemoteAddr that of the peer.
 func (n *conn) LocalAddr() net.Addr  { return Addr(n.c.cfg.PeerID) }
 func (n *conn) RemoteAddr() net.Addr { return Addr(n.id) }
-
-// SetDeadline and its parts follow [net.Conn]. On a closed conn they return
-// [net.ErrClosed].
-func (n *conn) SetDeadline(t time.Time) error {
-	n.readBy.set(t)
-	n.writeBy.set(t)
-	return n.settable()
-}
-
-func (n *conn) SetReadDeadline(t time.Time) error {
-	n.readBy.set(t)
-	return n.settable()
-}
-
-func (n *conn) SetWriteDeadline(t time.Time) error {
-	n.writeBy.set(t)
-	return n.settable()
-}
-
-func (n *conn) settable() error {
-	if errors.Is(n.ended(), net.ErrClosed) {
-		return net.ErrClosed
-	}
-	return nil
-}

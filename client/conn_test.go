@@ -301,7 +301,7 @@ func TestOpenConnWaitsForThePeer(t *testing.T) {
 		_, err = alice.OpenConn(t.Context(), bob)
 		wantErr(t, "a third OpenConn", err, client.ErrConnExists)
 
-		// Not a word from bob yet: his own OpenConn finds what we sent.
+		// Bob has sent nothing yet: his own OpenConn finds what we sent.
 		write(t, got.conn, "hello")
 		time.Sleep(time.Second)
 		wantRead(t, open(t, b, alice.PeerID()), "hello")
@@ -369,8 +369,7 @@ func TestConnEndsWithThePeer(t *testing.T) {
 	})
 }
 
-// A Conn lives through a reconnect of our own: the relay is told again whom we
-// want to hear of.
+// A Conn survives a reconnect of our own: the client subscribes again.
 func TestConnSurvivesOurReconnect(t *testing.T) {
 	bubble(t, func(t *testing.T, n *memnet.Network) {
 		r, alice, bob := pair(t, n)

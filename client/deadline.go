@@ -1,6 +1,7 @@
 package client
 
 import (
+	"net"
 	"sync"
 	"time"
 )
@@ -36,8 +37,8 @@ func (d *deadline) set(t time.Time) {
 }
 
 // done returns a channel that is closed when the deadline passes. Moving a
-// deadline that has not passed keeps the channel, so it also moves for whoever
-// is waiting already, as [net.Conn] asks.
+// deadline that has not passed keeps the channel, so that it also moves for calls
+// that are waiting already, as [net.Conn] requires.
 func (d *deadline) done() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -45,6 +46,36 @@ func (d *deadline) done() <-chan struct{} {
 		d.passed = make(chan struct{})
 	}
 	return d.passed
+}
+
+// deadlines are those of a conn or a packetConn.
+type deadlines struct {
+	readBy, writeBy deadline
+	closed          func() bool // Close was called
+}
+
+// SetDeadline, SetReadDeadline and SetWriteDeadline follow [net.Conn]. After Close
+// they return [net.ErrClosed].
+func (d *deadlines) SetDeadline(t time.Time) error { return d.set(t, &d.readBy, &d.writeBy) }
+
+func (d *deadlines) SetReadDeadline(t time.Time) error { return d.set(t, &d.readBy) }
+
+func (d *deadlines) SetWriteDeadline(t time.Time) error { return d.set(t, &d.writeBy) }
+
+func (d *deadlines) set(t time.Time, which ...*deadline) error {
+	if d.closed() {
+		return net.ErrClosed
+	}
+	for _, w := range which {
+		w.set(t)
+	}
+	return nil
+}
+
+// stop stops the timers.
+func (d *deadlines) stop() {
+	d.readBy.set(time.Time{})
+	d.writeBy.set(time.Time{})
 }
 
 func isClosed(c <-chan struct{}) bool {

@@ -6,9 +6,8 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// earlyMessages are the first messages of peers that have no Conn: what
-// AcceptConn hands out, and what OpenConn finds when the other side was
-// quicker. Its methods need Client.mu.
+// earlyMessages has the first messages of peers that have no Conn. AcceptConn takes
+// them, and OpenConn does if the other side was quicker. Its methods need Client.mu.
 type earlyMessages struct {
 	limit int           // peers
 	ready chan struct{} // has a token when there may be a peer
@@ -52,8 +51,8 @@ func (e *earlyMessages) add(id messages.PeerID, payload []byte, now time.Time) (
 	return dropped + older
 }
 
-// take removes what is kept of one peer and returns its messages; nil when
-// there is none. Expired messages are dropped.
+// take removes one peer and returns its messages; nil when there are none. Expired
+// messages are dropped.
 func (e *earlyMessages) take(id messages.PeerID, now time.Time) (q *queue, dropped int) {
 	p := e.peers[id]
 	if p == nil {
@@ -75,7 +74,7 @@ func (e *earlyMessages) next(now time.Time) (p *earlyPeer, dropped int) {
 	p = e.order[0]
 	e.remove(p)
 	if len(e.order) > 0 {
-		signal(e.ready) // for whoever else accepts
+		signal(e.ready) // for another AcceptConn
 	}
 	return p, dropped
 }

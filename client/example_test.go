@@ -79,7 +79,7 @@ func ExampleClient_OpenConn() {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 
-	// Bob answers whoever writes to him.
+	// Bob answers every peer that writes to him.
 	bob := connect(ctx, url, "bob")
 	defer bob.Close()
 	go func() {

@@ -21,9 +21,9 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// fakeRelay is a small relay that keeps the rules of docs/protocol.md and can
-// be told to break them. It writes to peers without a queue: good enough for
-// tests whose peers read.
+// fakeRelay is a small relay that follows docs/protocol.md, and breaks its rules where
+// a test asks for it. It writes to peers without a queue, which is enough for tests
+// whose peers read.
 type fakeRelay struct {
 	t        *testing.T
 	instance string

@@ -25,10 +25,10 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// Why a link ended. They are logged, and end no call of a user.
+// Why a link ended. They are logged, and no exported function returns them.
 var (
-	errServerClose  = errors.New("the relay said goodbye")
-	errNoAck        = errors.New("no answer from the relay: the way to it is dead")
+	errServerClose  = errors.New("the relay sent Close")
+	errNoAck        = errors.New("the relay does not acknowledge data: the network path is dead")
 	errServerSilent = errors.New("no health check from the relay")
 	errText         = errors.New("the relay sent a text message")
 	errTooLong      = errors.New("the relay sent a message over the limit")
@@ -36,13 +36,12 @@ var (
 	errNoAnswer     = errors.New("the relay did not answer Auth in time")
 )
 
-// A relay that does not answer is left after deadAfter at most. What was sent is
-// looked after every watchPeriod, as long as there is anything that the relay has
-// not acknowledged.
+// If the relay's host does not acknowledge data, the link is closed after at most
+// deadAfter. The check runs every watchPeriod while data is not acknowledged.
 const (
 	deadAfter   = 5 * time.Second
 	watchPeriod = 500 * time.Millisecond
-	probeAfter  = 2 * time.Second // two seconds more and the kernel gives up
+	probeAfter  = 2 * time.Second // the kernel gives up two seconds after that
 )
 
 // maxAnswers bounds the health checks that wait for an answer; a relay that
@@ -69,10 +68,10 @@ type link struct {
 	goodbye bool   // Close was sent after all data
 }
 
-// dialTCP opens a network connection. The way that the first attempt takes may be
-// dead, and then nothing answers it until ctx ends, while a load balancer sends
-// another one, from another port, to a pod that lives. So further attempts begin
-// beside one that takes long, and the first connection wins.
+// dialTCP opens a network connection. The path of the first attempt may be dead, so
+// that nothing answers it until ctx ends, while a load balancer would send another
+// attempt, from another port, to a pod that lives. So further attempts start beside
+// one that takes long, and the first connection wins.
 func (c *Client) dialTCP(ctx context.Context, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the others
@@ -128,7 +127,7 @@ func (c *Client) dial(ctx context.Context, t target, token []byte) (_ *link, err
 		if err != nil {
 			_ = raw.Close()
 			if ctx.Err() != nil {
-				err = context.Cause(ctx) // what closed the conn under the call that failed
+				err = context.Cause(ctx) // its end closed the conn, so the call failed
 			}
 			err = fmt.Errorf("connect to relay %s: %w", t.url, err)
 		}
@@ -148,7 +147,7 @@ func (c *Client) dial(ctx context.Context, t target, token []byte) (_ *link, err
 		tlsConn := tls.Client(conn, cfg)
 		if err := tlsConn.HandshakeContext(ctx); err != nil {
 			if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-				err = fmt.Errorf("%w: no TLS there, is it rel:// rather than rels://? %w", ErrWrongScheme, err)
+				err = fmt.Errorf("%w: the server does not speak TLS, try rel:// instead of rels://: %w", ErrWrongScheme, err)
 			}
 			return nil, err
 		}
@@ -176,8 +175,8 @@ func (c *Client) dial(ctx context.Context, t target, token []byte) (_ *link, err
 	return l, nil
 }
 
-// upgrade asks for a WebSocket on conn, encrypted already where it has to be.
-// A redirect is not followed: it would show the token to another server.
+// upgrade opens a WebSocket on conn, which is already encrypted if it has to be. It
+// follows no redirect: that would send the token to another server.
 func upgrade(ctx context.Context, conn net.Conn, host string) (*websocket.Conn, error) {
 	opts := &websocket.DialOptions{HTTPClient: &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -189,7 +188,7 @@ func upgrade(ctx context.Context, conn net.Conn, host string) (*websocket.Conn, 
 			return nil, fmt.Errorf("redirected to %s, use that address: %w", resp.Header.Get("Location"), err)
 		}
 		if _, secure := conn.(*tls.Conn); !secure && resp != nil && resp.StatusCode == http.StatusBadRequest {
-			return nil, fmt.Errorf("%w: it answers as a port with TLS does, use rels:// rather than rel://: %w", ErrWrongScheme, err)
+			return nil, fmt.Errorf("%w: the server expects TLS, use rels:// instead of rel://: %w", ErrWrongScheme, err)
 		}
 		return nil, err
 	}
@@ -199,9 +198,9 @@ func upgrade(ctx context.Context, conn net.Conn, host string) (*websocket.Conn, 
 // maxAnswerHeader bounds the header of the answer to the upgrade request.
 const maxAnswerHeader = 16 << 10
 
-// oneExchange is an [http.RoundTripper] for one request on a conn that is
-// there already. [http.Transport] would print what a server says unasked to
-// the standard logger. Closing the conn ends it.
+// oneExchange is an [http.RoundTripper] for one request on an open conn.
+// [http.Transport] would print what a server sends before the request to the standard
+// logger. Closing the conn ends it.
 type oneExchange struct{ conn net.Conn }
 
 func (x oneExchange) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -212,7 +211,7 @@ func (x oneExchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	r := bufio.NewReader(header)
 	if head, err := r.Peek(len("HTTP/")); err == nil && string(head) != "HTTP/" {
 		said, _ := r.Peek(min(r.Buffered(), 32))
-		return nil, fmt.Errorf("no relay there: it speaks another protocol than HTTP, its first bytes are %q", said)
+		return nil, fmt.Errorf("not a relay: the server does not speak HTTP, its first bytes are %q", said)
 	}
 	resp, err := http.ReadResponse(r, req)
 	if err != nil {
@@ -222,7 +221,7 @@ func (x oneExchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		// What has come of the body; the server may never end it.
+		// The part of the body that has arrived; the server may never end it.
 		said, _ := r.Peek(r.Buffered())
 		resp.Body = io.NopCloser(bytes.NewReader(said))
 		return resp, nil
@@ -253,18 +252,18 @@ func (l *link) authenticate(ctx context.Context, token []byte) (instance string,
 		if ctx.Err() != nil {
 			return "", context.Cause(ctx)
 		}
-		// A relay has no other way to refuse than to close.
+		// A relay can refuse only by closing the connection.
 		if at, parseErr := auth.Token(token).Expiry(); parseErr == nil && time.Now().After(at) {
-			err = fmt.Errorf("%w: its time was over at %s, %s ago", auth.ErrTokenExpired,
+			err = fmt.Errorf("%w: it expired at %s, %s ago", auth.ErrTokenExpired,
 				at.UTC().Format(time.RFC3339), time.Since(at).Truncate(time.Second))
 		} else if errors.Is(err, io.EOF) {
-			err = errors.New("it closed the connection without an answer to the token")
+			err = errors.New("the connection was closed without an answer to the token")
 		}
 		return "", fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	instance, err = messages.ParseAuthResponse(msg)
 	if err != nil {
-		return "", fmt.Errorf("first message of the relay is no AuthResponse: %w", err)
+		return "", fmt.Errorf("the relay's first message is not an AuthResponse: %w", err)
 	}
 	return instance, nil
 }
@@ -295,18 +294,18 @@ func (l *link) readMessage(ctx context.Context, buf []byte) ([]byte, error) {
 	}
 }
 
-// abandon ends a link that lost the race against another one.
+// abandon ends a link after another one was quicker.
 func (l *link) abandon() {
 	_ = l.ws.Write(context.Background(), websocket.MessageBinary, messages.AppendClose(nil))
 	l.cut()
 	_ = l.ws.CloseNow()
 }
 
-// cut closes the network connection at once, which ends whatever waits for it.
+// cut closes the network connection at once, which ends every wait for it.
 func (l *link) cut() { _ = l.conn.Close() }
 
-// run carries messages until the connection ends, and says why it ended. It
-// returns when both loops have.
+// run carries messages until the connection ends, and returns why it ended, after
+// both loops have returned.
 func (l *link) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var loops sync.WaitGroup
@@ -322,9 +321,9 @@ func (l *link) run(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// watch ends a link on which what was sent is not acknowledged. It sleeps while
-// nothing is sent. For a link that sends nothing the kernel probes, and a relay
-// that acknowledges but takes nothing is up to the deadline of a write.
+// watch ends a link whose data is not acknowledged. It sleeps while nothing is sent:
+// then the kernel probes the path. If the relay acknowledges data but does not read
+// it, the deadline of the write ends the link.
 func (l *link) watch(ctx context.Context, cancel context.CancelCauseFunc, raw syscall.RawConn) {
 	tick := time.NewTicker(watchPeriod)
 	defer tick.Stop()
@@ -355,11 +354,11 @@ func (l *link) watch(ctx context.Context, cancel context.CancelCauseFunc, raw sy
 
 func (l *link) readLoop() error {
 	defer close(l.readDone)
-	// One byte more than the limit, so that a message over it shows.
+	// One byte more than the limit, to detect a longer message.
 	buf := make([]byte, messages.MaxSize+1)
 	for {
-		// No deadline: the ticks of the writer watch over a silent relay, and
-		// the library would make an AfterFunc for each message.
+		// No deadline: the writer's ticks detect a silent relay, and the library
+		// would make an AfterFunc for each message.
 		msg, err := l.readMessage(context.Background(), buf)
 		if err != nil {
 			return err
@@ -373,9 +372,9 @@ func (l *link) readLoop() error {
 	}
 }
 
-// handle acts on one message. It never waits, and returns an error only for
-// Close. What makes no sense is counted and otherwise ignored, as existing
-// clients do: docs/protocol.md, "Bad input".
+// handle handles one message. It never waits, and returns an error only for Close. It
+// counts and ignores a malformed message, as existing clients do: docs/protocol.md,
+// "Bad input".
 func (l *link) handle(msg []byte) error {
 	c := l.c
 	typ, err := messages.ParseType(msg)
@@ -414,9 +413,8 @@ func (l *link) handle(msg []byte) error {
 	return nil
 }
 
-// writeLoop writes what the client has to say: answers to health checks, then
-// subscriptions, then data. When there is nothing it waits, holding no buffer
-// of messages.
+// writeLoop writes answers to health checks, then subscriptions, then data. When
+// there is nothing to write it waits, without a buffer.
 func (l *link) writeLoop(ctx context.Context) error {
 	tick := time.NewTicker(tickPeriod)
 	defer tick.Stop()
@@ -451,8 +449,8 @@ func (l *link) writeLoop(ctx context.Context) error {
 	}
 }
 
-// writeBatch writes what is pending, about flushSize bytes at most, in one
-// write. more reports that there was something: there may be more by now.
+// writeBatch writes what is pending, about flushSize bytes at most, in one write.
+// more reports that there was something to write, and there may be more by now.
 func (l *link) writeBatch() (more bool, err error) {
 	c := l.c
 	l.conn.hold()
@@ -505,7 +503,7 @@ func (l *link) writeBatch() (more bool, err error) {
 		err = l.conn.flush()
 	}
 	if err != nil {
-		// Also what the socket has taken already: nobody can tell.
+		// This includes what the socket has taken, which may have arrived.
 		add(&c.count.connectionLost, count)
 		return false, err
 	}
@@ -519,7 +517,7 @@ func (l *link) write(msg []byte) error {
 	return l.ws.Write(context.Background(), websocket.MessageBinary, msg)
 }
 
-// tick looks at what time has done.
+// tick checks timeouts.
 func (l *link) tick() error {
 	silent := time.Since(l.started) - time.Duration(l.lastHealth.Load())
 	if silent >= l.c.cfg.HealthTimeout {

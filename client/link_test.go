@@ -11,7 +11,7 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// newTestLink returns a link whose messages go to nobody: what handle needs.
+// newTestLink returns a link without a connection, which is enough for handle.
 func newTestLink(t testing.TB, change func(*Config)) *link {
 	t.Helper()
 	cfg := Config{URL: "rel://relay", Name: "alice", Token: StaticToken(nil)}
@@ -91,7 +91,7 @@ func FuzzHandle(f *testing.F) {
 		sub, unsub := c.takeSubscriptions(10)
 		for _, id := range append(sub, unsub...) {
 			if !slices.Contains(ids, id) {
-				t.Errorf("the relay would be told of %v", id)
+				t.Errorf("the relay would get a change of %v", id)
 			}
 		}
 		_ = watch.Close()

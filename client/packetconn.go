@@ -19,7 +19,7 @@ type packetConn struct {
 	c  *Client
 	in *queue // each message with its PeerID in front
 
-	readBy, writeBy deadline
+	deadlines
 
 	done  chan struct{} // closed by Close
 	close sync.Once
@@ -33,13 +33,13 @@ type packetConn struct {
 // peers that have no open Conn. A client has one: further calls return the same
 // until it is closed. On a closed client its methods return [net.ErrClosed].
 //
-// WriteTo sends one message of at most [messages.MaxPayloadSize] bytes and
-// never waits: when the send queue is full it drops the message, counts it and
-// returns no error, as a network does. No presence is needed: a message to a
-// peer that is not connected is lost. ReadFrom returns one message; what does
-// not fit in its buffer is lost without an error, so that a peer's long message
-// cannot end a program's read loop. Both are bounded by queues ([Config]), and
-// neither allocates for a message.
+// WriteTo sends one message of at most [messages.MaxPayloadSize] bytes and never
+// waits: when the send queue is full it drops the message, counts it and returns no
+// error, as a network does. A message to a peer that is not connected is lost; WriteTo
+// does not check presence. ReadFrom returns one message. What does not fit in its
+// buffer is lost without an error, so that a peer's long message cannot end a
+// program's read loop. Both are bounded by queues ([Config]), and neither allocates
+// for a message.
 func (c *Client) PacketConn() net.PacketConn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -52,11 +52,12 @@ func (c *Client) PacketConn() net.PacketConn {
 		done:  make(chan struct{}),
 		addrs: make(map[messages.PeerID]net.Addr),
 	}
+	p.closed = func() bool { return isClosed(p.done) }
 	if c.state == StateClosed {
 		p.end()
 		return p
 	}
-	// What came before it was opened is for it too.
+	// It also gets the messages that came before it was opened.
 	buf := make([]byte, messages.MaxPayloadSize)
 	for {
 		e, dropped := c.early.next(time.Now())
@@ -88,11 +89,12 @@ func (p *packetConn) Close() error {
 func (p *packetConn) end() {
 	p.close.Do(func() {
 		close(p.done)
+		p.stop()
 		add(&p.c.count.unread, p.in.close())
 	})
 }
 
-// ReadFrom returns the next message and who sent it; see [Client.PacketConn].
+// ReadFrom returns the next message and its sender; see [Client.PacketConn].
 func (p *packetConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	var id messages.PeerID
 	for {
@@ -117,8 +119,7 @@ func (p *packetConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	}
 }
 
-// addr returns id as a net.Addr. It keeps them: each would be an allocation for
-// each message.
+// addr returns id as a net.Addr. It caches them, because each conversion allocates.
 func (p *packetConn) addr(id messages.PeerID) net.Addr {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -152,28 +153,3 @@ func (p *packetConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 
 // LocalAddr returns our own [Addr].
 func (p *packetConn) LocalAddr() net.Addr { return Addr(p.c.cfg.PeerID) }
-
-// SetDeadline and its parts follow [net.PacketConn]. On a closed one they
-// return [net.ErrClosed].
-func (p *packetConn) SetDeadline(t time.Time) error {
-	p.readBy.set(t)
-	p.writeBy.set(t)
-	return p.settable()
-}
-
-func (p *packetConn) SetReadDeadline(t time.Time) error {
-	p.readBy.set(t)
-	return p.settable()
-}
-
-func (p *packetConn) SetWriteDeadline(t time.Time) error {
-	p.writeBy.set(t)
-	return p.settable()
-}
-
-func (p *packetConn) settable() error {
-	if isClosed(p.done) {
-		return net.ErrClosed
-	}
-	return nil
-}

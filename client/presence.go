@@ -9,18 +9,18 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// peer is what the client knows of a peer that it wants to hear of. All fields
-// are guarded by Client.mu.
+// peer is what the client knows of a peer that it subscribes to. All fields are
+// guarded by Client.mu.
 type peer struct {
 	conn    *conn       // open, or being opened; nil: none
-	watched []*Presence // never twice the same
+	watched []*Presence // no duplicates
 
-	online    bool      // as it was last told
-	confirmed bool      // told on the connection of now
-	confirmBy time.Time // when an online that is not confirmed counts as offline; zero: no such
+	online    bool      // in the last notice of the relay
+	confirmed bool      // that notice came on the current connection
+	confirmBy time.Time // when an unconfirmed online counts as offline; zero: never
 }
 
-// peerLocked returns what is known of id, subscribing to it where it is new.
+// peerLocked returns the peer of id, and subscribes to it if it is new.
 func (c *Client) peerLocked(id messages.PeerID) *peer {
 	p := c.peers[id]
 	if p == nil {
@@ -31,8 +31,9 @@ func (c *Client) peerLocked(id messages.PeerID) *peer {
 	return p
 }
 
-// subscribeLocked has the writer tell the relay whether id is in c.peers.
-// Without a connection there is nobody to tell: the next one is told all.
+// subscribeLocked makes the writer subscribe to id, or unsubscribe if id is not in
+// c.peers. Without a connection it does nothing: the next connection subscribes to
+// all of c.peers.
 func (c *Client) subscribeLocked(id messages.PeerID) {
 	if c.link != nil {
 		c.dirty[id] = struct{}{}
@@ -40,7 +41,7 @@ func (c *Client) subscribeLocked(id messages.PeerID) {
 	}
 }
 
-// releaseLocked forgets p when nobody wants to hear of it any more.
+// releaseLocked forgets p when no Conn and no Presence uses it any more.
 func (c *Client) releaseLocked(id messages.PeerID, p *peer) {
 	if p.conn == nil && len(p.watched) == 0 {
 		delete(c.peers, id)
@@ -48,8 +49,8 @@ func (c *Client) releaseLocked(id messages.PeerID, p *peer) {
 	}
 }
 
-// takeSubscriptions returns what the relay has to be told, at most limit ids in
-// all. Changes of one peer that cancel out in the meantime were never noted.
+// takeSubscriptions returns the next ids to subscribe to and to unsubscribe from, at
+// most limit in all. Changes of one peer that cancel each other count as one.
 func (c *Client) takeSubscriptions(limit int) (sub, unsub []messages.PeerID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -67,7 +68,7 @@ func (c *Client) takeSubscriptions(limit int) (sub, unsub []messages.PeerID) {
 	return sub, unsub
 }
 
-// setPresence is told by the relay that ids are online, or no longer.
+// setPresence handles a notice of the relay that ids are online, or no longer.
 func (c *Client) setPresence(ids messages.PeerList, online bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -90,9 +91,9 @@ func (c *Client) setPresence(ids messages.PeerList, online bool) {
 	}
 }
 
-// wentOfflineLocked acts on the end of a peer that was online. The notice of
-// one that was not is ignored: subscribing anew at each would let a confused
-// relay keep us both busy.
+// wentOfflineLocked handles the end of a peer that was online. It ignores the notice
+// for a peer that was not: subscribing again at each of them would let a confused
+// relay keep both sides busy.
 func (c *Client) wentOfflineLocked(id messages.PeerID, p *peer) {
 	if !p.online {
 		return
@@ -108,7 +109,7 @@ func (c *Client) wentOfflineLocked(id messages.PeerID, p *peer) {
 	}
 	c.releaseLocked(id, p)
 	if c.peers[id] != nil {
-		c.subscribeLocked(id) // a relay tells of "online" once for each Subscribe
+		c.subscribeLocked(id) // a relay sends one online notice for each Subscribe
 	}
 }
 
@@ -125,8 +126,8 @@ func (c *Client) sweep(now time.Time) {
 	add(&c.count.unclaimed, c.early.expire(now))
 }
 
-// Event says that a peer is online, or no longer. It is a state, not a change:
-// the same may be told again, after a reconnect for example.
+// Event says that a peer is online, or no longer. It is a state, not a change: the
+// same state may come again, after a reconnect for example.
 type Event struct {
 	ID     messages.PeerID
 	Online bool
@@ -147,14 +148,14 @@ type Presence struct {
 	order   []messages.PeerID // of pending, the longest waiting first
 }
 
-// Subscribe subscribes to the presence of ids, which it copies. Peers that are
-// online are told at once, those that are not only when they come. It fails
-// with [net.ErrClosed] on a closed client.
+// Subscribe subscribes to the presence of ids, which it copies. For peers that are
+// online an event comes at once, for the others when they come online. It fails with
+// [net.ErrClosed] on a closed client.
 //
-// After a reconnect every peer that is online is told again, and those that
-// were online are told to be offline unless they are back within as long as the
-// connection was away (at least 10 s, at most 1 min). While there is no
-// connection nothing is known and nothing is told.
+// After a reconnect there is an event for every peer that is online, and an offline
+// event for peers that were online before and do not come back within the time that
+// the connection was away (at least 10 s, at most 1 min). While there is no connection
+// there are no events.
 func (c *Client) Subscribe(ids ...messages.PeerID) (*Presence, error) {
 	w := &Presence{
 		c:       c,
@@ -189,8 +190,8 @@ func (c *Client) Subscribe(ids ...messages.PeerID) (*Presence, error) {
 }
 
 // Events returns the channel of events. It never holds more than one event for
-// each peer: while nobody receives, the newest state of a peer replaces an older
-// one that waits. It is closed by Close, and when the client is closed.
+// each peer: while none is received, the newest state of a peer replaces an older one
+// that waits. The channel is closed by Close, and when the client is closed.
 func (w *Presence) Events() <-chan Event { return w.events }
 
 // Close ends the subscription and closes the channel. It returns nil, and may
@@ -226,7 +227,7 @@ func (w *Presence) tell(id messages.PeerID, online bool) {
 	signal(w.wake)
 }
 
-// run hands out what is pending, each as it is at the moment of the handover.
+// run sends what is pending, each peer with its state at the moment of sending.
 func (w *Presence) run() {
 	defer close(w.events)
 	for {

@@ -66,7 +66,7 @@ func TestPresence(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		if got := r.subscribed(alice.PeerID()); got != 1 {
-			t.Errorf("%d subscriptions, want the one of late", got)
+			t.Errorf("%d subscriptions, want that of the second Presence", got)
 		}
 		_ = late.Close()
 		time.Sleep(time.Second)
@@ -76,7 +76,7 @@ func TestPresence(t *testing.T) {
 	})
 }
 
-// Nobody receives: the newest state of each peer waits, nothing more.
+// While no event is received, only the newest state of each peer waits.
 func TestPresenceCoalesces(t *testing.T) {
 	bubble(t, func(t *testing.T, n *memnet.Network) {
 		startRelay(t, n, "relay", nil)

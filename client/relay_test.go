@@ -119,8 +119,8 @@ func TestRealRelayMesh(t *testing.T) {
 	all.Wait()
 }
 
-// The relay goes away and another one comes at its address: the clients find it,
-// are told again who is there, and messages flow.
+// The relay stops and another one starts at its address: the clients find it, presence
+// comes back, and messages flow.
 func TestRealRelayRestart(t *testing.T) {
 	addr, server := startRealRelay(t, "127.0.0.1:0")
 	alice, bob := dialReal(t, addr, "alice", nil), dialReal(t, addr, "bob", nil)
@@ -138,7 +138,7 @@ func TestRealRelayRestart(t *testing.T) {
 		case e := <-presence.Events():
 			online = e.Online
 		case <-minute(t).Done():
-			t.Fatal("not told that bob is back")
+			t.Fatal("no event that bob is back")
 		}
 	}
 	if _, err := a.WriteTo([]byte("after the restart"), client.Addr(bob.PeerID())); err != nil {

@@ -10,7 +10,7 @@ type Stats struct {
 
 	MessagesSent     uint64 // handed to the network; not necessarily delivered
 	BytesSent        uint64
-	MessagesReceived uint64 // all that arrived, also those later dropped
+	MessagesReceived uint64 // all that arrived, including those dropped later
 	BytesReceived    uint64
 
 	QueuedMessages int // waiting to be sent now
@@ -19,16 +19,16 @@ type Stats struct {
 	Dropped Drops
 }
 
-// Drops are the messages that a client has let go, by reason.
+// Drops are the messages that a client has dropped, by reason.
 type Drops struct {
 	SendQueueFull    uint64 // the send queue was full
 	ConnectionLost   uint64 // the connection ended while they were written; some may have arrived
 	NotSent          uint64 // still in the send queue when the client was closed
-	ReceiveQueueFull uint64 // nobody read them in time
+	ReceiveQueueFull uint64 // not read in time
 	Unclaimed        uint64 // from a peer without a Conn, and not taken in time, or the backlog was full
 	Unread           uint64 // received, and not read when its Conn or PacketConn ended
-	Truncated        uint64 // longer than the buffer given to Read or ReadFrom; counted once each, their start was read
-	Malformed        uint64 // from the relay, and not a message that a client gets
+	Truncated        uint64 // longer than the buffer given to Read or ReadFrom, which got their start
+	Malformed        uint64 // from the relay, and not a message for a client
 }
 
 // counters are the atomics behind Stats.
