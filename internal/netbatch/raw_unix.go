@@ -27,7 +27,7 @@ func Raw(c net.Conn) syscall.RawConn {
 // to read now.
 func readNow(fd uintptr, p []byte) (n int, again bool, err error) {
 	for {
-		n, err = syscall.Read(int(fd), p)
+		n, err = sysRead(fd, p)
 		switch {
 		case err == syscall.EINTR:
 			continue
@@ -45,7 +45,7 @@ func readNow(fd uintptr, p []byte) (n int, again bool, err error) {
 // writeNow writes once to a non-blocking fd, n being 0 when it is full.
 func writeNow(fd uintptr, p []byte) (n int, err error) {
 	for {
-		n, err = syscall.Write(int(fd), p)
+		n, err = sysWrite(fd, p)
 		switch {
 		case err == syscall.EINTR:
 			continue

@@ -1,0 +1,9 @@
+//go:build unix && !linux
+
+package netbatch
+
+import "syscall"
+
+func sysRead(fd uintptr, p []byte) (int, error) { return syscall.Read(int(fd), p) }
+
+func sysWrite(fd uintptr, p []byte) (int, error) { return syscall.Write(int(fd), p) }
