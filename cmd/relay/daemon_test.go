@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,6 +24,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/client"
+	"github.com/crosspod/crosspod/internal/setting"
 )
 
 // quiet are the options of a relay that is alone, on ports of its own, and ends
@@ -262,4 +264,11 @@ func writeCertificate(t *testing.T, end time.Time) (certFile, keyFile string) {
 		}
 	}
 	return certFile, keyFile
+}
+
+// withoutSettings returns the variables of environ that set nothing of a relay.
+func withoutSettings(environ []string) []string {
+	return slices.DeleteFunc(environ, func(variable string) bool {
+		return slices.ContainsFunc(setting.Prefixes, func(p string) bool { return strings.HasPrefix(variable, p) })
+	})
 }

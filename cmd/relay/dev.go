@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/crosspod/crosspod/internal/devcluster"
@@ -93,11 +91,4 @@ func self() string {
 		return os.Args[0]
 	}
 	return path
-}
-
-// withoutSettings returns the variables of environ that set nothing of a relay.
-func withoutSettings(environ []string) []string {
-	return slices.DeleteFunc(environ, func(variable string) bool {
-		return slices.ContainsFunc(setting.Prefixes, func(p string) bool { return strings.HasPrefix(variable, p) })
-	})
 }

@@ -132,7 +132,7 @@ func (p *program) app() (*cobra.Command, *command) {
 		run:     start.run,
 	}
 	root.commands = []*command{
-		start, p.clusterCommand(), p.devCommand(), p.ncCommand(), p.tokenCommand(), p.benchCommand(),
+		start, p.clusterCommand(), p.devCommand(), p.ncCommand(), p.tokenCommand(),
 		p.completionCommand(func() *cobra.Command { return cc }), p.versionCommand(),
 	}
 	cc = root.cobra(p)

@@ -272,22 +272,6 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// bench takes the relay to measure from the same variables.
-func TestBenchAccess(t *testing.T) {
-	for _, tt := range []struct {
-		env  map[string]string
-		want string
-	}{
-		{map[string]string{"RELAY_URL": "rel://127.0.0.1:1"}, "set RELAY_AUTH_SECRET"},
-		{map[string]string{"RELAY_URL": "http://127.0.0.1:1", "RELAY_AUTH_SECRET": "s"}, "rel://host:port"},
-		{map[string]string{"RELAY_URL": "rels://127.0.0.1:1", "RELAY_AUTH_SECRET": "s", "RELAY_CA_FILE": "missing"}, "--ca-file: open missing"},
-	} {
-		if got := run(t, tt.env, "bench"); got.code != exitUsage || !strings.Contains(got.stderr, tt.want) {
-			t.Errorf("%v: code %d, stderr %q, want %q", tt.env, got.code, got.stderr, tt.want)
-		}
-	}
-}
-
 // A secret comes from an option or, in every command, from the same variables.
 func TestTokenSecrets(t *testing.T) {
 	dir := t.TempDir()

@@ -3,7 +3,7 @@ package setting
 import "testing"
 
 func TestNearest(t *testing.T) {
-	words := []string{"start", "cluster", "dev", "nc", "token", "bench", "listen-address", "exposed-address", "cluster-peers", "cluster-auth-secret-file", "cluster-auth-secret"}
+	words := []string{"start", "cluster", "dev", "nc", "token", "listen-address", "exposed-address", "cluster-peers", "cluster-auth-secret-file", "cluster-auth-secret"}
 	for text, want := range map[string]string{
 		"strt": "start", "sart": "start", "starts": "start", "tokne": "token", "nx": "nc", "dav": "dev",
 		"listen-addr": "listen-address", "expose-address": "exposed-address", "LISTEN": "",

@@ -28,7 +28,6 @@ var allowed = map[string][]string{
 	"relay":          {"messages", "internal", "store", "metrics", "cluster", "relay/listener"},
 	"client":         {"messages", "internal", "auth"},
 	"admin":          {"internal"},
-	"bench":          {"messages", "internal", "auth"},
 	"cmd":            {"."},
 
 	// Rooms of the cluster that decide and neither wait nor send.

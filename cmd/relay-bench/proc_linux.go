@@ -1,48 +1,31 @@
-package bench
+package main
 
 import (
 	"fmt"
-	"os"
 	"syscall"
 	"time"
 	"unsafe"
 )
 
 // processCPU returns the CPU time a process has used, user and system, of all
-// its threads, those included that have ended. It asks the clock of the
-// process (clock_getcpuclockid(3)), which counts in nanoseconds and needs no
-// permission; the sums in /proc/PID/task leave out threads that have ended,
-// and /proc/PID/stat, the fallback, counts in steps of 10 ms.
+// its threads, those included that have ended. It asks the clock of the process
+// (clock_getcpuclockid(3)), which counts in nanoseconds and needs no permission;
+// /proc/PID/stat counts in steps of 10 ms.
 func processCPU(pid int) (time.Duration, error) {
-	const (
-		cpuclockSched = 2
-		pidLimit      = 4 << 20 // PID_MAX_LIMIT: a larger one does not fit into a clock
-	)
-	if pid <= 0 || pid >= pidLimit {
-		return 0, fmt.Errorf("no process has the id %d", pid)
-	}
+	const cpuclockSched = 2
 	clock := int32(^uint32(pid)<<3 | cpuclockSched)
 	var ts syscall.Timespec
-	_, _, errno := syscall.Syscall(syscall.SYS_CLOCK_GETTIME, uintptr(clock), uintptr(unsafe.Pointer(&ts)), 0)
-	if errno == 0 {
-		return time.Duration(ts.Nano()), nil
+	if _, _, errno := syscall.Syscall(syscall.SYS_CLOCK_GETTIME, uintptr(clock), uintptr(unsafe.Pointer(&ts)), 0); errno != 0 {
+		return 0, fmt.Errorf("CPU time of process %d: %w", pid, errno)
 	}
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, fmt.Errorf("CPU time of process %d: %w", pid, err)
-	}
-	return parseStat(b)
+	return time.Duration(ts.Nano()), nil
 }
 
 // sleepUntil sleeps until t nanoseconds on the clock of [clock], in the kernel
 // and not in the scheduler of Go, whose timers are late by up to a millisecond
 // when the process idles. The calling goroutine must hold its thread.
 func sleepUntil(t int64) {
-	for {
-		d := t - clock()
-		if d <= 0 {
-			return
-		}
+	for d := t - clock(); d > 0; d = t - clock() {
 		ts := syscall.NsecToTimespec(d)
 		_ = syscall.Nanosleep(&ts, nil) // interrupted: the loop sleeps the rest
 	}
@@ -56,8 +39,8 @@ func preciseSleep() (restore func()) {
 	return func() { syscall.Syscall(syscall.SYS_PRCTL, prSetTimerslack, 0, 0) }
 }
 
-// endWithParent has the kernel kill the child when this process dies, however
-// it dies, and keeps the terminal's Ctrl-C from it: its parent ends it.
+// endWithParent makes the kernel kill the child when this process dies, and
+// keeps the terminal's Ctrl-C from it: its parent ends it.
 func endWithParent() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 }
