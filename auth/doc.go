@@ -13,9 +13,9 @@
 // only kind that opens an id of another beginning. See ADR-0003 and
 // docs/protocol.md.
 //
-// A [Validator] holds one or more secrets at a time, and they can be changed
-// while it works: [WatchSecretFile] does that from a file.
+// A [Validator] has one or more secrets at a time, and they can be changed while it
+// is in use: [WatchSecretFile] does that from a file.
 //
-// Tokens and secrets print as "[redacted]", whatever the verb, and no error
-// holds a part of one.
+// Tokens and secrets print as "[redacted]", whatever the verb, and no error contains
+// a part of one.
 package auth

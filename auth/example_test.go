@@ -10,7 +10,7 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// A relay and whoever issues tokens share a secret.
+// A relay and the issuer of its tokens share a secret.
 func Example() {
 	validator := auth.NewValidator("relay-secret")
 	alice, bob := messages.HashID("alice"), messages.HashID("bob")
@@ -31,7 +31,7 @@ func Example() {
 	// auth: token names another peer true
 }
 
-// A secret is changed for another with nobody locked out.
+// A secret is replaced by another, and no peer is locked out.
 func ExampleValidator_SetSecrets() {
 	validator := auth.NewValidator("old")
 	token := auth.Issue("old", time.Now().Add(time.Hour))

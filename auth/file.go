@@ -13,7 +13,7 @@ import (
 	"github.com/crosspod/crosspod/internal/secrettext"
 )
 
-// ErrNoSecret means that a secret file holds no secret.
+// ErrNoSecret means that a secret file has no secret.
 var ErrNoSecret = errors.New("auth: no secret in the file")
 
 // maxSecretFile bounds what is read of a secret file, in bytes.
@@ -21,10 +21,10 @@ const maxSecretFile = 64 << 10
 
 // ReadSecretFile returns the secrets of a file: one per line, the first is the
 // one to sign with. Line ends, LF or CRLF, and a byte order mark before the first
-// line are not part of a secret, everything else on a line is, spaces included;
-// blank lines are skipped. It fails when the file cannot be read, is larger than
-// 64 KiB, is not UTF-8, has a control character, which the error names by its
-// line, holds more than [MaxSecrets], or, with [ErrNoSecret], none.
+// line are not part of a secret; everything else on a line is, spaces included. Blank
+// lines are skipped. It fails if the file cannot be read, is larger than 64 KiB, is
+// not UTF-8, has a control character (the error has the line number), has more than
+// [MaxSecrets] secrets, or none ([ErrNoSecret]).
 func ReadSecretFile(path string) ([]string, error) {
 	secrets, err := readSecrets(path)
 	if err != nil {
@@ -73,11 +73,11 @@ func readSecrets(path string) ([]string, error) {
 // within a minute where the file system does not report it or the system has no
 // watch left.
 //
-// A file that cannot be read or holds no secret is a warning to logger (nil:
-// none), and the secrets last handed out stay. So is a secret that is very short
-// or ends in a blank, which is handed out as it is. It is the folder that is
-// watched, because Kubernetes changes a mounted Secret by swapping a symlink
-// beside the file. The error says that the folder is not there.
+// If the file cannot be read or has no secret, it logs a warning to logger (nil: none)
+// and does not call onChange, so the old secrets stay. It also warns about a secret
+// that is very short or ends in a blank, but passes it on as it is. It watches the
+// folder, because Kubernetes changes a mounted Secret by swapping a symlink beside the
+// file. It returns an error if there is no such folder.
 func WatchSecretFile(ctx context.Context, path string, logger *slog.Logger, onChange func([]string)) error {
 	return WatchCheckedSecretFile(ctx, path, logger, nil, onChange)
 }

@@ -107,7 +107,7 @@ func TestReadSecretFile(t *testing.T) {
 	}
 }
 
-// A file that is refused is not said to have changed.
+// A refused file is not reported as a change.
 func TestWatchCheckedSecretFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secrets")
 	write(t, path, "good\n")
@@ -182,7 +182,7 @@ func (w warnings) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// A secret of a file that is probably not what was meant is said by its place.
+// A secret of a file that is probably not what was meant is reported by its line.
 func TestWatchOddSecrets(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secrets")
 	write(t, path, "a secret that is long enough\n\na secret that ends in a blank \nhunter2\n")

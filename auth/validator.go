@@ -27,14 +27,14 @@ var (
 	ErrTokenPeer = errors.New("auth: token names another peer")
 	// ErrTokenNotNamed means that the token is a good one, and that a named
 	// token is demanded.
-	ErrTokenNotNamed = errors.New("auth: token names no peer, and a named one is demanded")
+	ErrTokenNotNamed = errors.New("auth: token names no peer, and a named one is required")
 )
 
 type expired string
 
 func (e expired) Error() string { return string(e) }
 
-// Expired lets a relay, which does not know this package, tell it from others.
+// Expired lets a relay, which does not import this package, recognise the error.
 func (expired) Expired() bool { return true }
 
 // MaxSecrets is how many secrets are live at most, since a forged token costs
@@ -61,9 +61,9 @@ func NewValidator(secrets ...string) *Validator {
 	return v
 }
 
-// SetSecrets has the validator accept tokens signed with any of secrets, and
-// with no other, from now on. Empty secrets are left out, since anybody could
-// sign with them, and so are those after the first [MaxSecrets]. With no secret
+// SetSecrets replaces the secrets: from now on the validator accepts tokens signed
+// with any of them, and no others. Empty secrets are left out, since anyone could
+// sign with them, and so are secrets after the first [MaxSecrets]. Without a secret
 // every token is refused.
 func (v *Validator) SetSecrets(secrets ...string) {
 	keys := make([]*key, 0, min(len(secrets), MaxSecrets))
@@ -75,8 +75,8 @@ func (v *Validator) SetSecrets(secrets ...string) {
 	v.keys.Store(&keys)
 }
 
-// RequireNamed says whether every peer must present a named token. At first
-// only peers whose id does not begin with "sha-" must.
+// RequireNamed sets whether every peer must present a named token. Initially only
+// peers whose id does not begin with "sha-" must.
 func (v *Validator) RequireNamed(yes bool) { v.demands.Store(yes) }
 
 // Validate checks a token v2, a []byte or a [Token], for a caller that does not

@@ -36,8 +36,8 @@
 // accepts it whole: appending what it returned gives the same bytes. Append
 // functions grow dst as append does; with room in dst they do not allocate.
 //
-// docs/protocol.md says when which message is sent and what the other side does
-// with it; ADR-0001 why it is this protocol, ADR-0002 what a PeerID is. The
-// files in testdata/vectors are the protocol for whoever writes a second
-// implementation: changing one is a change of the protocol.
+// docs/protocol.md says when each message is sent and what the other side does with
+// it; ADR-0001 says why it is this protocol, ADR-0002 what a PeerID is. The files in
+// testdata/vectors define the protocol for a second implementation: changing one is a
+// change of the protocol.
 package messages

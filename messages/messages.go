@@ -195,8 +195,8 @@ func AppendAuthResponse(dst []byte, address string) ([]byte, error) {
 	return append(dst, address...), nil
 }
 
-// ParseAuthResponse returns the instance address of an AuthResponse, a copy. It
-// is not checked further: whoever dials it parses it. Errors are [ErrTooShort],
+// ParseAuthResponse returns a copy of the instance address of an AuthResponse. It does
+// not check the address: the code that dials it parses it. Errors are [ErrTooShort],
 // [ErrVersion], [ErrType] and [ErrTooLong].
 func ParseAuthResponse(msg []byte) (address string, err error) {
 	body, err := parseBody(msg, TypeAuthResponse, MaxAuthResponseSize)

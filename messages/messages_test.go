@@ -167,8 +167,8 @@ func TestLaterMessages(t *testing.T) {
 	}
 }
 
-// TestParseTypeOfAllNumbers: whoever reads messages decides what an unknown type
-// means, not ParseType.
+// TestParseTypeOfAllNumbers: the caller decides what an unknown type means, not
+// ParseType.
 func TestParseTypeOfAllNumbers(t *testing.T) {
 	for n := range 256 {
 		if got, err := messages.ParseType([]byte{1, byte(n)}); got != messages.Type(n) || err != nil {

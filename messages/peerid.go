@@ -14,9 +14,9 @@ const idPrefix = "sha-"
 
 // PeerID is the fixed-size identity of a peer on the wire: for outside peers
 // the four bytes "sha-" and the SHA-256 of the peer's text name, see [HashID].
-// Ids that begin otherwise are for parts of the relay itself (ADR-0002); a
-// parser does not tell them apart. It is comparable and may be used as a map
-// key. The zero value names nobody.
+// Ids that begin otherwise are for parts of the relay itself (ADR-0002); parsers
+// treat both alike. It is comparable and may be used as a map key. The zero value is
+// no peer.
 type PeerID [PeerIDSize]byte
 
 // HashID returns the PeerID of a text name, such as a WireGuard public key in
@@ -29,14 +29,14 @@ func HashID(text string) PeerID {
 	return id
 }
 
-// Hashed reports whether id begins as those of [HashID] do. Any other id is
-// reserved: it names a part of the relay, and who claims it in a handshake must
-// prove that the name is his.
+// Hashed reports whether id begins like the ids of [HashID]. Any other id is reserved
+// for a part of the relay, and a peer that claims it in a handshake must prove that it
+// owns the name.
 func (id PeerID) Hashed() bool { return string(id[:len(idPrefix)]) == idPrefix }
 
 // String returns the four prefix bytes as text, with bytes outside printable
 // ASCII replaced by '?', followed by the standard base64, padded, of the other
-// 32: 48 characters. It tells any two ids with printable prefixes apart.
+// 32: 48 characters. Ids with printable prefixes have different texts.
 func (id PeerID) String() string {
 	var b [len(idPrefix) + 44]byte
 	id.appendPrefix(b[:0])

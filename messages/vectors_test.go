@@ -193,7 +193,7 @@ func (v vector) message(t testing.TB) []byte {
 	return encode(t, v)
 }
 
-// reencode parses msg as a message of type typ and appends what it was told.
+// reencode parses msg as a message of type typ and encodes the result again.
 func reencode(msg []byte, typ messages.Type) ([]byte, error) {
 	switch typ {
 	case messages.TypeTransport:

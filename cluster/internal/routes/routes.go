@@ -15,8 +15,8 @@ import (
 // Time is nanoseconds of the caller's monotonic clock.
 type Time = int64
 
-// Owner is the pod that has a peer, and the epoch of its claim: 0 when a message
-// told of it and no home has yet.
+// Owner is the pod that has a peer, and the epoch of its claim: 0 if only a message
+// of the peer came from there and no home has confirmed it yet.
 type Owner struct {
 	Pod   wire.PodID
 	Epoch uint64
@@ -27,7 +27,7 @@ type Config struct {
 	Owners   int // owners remembered [196,608]
 	Absences int // absences remembered [65,536]
 	Lookups  int // destinations that are looked up at the same time [8,192]
-	Source   int // of them, those for which messages of one source wait [512]
+	Source   int // destinations for which messages of one source may wait [512]
 
 	Messages, Bytes           int // kept for one destination [32; 64 KiB]
 	TotalMessages, TotalBytes int // kept for all [4,096; 8 MiB]
@@ -65,26 +65,26 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Verdict says what is to be done with a message.
+// Verdict says what to do with a message.
 type Verdict uint8
 
 const (
 	ToOwner Verdict = iota // send it to the owner
 	Parked                 // it is kept until the owner is known
-	Absent                 // drop it: nobody has the destination
+	Absent                 // drop it: no pod has the destination
 	Unsure                 // drop it: a lookup has just ended in unknown
-	Full                   // drop it: too much is kept or looked up
+	Full                   // drop it: too many messages or lookups wait
 	Twice                  // drop it: it has come back a second time
 	Closed                 // drop it: the table is closed
 )
 
-// Decision is what [Table.Send] and [Table.Bounced] say of a message.
+// Decision is the result of [Table.Send] and [Table.Bounced] for a message.
 type Decision struct {
 	Verdict   Verdict
 	Owner     Owner  // with ToOwner
-	Lookup    bool   // the caller has the destination looked up
+	Lookup    bool   // the caller starts a lookup of the destination
 	NewerThan uint64 // with Lookup: answers with this epoch or a lower one do not count; 0: all do
-	Displaced int    // messages kept that gave way to it: drop count, as Full
+	Displaced int    // kept messages that were dropped for it, for the reason Full
 }
 
 // Result is how a lookup ended.
@@ -96,15 +96,15 @@ const (
 	Unknown
 )
 
-// Outcome is what the end of a lookup means for what was kept.
+// Outcome is what the end of a lookup means for the kept messages.
 type Outcome struct {
 	Release   bool   // the caller calls [Table.Release], before it does anything else with the table
 	Again     bool   // the answer does not count: look up once more, with NewerThan
 	NewerThan uint64 // with Again
-	Dropped   int    // messages kept that were let go, since Nobody or Unknown
+	Dropped   int    // kept messages that were dropped because of Nobody or Unknown
 }
 
-// Message is one that was kept.
+// Message is a kept message.
 type Message struct {
 	Bytes  []byte
 	Second bool // it has come back once
@@ -112,8 +112,8 @@ type Message struct {
 	of *stake
 }
 
-// Table is what one pod remembers. All methods are safe for concurrent use;
-// Answer, Learn, Release and Expire are for one goroutine.
+// Table is the memory of one pod. All methods are safe for concurrent use, except
+// that only one goroutine may call Answer, Learn, Release and Expire.
 type Table struct {
 	// Set by New, never changed.
 	config Config
@@ -121,7 +121,7 @@ type Table struct {
 	shift  int
 
 	lookups, messages, bytes atomic.Int64 // of all shards, bounded
-	senders                  senders      // of what is kept
+	senders                  senders      // of the kept messages
 
 	shards []shard
 }
@@ -132,7 +132,7 @@ type shard struct {
 	entries map[messages.PeerID]*entry
 	closed  bool
 
-	owned   list // front: used last
+	owned   list // front: most recently used
 	quiet   list // absent and unsure; front: newest
 	looking list // front: newest
 	_       [cacheLine]byte
@@ -145,7 +145,7 @@ type state uint8
 
 const (
 	owned    state = iota
-	draining       // owned, and what was kept is being sent; in the list looking
+	draining       // owned, and Release is sending the kept messages; in the list looking
 	looking
 	absent // until a time
 	unsure // until a time
@@ -155,25 +155,25 @@ const (
 type entry struct {
 	dst      messages.PeerID
 	state    state
-	asking   bool // owned, and looked up nevertheless: no link to its pod
+	asking   bool // owned, and being looked up again: there is no link to its pod
 	owner    Owner
-	time     Time     // absent, unsure: until when; looking: when it was asked; owned: not to be asked again before
+	time     Time     // absent, unsure: until when; looking: when the lookup began; owned: no new lookup before this time
 	waiting  *waiting // looking and draining only
 	in       *list
-	next, up *entry // neighbours in that list: towards the back, towards the front
+	next, up *entry // neighbours in the list of its state: towards the back, towards the front
 }
 
-// waiting is what a destination that is being looked up has more than others.
+// waiting is the part of an entry that only a destination with kept messages has.
 type waiting struct {
-	messages  []Message // those that came back first
+	messages  []Message // messages that came back are first
 	back      int       // how many of them have come back
 	bytes     int
 	newerThan uint64
-	unasked   bool     // a lookup is needed and nobody was told yet
+	unasked   bool     // a lookup is needed and no caller has been told to start it
 	stakes    []*stake // of the messages
 }
 
-// stake returns what w has of a sender, nil if nothing.
+// stake returns the stake of a sender in w, nil if it has none.
 func (w *waiting) stake(id messages.PeerID) *stake {
 	for _, st := range w.stakes {
 		if st.of.id == id {
@@ -199,9 +199,9 @@ func (t *Table) shard(dst *messages.PeerID) *shard {
 	return &t.shards[maphash.Bytes(t.seed, dst[:])>>t.shift]
 }
 
-// Owner returns the remembered owner of dst, if a message for it may be sent
-// there at once. It is what [Table.Send] begins with, for those who have not
-// asked for the time yet, and allocates nothing.
+// Owner returns the remembered owner of dst, if a message for it may be sent there at
+// once. [Table.Send] does this first; Owner is for callers that do not know the time
+// yet. It allocates nothing.
 func (t *Table) Owner(dst messages.PeerID) (Owner, bool) {
 	sh := t.shard(&dst)
 	sh.mu.Lock()
@@ -214,16 +214,15 @@ func (t *Table) Owner(dst messages.PeerID) (Owner, bool) {
 	return e.owner, true
 }
 
-// Send decides what becomes of a message for dst. msg is copied if it is kept.
-// A nil msg stands for somebody who only wants to know the owner and waits for
-// it himself.
+// Send decides what to do with a message for dst. msg is copied if it is kept. A nil
+// msg is for a caller that only wants the owner and waits for it itself.
 func (t *Table) Send(now Time, dst messages.PeerID, msg []byte) Decision {
 	return t.route(now, dst, Message{Bytes: msg}, 0)
 }
 
-// Bounced decides what becomes of a message that has come back from pod, which
-// was believed to own dst with that epoch. second: it had come back before. The
-// owner that was believed is forgotten.
+// Bounced decides what to do with a message that has come back from pod, which was
+// remembered as the owner of dst with that epoch, and forgets that owner. second says
+// that the message had come back before.
 func (t *Table) Bounced(now Time, dst messages.PeerID, missed Owner, second bool, msg []byte) Decision {
 	d := Decision{Verdict: Twice}
 	sh := t.shard(&dst)
@@ -241,26 +240,26 @@ func (t *Table) Bounced(now Time, dst messages.PeerID, missed Owner, second bool
 	return t.route(now, dst, Message{Bytes: msg, Second: true}, missed.Epoch)
 }
 
-// missedLocked forgets an owner that did not have the peer, and everything that
-// is not newer.
+// missedLocked forgets an owner that did not have the peer, and any knowledge that is
+// not newer.
 func (t *Table) missedLocked(sh *shard, e *entry, missed Owner) {
 	stale := e.owner == missed || e.owner.Epoch != 0 && e.owner.Epoch <= missed.Epoch
 	switch {
 	case e.state == owned && stale:
 		t.removeLocked(sh, e)
 	case e.state == draining && stale:
-		// Whoever releases sends the rest astray at most once more; what
-		// comes from now on waits for the next answer. See Release.
+		// Release, which is running, sends the rest to the wrong pod at most once
+		// more; messages that come from now on wait for the next answer.
 		e.state, e.waiting.unasked = looking, true
 		e.waiting.newerThan = max(e.waiting.newerThan, missed.Epoch)
 	}
 }
 
-// maxGiveWay bounds how many destinations lose messages for one that needs room.
+// maxGiveWay bounds how many destinations lose messages to make room for one message.
 const maxGiveWay = 64
 
-// route decides on a message. newerThan is the epoch at which it was missed, 0
-// for one that was never sent.
+// route decides what to do with a message. newerThan is the epoch of the owner that
+// did not have the peer, 0 for a message that was never sent.
 func (t *Table) route(now Time, dst messages.PeerID, m Message, newerThan uint64) Decision {
 	sh, gone := t.shard(&dst), 0
 	for tries, more := 0, true; ; tries++ {
@@ -279,9 +278,8 @@ func (t *Table) route(now Time, dst messages.PeerID, m Message, newerThan uint64
 	}
 }
 
-// giveWay drops what the sender that has most has waited for longest, unless id
-// has as much. It returns how many messages that were, and whether there may be
-// room now.
+// giveWay drops the oldest stake of the sender with the greatest share, unless id has
+// as much. It returns how many messages it dropped, and whether there may be room now.
 func (t *Table) giveWay(id messages.PeerID, bytes int) (dropped int, ok bool) {
 	st, dst := t.senders.victim(id, bytes)
 	if st == nil {
@@ -292,19 +290,20 @@ func (t *Table) giveWay(id messages.PeerID, bytes int) (dropped int, ok bool) {
 	defer sh.mu.Unlock()
 	e := sh.entries[dst]
 	if e == nil || e.waiting == nil || !slices.Contains(e.waiting.stakes, st) {
-		return 0, true // it has left meanwhile
+		return 0, true // its messages have left meanwhile
 	}
 	for dropped = st.messages; st.messages > 0; {
 		t.displace(e.waiting, st)
 	}
 	if e.state == looking && len(e.waiting.messages) == 0 {
-		t.removeLocked(sh, e) // the answer comes too late
+		t.removeLocked(sh, e) // Answer will ignore the lookup
 	}
 	return dropped, true
 }
 
-// routeLocked decides on a message and reports whether there was room, or no need
-// of it. own: messages of the same sender to dst may make room.
+// routeLocked decides what to do with a message, and reports whether there was enough
+// room, or none was needed. With own, messages of the same sender to dst may be dropped
+// to make room.
 func (t *Table) routeLocked(sh *shard, now Time, dst messages.PeerID, m Message, newerThan uint64, own bool) (_ Decision, room bool) {
 	if sh.closed {
 		return Decision{Verdict: Closed}, true
@@ -352,7 +351,7 @@ func (t *Table) routeLocked(sh *shard, now Time, dst messages.PeerID, m Message,
 	return d, true
 }
 
-// lookup has the first who comes ask.
+// lookup makes the first caller start the lookup.
 func (d *Decision) lookup(w *waiting) {
 	if w != nil && w.unasked {
 		w.unasked, d.Lookup, d.NewerThan = false, true, w.newerThan
@@ -360,8 +359,8 @@ func (d *Decision) lookup(w *waiting) {
 }
 
 // park keeps a copy of m in w, which waits for dst, and returns how many older
-// messages gave way. Without room others would have to give way; own: those of
-// the same sender do.
+// messages it dropped. It fails if there is no room for all destinations together;
+// with own it then drops messages of the same sender instead.
 func (t *Table) park(w *waiting, dst messages.PeerID, m Message, own bool) (displaced int, kept, room bool) {
 	n := len(m.Bytes)
 	if n == 0 {
@@ -396,8 +395,8 @@ func (t *Table) park(w *waiting, dst messages.PeerID, m Message, own bool) (disp
 	return displaced, true, true
 }
 
-// heaviest returns which sender gives way in w to n bytes more from id: the one
-// that has most there, of those the one that waits for longest.
+// heaviest returns the stake in w that loses messages to n more bytes from id: the
+// largest, and of equal ones the one that has waited longest.
 func (t *Table) heaviest(w *waiting, id messages.PeerID, n int) (st *stake) {
 	most := -1
 	for _, s := range w.stakes {
@@ -412,7 +411,7 @@ func (t *Table) heaviest(w *waiting, id messages.PeerID, n int) (st *stake) {
 	return st
 }
 
-// displace lets go the oldest message of st, which is in w.
+// displace drops the oldest message of st, which is in w.
 func (t *Table) displace(w *waiting, st *stake) {
 	i := slices.IndexFunc(w.messages, func(m Message) bool { return m.of == st })
 	n := len(w.messages[i].Bytes)
@@ -427,7 +426,7 @@ func (t *Table) displace(w *waiting, st *stake) {
 	}
 }
 
-// reserve takes room for one message of n bytes out of that for all.
+// reserve takes room for one message of n bytes from the total, if there is enough.
 func (t *Table) reserve(n int) bool {
 	if t.messages.Add(1) > int64(t.config.TotalMessages) {
 		t.messages.Add(-1)
@@ -456,8 +455,8 @@ func (t *Table) take(w *waiting) []Message {
 	return msgs
 }
 
-// Answer notes how a lookup ended, and what to do about it. newerThan is what
-// it was asked with.
+// Answer records how a lookup ended, and returns what to do about it. newerThan is the
+// value with which the lookup was started.
 func (t *Table) Answer(now Time, dst messages.PeerID, r Result, owner Owner, newerThan uint64) Outcome {
 	sh := t.shard(&dst)
 	sh.mu.Lock()
@@ -478,10 +477,10 @@ func (t *Table) Answer(now Time, dst messages.PeerID, r Result, owner Owner, new
 		return Outcome{}
 	}
 	if e.state != looking {
-		return Outcome{} // news were faster
+		return Outcome{} // Learn was faster
 	}
 	if w := e.waiting; r == Found && owner.Epoch != 0 && owner.Epoch <= w.newerThan {
-		if newerThan < w.newerThan { // something has come back since it was asked
+		if newerThan < w.newerThan { // a message has come back since the lookup began
 			return Outcome{Again: true, NewerThan: w.newerThan}
 		}
 		r = Unknown
@@ -502,9 +501,9 @@ func (t *Table) Answer(now Time, dst messages.PeerID, r Result, owner Owner, new
 	return Outcome{Dropped: dropped}
 }
 
-// Learn notes news of an owner, asked for or not by a message: it takes the
-// place of what was remembered, if that is older, and is the answer to a lookup
-// that is not for something newer.
+// Learn records an owner, whether or not a lookup is open. It replaces what is
+// remembered, if that is older, and answers an open lookup unless that needs a newer
+// owner.
 func (t *Table) Learn(now Time, dst messages.PeerID, owner Owner) Outcome {
 	sh := t.shard(&dst)
 	sh.mu.Lock()
@@ -536,18 +535,18 @@ func (t *Table) Learn(now Time, dst messages.PeerID, owner Owner) Outcome {
 	return Outcome{}
 }
 
-// older reports whether a is a claim that lost to b.
+// older reports whether claim a lost to claim b.
 func older(a, b Owner) bool {
 	return a.Epoch < b.Epoch || a.Epoch == b.Epoch && a.Pod < b.Pod
 }
 
-// maxRounds bounds how often Release looks whether more has come. Each round
-// only has what was sent during the one before.
+// maxRounds bounds how often Release checks for more messages. Each round has only the
+// messages that came during the round before.
 const maxRounds = 100
 
-// Release hands what was kept for dst to send, without holding a lock, and
-// returns when nothing is left and later messages go to the owner directly. It
-// returns how many messages it had to let go since more and more came.
+// Release passes the kept messages for dst to send, without holding a lock. When it
+// returns no message is left, and later messages go to the owner directly. It returns
+// how many messages it dropped because more kept coming.
 func (t *Table) Release(dst messages.PeerID, send func(Owner, Message)) (dropped int) {
 	sh := t.shard(&dst)
 	for round := 0; ; round++ {
@@ -574,9 +573,9 @@ func (t *Table) Release(dst messages.PeerID, send func(Owner, Message)) (dropped
 	}
 }
 
-// Unreachable says that there is no link to the remembered owner of dst, and
-// returns whether dst is to be looked up all the same: it may have moved. That
-// is so once in Config.Absent. The owner stays remembered meanwhile.
+// Unreachable records that there is no link to the remembered owner of dst. It reports
+// whether the caller should look dst up, because the peer may have moved; this is true
+// once in Config.Absent. The owner stays remembered meanwhile.
 func (t *Table) Unreachable(now Time, dst messages.PeerID, owner Owner) (ask bool) {
 	sh := t.shard(&dst)
 	sh.mu.Lock()
@@ -589,7 +588,7 @@ func (t *Table) Unreachable(now Time, dst messages.PeerID, owner Owner) (ask boo
 	return true
 }
 
-// Forget drops the remembered owner of dst, or that it was absent.
+// Forget forgets the owner of dst, or that dst was absent.
 func (t *Table) Forget(dst messages.PeerID) {
 	sh := t.shard(&dst)
 	sh.mu.Lock()
@@ -599,8 +598,8 @@ func (t *Table) Forget(dst messages.PeerID) {
 	}
 }
 
-// PodLost drops every owner that is that pod. It takes time: tens of
-// milliseconds for a full table, and no lock for more than a part of it.
+// PodLost forgets every owner that is that pod. This takes tens of milliseconds for a
+// full table; each lock is held only for one part of it.
 func (t *Table) PodLost(pod wire.PodID) {
 	for i := range t.shards {
 		sh := &t.shards[i]
@@ -616,10 +615,9 @@ func (t *Table) PodLost(pod wire.PodID) {
 	}
 }
 
-// Expire ends what has waited too long, as a lookup that ends in unknown does,
-// and forgets absences that are over. It returns the destinations whose lookups
-// it ended and how many messages were let go with them. To be called now and
-// then.
+// Expire ends lookups that take too long, as if they had ended in unknown, and forgets
+// expired absences. It returns the destinations of those lookups and how many messages
+// it dropped with them. Call it now and then.
 func (t *Table) Expire(now Time) (ended []messages.PeerID, dropped int) {
 	for i := range t.shards {
 		sh := &t.shards[i]
@@ -629,7 +627,7 @@ func (t *Table) Expire(now Time) (ended []messages.PeerID, dropped int) {
 		}
 		for e := sh.looking.back; e != nil && e.time+int64(t.config.Wait) <= now; e = sh.looking.back {
 			if e.state == draining {
-				break // by the caller of Release; not for long
+				break // Release is running, and ends soon
 			}
 			ended = append(ended, e.dst)
 			dropped += t.removeLocked(sh, e)
@@ -639,8 +637,8 @@ func (t *Table) Expire(now Time) (ended []messages.PeerID, dropped int) {
 	return ended, dropped
 }
 
-// Close forgets everything and returns how many messages were kept; later ones
-// are [Closed].
+// Close forgets everything and returns how many messages were kept. The verdict on
+// later messages is [Closed].
 func (t *Table) Close() (dropped int) {
 	for i := range t.shards {
 		sh := &t.shards[i]
@@ -689,7 +687,7 @@ func (t *Table) limitLocked(sh *shard, l *list, limit int) {
 	}
 }
 
-// removeLocked forgets an entry and returns how many messages it kept.
+// removeLocked forgets an entry and returns how many kept messages it had.
 func (t *Table) removeLocked(sh *shard, e *entry) (kept int) {
 	if e.waiting != nil {
 		kept = len(t.take(e.waiting))
@@ -700,7 +698,7 @@ func (t *Table) removeLocked(sh *shard, e *entry) (kept int) {
 	return kept
 }
 
-// list is the entries of one kind, linked through themselves.
+// list is a list of entries in the same state.
 type list struct {
 	front, back *entry
 	n           int

@@ -7,19 +7,19 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// senders has what is kept by its source, so that none takes the room of the
-// others, whatever it sends and to whom: when there is no room, the source that
-// has the greatest part of anything gives way to one that has less.
+// senders counts the kept messages by source, so that no source can use up the room
+// of the others: when there is no room, the source with the greatest share loses
+// messages to a source that has less.
 type senders struct {
 	config *Config
 
-	mu   sync.Mutex // guards what follows, also in senders and stakes
+	mu   sync.Mutex // guards what follows, and all fields of senders and stakes
 	all  map[messages.PeerID]*sender
 	most ranking
 }
 
-// sender is a source of messages that are kept. Messages whose source is not
-// known have the zero id.
+// sender is a source of kept messages. Messages without a known source have the zero
+// id.
 type sender struct {
 	id              messages.PeerID
 	stakes          int // destinations
@@ -29,7 +29,7 @@ type sender struct {
 	part            int // see senders.part
 }
 
-// stake is what one sender has waiting for one destination.
+// stake counts what one sender has waiting for one destination.
 type stake struct {
 	of              *sender
 	dst             messages.PeerID
@@ -37,8 +37,8 @@ type stake struct {
 	older, newer    *stake // of the same sender
 }
 
-// part returns how much of the table one sender has, by that of which it has the
-// greatest part: of 1<<20 as the whole.
+// part returns the share of the table that one sender has, 1<<20 being all of it: the
+// largest of its shares of destinations, messages and bytes.
 func (s *senders) part(stakes, messages, bytes int) int {
 	c := s.config
 	return max(stakes<<20/c.Lookups, messages<<20/c.TotalMessages, bytes<<20/c.TotalBytes)
@@ -52,7 +52,7 @@ func (s *senders) mayWait(id messages.PeerID) bool {
 	return from == nil || from.stakes < s.config.Source || id == messages.PeerID{}
 }
 
-// add notes n bytes more from id in w, which waits for dst.
+// add counts a message of n bytes from id in w, which waits for dst.
 func (s *senders) add(w *waiting, dst, id messages.PeerID, n int) *stake {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -78,8 +78,8 @@ func (s *senders) add(w *waiting, dst, id messages.PeerID, n int) *stake {
 	return st
 }
 
-// remove notes that messages of st have left. With none left st ends, and is the
-// caller's to take from its [waiting].
+// remove subtracts messages from st. If none is left st ends, and the caller removes
+// it from its [waiting].
 func (s *senders) remove(st *stake, messages, bytes int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,9 +113,9 @@ func (s *senders) countLocked(st *stake, messages, bytes int) {
 	heap.Fix(&s.most, from.at)
 }
 
-// victim returns the oldest stake of the sender that has most, if that is more
-// than id has with a further message of n bytes to another destination, and where
-// it is.
+// victim returns the oldest stake of the sender with the greatest share, and its
+// destination, if that share is greater than the one id would have with a further
+// message of n bytes to another destination.
 func (s *senders) victim(id messages.PeerID, n int) (st *stake, dst messages.PeerID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,7 +132,7 @@ func (s *senders) victim(id messages.PeerID, n int) (st *stake, dst messages.Pee
 	return st, dst
 }
 
-// ranking is senders as a heap, the one with the greatest part first.
+// ranking is a heap of senders, the one with the greatest share first.
 type ranking []*sender
 
 func (r ranking) Len() int           { return len(r) }
