@@ -26,7 +26,7 @@ func (f *fleet) stranger(to *fleetPod, clock uint64) *tls.Conn {
 		f.t.Fatal(err)
 	}
 	incarnation := uint64(1)
-	for !mesh.Leads(wire.NewPodID("10.0.0.66:7090", incarnation), to.node.self.ID) {
+	for !mesh.Leads(wire.NewPodID("10.0.0.66:7090", incarnation), to.transport.Self().ID) {
 		incarnation++
 	}
 	pod, err := handshake.New(handshake.Config{
@@ -128,7 +128,7 @@ func TestMadClock(t *testing.T) {
 				time.Sleep(5 * time.Second) // and it is gone
 				f.settle()
 				for _, p := range []*fleetPod{a, b} {
-					if d := time.Duration(p.node.clocks.now()-ahead(0)) * time.Microsecond; d > time.Second {
+					if d := time.Duration(p.node.Clock().Now()-ahead(0)) * time.Microsecond; d > time.Second {
 						t.Errorf("the clock of %s is %v ahead", p.name, d)
 					}
 				}
@@ -158,7 +158,7 @@ func TestOwnMadClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, time.Millisecond, "a", "b")
 		a, b := f.pod("a"), f.pod("b")
-		b.node.clocks.offset.Add(uint64((48 * time.Hour).Microseconds())) // its wall clock is set back
+		b.node.Clock().Advance(b.node.Clock().Now() + uint64((48 * time.Hour).Microseconds())) // its wall clock is set back
 		refused := func(p *fleetPod, reason, say string) {
 			t.Helper()
 			s := p.Status()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/crosspod/crosspod/cluster/internal/discovery"
 	"github.com/crosspod/crosspod/cluster/internal/metrics"
+	"github.com/crosspod/crosspod/cluster/internal/node"
 	"github.com/crosspod/crosspod/cluster/internal/transport"
 )
 
@@ -109,7 +110,7 @@ type Cluster struct {
 	metrics   *metrics.Metrics
 	transport *transport.Transport
 	discovery *discovery.Discovery
-	node      *node
+	node      *node.Node
 	unwatch   func() // ends that the host tells of its peers
 	log       *slog.Logger
 	once      sync.Once     // of Stop
@@ -163,9 +164,8 @@ func Start(ctx context.Context, host Host, c Config) (_ *Cluster, err error) {
 		return nil, err
 	}
 	// From here on nothing fails.
-	cl.node = newNode(cl.transport.Self(), host, cl.metrics, log)
-	cl.Forwarder = newForwarder(cl.node, queues{cl.transport}, cl.metrics, log)
-	cl.node.effects = cl.Forwarder
+	cl.node = node.New(cl.transport.Self(), host, cl.metrics, log)
+	cl.Forwarder = newForwarder(cl.transport.Self().ID, host, cl.node, queues{cl.transport}, cl.metrics, log)
 	cl.Locator = cl.Forwarder.locator
 	cl.discovery = discovery.New(resolver, c.Interval, cl.transport, log)
 	cl.Metrics, cl.Transport, cl.Discovery = &Metrics{}, &Transport{}, &Discovery{}
@@ -174,12 +174,12 @@ func Start(ctx context.Context, host Host, c Config) (_ *Cluster, err error) {
 	if len(c.Secrets) == 0 {
 		log.Warn("links between pods are not signed: whoever reaches the cluster port can join. Set a cluster secret")
 	}
-	go cl.node.run()
-	cl.unwatch = host.Observe(cl.node.peerChanged)
+	cl.node.Start(cl.Forwarder.learns())
+	cl.unwatch = host.Observe(cl.node.PeerChanged)
 	cl.transport.Start(transport.Users{
 		Directory: cl.node,
-		Clock:     cl.node.clocks.now, ObserveClock: cl.node.clocks.observe,
-		Peers:        func() int { return int(cl.node.connected.Load()) },
+		Clock:     cl.node.Clock().Now, ObserveClock: cl.node.Clock().Observe,
+		Peers:        cl.node.Connected,
 		Receiver:     cl.Forwarder.newReceiver,
 		Dropped:      cl.Forwarder.dropped,
 		LinksChanged: cl.discovery.LinksChanged,
@@ -230,7 +230,7 @@ func (c *Cluster) Stop() {
 		close(c.stopped)
 		c.discovery.Stop()
 		c.unwatch()
-		c.node.stop()
+		c.node.Stop()
 		c.Forwarder.stop()
 		c.transport.Stop()
 		if err := c.metrics.Close(); err != nil {
@@ -250,7 +250,7 @@ func (c *Cluster) SetTokenSecrets(secrets ...string) { c.transport.SetTokenSecre
 // figures are the gauges of this moment.
 func (c *Cluster) figures() (f metrics.Figures) {
 	c.transport.Figures(&f)
-	s := c.node.stats.Load()
+	s := c.node.Stats()
 	f.Local, f.Claims, f.Subscriptions, f.Interests = s.Local, s.Claims, s.Subscriptions, s.Interests
 	f.Pods, f.Settled = s.Pods, s.Complete && !c.discovery.Alone()
 	r := c.Forwarder.routes.Stats()
@@ -262,7 +262,7 @@ func (c *Cluster) figures() (f metrics.Figures) {
 func (c *Cluster) Status() Status {
 	var s Status
 	s.Self, s.Pods = c.transport.Status()
-	s.Self.Peers = int(c.node.connected.Load())
+	s.Self.Peers = c.node.Connected()
 	linked := make(map[string]bool)
 	for _, p := range s.Pods {
 		linked[p.Address] = true
@@ -283,7 +283,7 @@ func (c *Cluster) Status() Status {
 	slices.SortFunc(s.Pods, func(a, b PodStatus) int {
 		return cmp.Or(cmp.Compare(a.Address, b.Address), cmp.Compare(a.ID, b.ID))
 	})
-	d := c.node.stats.Load()
+	d := c.node.Stats()
 	s.Directory = DirectoryStatus{
 		Local: d.Local, Claims: d.Claims, Subscriptions: d.Subscriptions, Interests: d.Interests, Settled: d.Complete && !c.discovery.Alone(),
 	}

@@ -17,7 +17,6 @@ import (
 
 	"github.com/crosspod/crosspod/cluster/internal/discovery"
 	"github.com/crosspod/crosspod/cluster/internal/metrics"
-	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/test/memnet"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -247,31 +246,6 @@ func TestNothingIsForwardedTwice(t *testing.T) {
 		}
 		if n := f.pod("b").metrics.BouncesSent.Load(); n != 1 {
 			t.Errorf("b sent %d back, want 1", n)
-		}
-		f.account()
-	})
-}
-
-// What nobody asked for is not believed.
-func TestUnaskedAnswerIsIgnored(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFleet(t, hop, "a", "b", "c")
-		b, bob := f.pod("b"), messages.HashID("bob")
-		b.node.mu.Lock()
-		for _, in := range b.node.inboxes {
-			in.session.SendEntries([]wire.Entry{{
-				Kind: wire.IHave, ID: 1, Name: wire.PeerName(bob), Member: bob, Pod: b.node.self.ID, Epoch: 1 << 50,
-			}})
-		}
-		b.node.mu.Unlock()
-		time.Sleep(time.Second)
-		f.pod("a").send("ann", "bob", "for whom?")
-		time.Sleep(time.Second)
-		if n := b.metrics.BouncesSent.Load(); n != 0 {
-			t.Errorf("%d messages went to a pod that nobody had asked", n)
-		}
-		if n := f.drops()["no_peer"]; n != 1 {
-			t.Errorf("dropped: %v", f.drops())
 		}
 		f.account()
 	})
@@ -766,7 +740,7 @@ func TestForwardTakesOnlyTransportMessages(t *testing.T) {
 			}
 		}
 		// The link takes none of those either. What would is still refused.
-		r := f.pod("b").Forwarder.newReceiver(f.pod("a").node.self.ID)
+		r := f.pod("b").Forwarder.newReceiver(f.pod("a").transport.Self().ID)
 		r.Forward(bob, 1, false, messages.AppendClose(nil))
 		r.Bounce(bob, 1, false, messages.AppendClose(nil))
 		if d := f.drops(); d["malformed"] != 2 {
@@ -803,7 +777,7 @@ func TestOwnerIsThisPod(t *testing.T) {
 			t.Errorf("Lookup = %q, %v", pod, ok)
 		}
 		a.leave("bob")
-		a.Forwarder.learned(bob, a.node.self.ID, 1)
+		a.Forwarder.learned(bob, a.transport.Self().ID, 1)
 		if err := a.Forwarder.Forward(t.Context(), bob, msg); !errors.Is(err, ErrNoOwner) {
 			t.Errorf("error = %v", err)
 		}
@@ -989,4 +963,50 @@ func TestFleetLosesCountOfNothing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestOfflineInUnrest: two pods that cannot reach each other, and one that crashes all
+// the time, do not keep anybody from being told that a peer has gone.
+func TestOfflineInUnrest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, time.Millisecond, "a", "b", "c", "d")
+		f.net.Partition([]string{ip("a")}, []string{ip("b")})
+		crashes := func(n int) {
+			for range n {
+				f.crash("d")
+				time.Sleep(time.Second)
+				f.start("d")
+				time.Sleep(4 * time.Second)
+			}
+		}
+		names := []string{"s", "t", "u", "v", "w", "x", "y", "z"}
+		for i, name := range names {
+			f.pod([]string{"a", "b", "c"}[i%3]).join(name)
+		}
+		crashes(2)
+		for _, name := range names {
+			for _, pod := range []string{"a", "b", "c"} {
+				f.pod(pod).subscribe(name)
+			}
+		}
+		crashes(4)
+		if text := f.text(); strings.Contains(text, "offline") {
+			t.Errorf("peers that are there are offline:\n%s", text)
+		}
+		for i, name := range names {
+			f.pod([]string{"a", "b", "c"}[i%3]).leave(name)
+		}
+		crashes(6)
+		text := f.text()
+		for _, name := range names {
+			for _, pod := range []string{"a", "b", "c"} {
+				if !strings.Contains(text, pod+": "+name+" is offline") {
+					t.Errorf("%s is not told that %s has gone", pod, name)
+				}
+			}
+		}
+		if t.Failed() {
+			t.Log(text)
+		}
+	})
 }

@@ -80,8 +80,8 @@ type located struct {
 // Lookup is [Forwarder.Locate].
 func (l *PeerLocator) Lookup(ctx context.Context, peer messages.PeerID) (pod string, ok bool) {
 	f := l.forwarder
-	if _, _, here := (*f.node.host.Load()).Connection(peer); here {
-		return f.node.address(f.self)
+	if _, _, here := (*f.host.Load()).Connection(peer); here {
+		return f.node.Address(f.self)
 	}
 	l.mu.Lock()
 	at := l.waiting[peer]
@@ -93,9 +93,9 @@ func (l *PeerLocator) Lookup(ctx context.Context, peer messages.PeerID) (pod str
 	if at == nil {
 		return "", false
 	}
-	d := f.routes.Send(f.node.now(), peer, nil)
+	d := f.routes.Send(f.now(), peer, nil)
 	if d.Lookup {
-		f.node.lookup(peer, d.NewerThan)
+		f.lookup(peer, d.NewerThan)
 	}
 	if d.Verdict != routes.Parked { // otherwise an answer follows, if only from Expire
 		l.answered(peer, d.Owner.Pod, d.Verdict == routes.ToOwner)
@@ -108,7 +108,7 @@ func (l *PeerLocator) Lookup(ctx context.Context, peer messages.PeerID) (pod str
 	if !at.found {
 		return "", false
 	}
-	return f.node.address(at.pod)
+	return f.node.Address(at.pod)
 }
 
 // answered ends the wait for peer.

@@ -26,9 +26,9 @@
 //     proved with a shared secret from both sides, with one writer at a time,
 //     control before directory before messages. The queue of messages belongs to
 //     the pod, so a new link goes on where the old one ended.
-//   - the node has the directory: which pod has which peer, who asked to be told
-//     about whom. One goroutine owns it; links, peers and the Forwarder leave
-//     something for it to do and go on.
+//   - the node (internal/node) has the directory: which pod has which peer, who
+//     asked to be told about whom. One goroutine owns it; links, peers and the
+//     Forwarder leave something for it to do and go on.
 //   - [Forwarder] and [PeerLocator] share what is remembered of the directory's
 //     answers.
 //   - internal/metrics counts. [Status] is what this pod sees, and its Diagnose

@@ -180,7 +180,7 @@ func (f *fleet) settle() {
 		settled := true
 		pods := f.running()
 		for _, p := range pods {
-			s := p.node.stats.Load()
+			s := p.node.Stats()
 			settled = settled && s.Complete && s.Pods == len(pods)
 		}
 		if settled {
@@ -189,7 +189,7 @@ func (f *fleet) settle() {
 		}
 	}
 	for _, p := range f.running() {
-		f.t.Logf("%s: %+v", p.name, *p.node.stats.Load())
+		f.t.Logf("%s: %+v", p.name, p.node.Stats())
 	}
 	f.t.Fatal("the pods do not settle")
 }

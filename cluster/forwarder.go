@@ -8,6 +8,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/directory"
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/metrics"
+	"github.com/crosspod/crosspod/cluster/internal/node"
 	"github.com/crosspod/crosspod/cluster/internal/routes"
 	"github.com/crosspod/crosspod/cluster/internal/transport"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
@@ -24,12 +25,15 @@ type Forwarder struct {
 	// Set by newForwarder, never changed.
 	self    wire.PodID
 	outlets outlets
-	node    *node
+	node    *node.Node
+	lookup  func(dst messages.PeerID, newerThan uint64) // node.Lookup
+	now     func() int64                                // node.Now
 	locator *PeerLocator
 	routes  *routes.Table
 	metrics *metrics.Metrics
 	log     *slog.Logger
 
+	host    atomic.Pointer[Host]
 	stopped atomic.Bool
 
 	owing  atomic.Bool // owed is not empty
@@ -38,11 +42,12 @@ type Forwarder struct {
 	spare  []outlet // an empty one, to be the next owed
 }
 
-func newForwarder(n *node, out outlets, m *metrics.Metrics, log *slog.Logger) *Forwarder {
+func newForwarder(self wire.PodID, host Host, n *node.Node, out outlets, m *metrics.Metrics, log *slog.Logger) *Forwarder {
 	f := &Forwarder{
-		self: n.self.ID, outlets: out, node: n,
+		self: self, outlets: out, node: n, lookup: n.Lookup, now: n.Now,
 		routes: routes.New(routes.Config{}), metrics: m, log: log,
 	}
+	f.host.Store(&host)
 	f.locator = &PeerLocator{forwarder: f, waiting: make(map[messages.PeerID]*located)}
 	return f
 }
@@ -52,18 +57,19 @@ func newForwarder(n *node, out outlets, m *metrics.Metrics, log *slog.Logger) *F
 // The host calls interestsChanged when [Host.Interests] has ids to hand out; what is
 // known of each is then told by [Host.Settle]. It does not wait.
 func (f *Forwarder) Attach(h Host, queues *budget.Budget) (interestsChanged func()) {
-	f.node.host.Store(&h)
+	f.host.Store(&h)
+	f.node.Attach(h)
 	f.outlets.SetBudget(queues)
 	return func() {
 		if !f.stopped.Load() {
-			f.node.interestsChanged()
+			f.node.InterestsChanged()
 		}
 	}
 }
 
 // Announced returns a channel that is closed when the other pods that keep the
 // whereabouts of this pod's peers are being told of each change until now.
-func (f *Forwarder) Announced() <-chan struct{} { return f.node.announced() }
+func (f *Forwarder) Announced() <-chan struct{} { return f.node.Announced() }
 
 // Send takes msg for the pod that has dst. msg is one whole Transport message, header
 // included, at most [messages.MaxSize] bytes, its source already set. Send does not
@@ -82,7 +88,7 @@ func (f *Forwarder) Send(dst messages.PeerID, msg []byte) drop.Reason {
 	if owner, ok := f.routes.Owner(dst); ok {
 		return f.send(owner, dst, false, msg)
 	}
-	return f.decided(dst, false, msg, f.routes.Send(f.node.now(), dst, msg))
+	return f.decided(dst, false, msg, f.routes.Send(f.now(), dst, msg))
 }
 
 // Flush starts what Send has left to start, also of other callers. It
@@ -121,7 +127,7 @@ func (f *Forwarder) owe(o outlet) {
 // changed. It does not wait.
 func (f *Forwarder) InterestChanged(id messages.PeerID) {
 	if !f.stopped.Load() {
-		f.node.interestChanged(id)
+		f.node.InterestChanged(id)
 	}
 }
 
@@ -143,8 +149,8 @@ func (f *Forwarder) send(owner routes.Owner, dst messages.PeerID, second bool, m
 		return drop.LinkFull
 	case link.RefusedNoLink:
 		f.metrics.Forwarded(metrics.ForwardStreamGone)
-		if f.routes.Unreachable(f.node.now(), dst, owner) {
-			f.node.lookup(dst, 0) // it may have moved to a pod that we do reach
+		if f.routes.Unreachable(f.now(), dst, owner) {
+			f.lookup(dst, 0) // it may have moved to a pod that we do reach
 		}
 		return drop.NoLink
 	}
@@ -155,7 +161,7 @@ func (f *Forwarder) send(owner routes.Owner, dst messages.PeerID, second bool, m
 // sendHere queues a message for a peer that has come to this pod while it was
 // looked up, or gone back to it.
 func (f *Forwarder) sendHere(dst messages.PeerID, msg []byte) drop.Reason {
-	d := (*f.node.host.Load()).NewDelivery()
+	d := (*f.host.Load()).NewDelivery()
 	why := d.Deliver(dst, msg)
 	d.Flush()
 	if why != drop.PeerGone {
@@ -169,7 +175,7 @@ func (f *Forwarder) sendHere(dst messages.PeerID, msg []byte) drop.Reason {
 // decided does what the table has decided on a message.
 func (f *Forwarder) decided(dst messages.PeerID, second bool, msg []byte, d routes.Decision) drop.Reason {
 	if d.Lookup {
-		f.node.lookup(dst, d.NewerThan)
+		f.lookup(dst, d.NewerThan)
 	}
 	if d.Displaced > 0 {
 		f.dropped(drop.ParkingFull, d.Displaced)
@@ -202,7 +208,7 @@ func (f *Forwarder) dropped(r drop.Reason, messages int) {
 		return
 	}
 	f.metrics.Dropped(r, messages)
-	(*f.node.host.Load()).Dropped(r, messages)
+	(*f.host.Load()).Dropped(r, messages)
 }
 
 // stop drops what is kept and takes nothing more.
@@ -212,7 +218,10 @@ func (f *Forwarder) stop() {
 	f.locator.stop()
 }
 
-// What the node tells: effects.
+// learns returns what the node calls.
+func (f *Forwarder) learns() node.Routes {
+	return node.Routes{Answered: f.answered, Learned: f.learned, Forgotten: f.routes.Forget, PodLost: f.routes.PodLost, Sweep: f.sweep}
+}
 
 func (f *Forwarder) answered(dst messages.PeerID, r directory.Result, pod wire.PodID, epoch, newerThan uint64) {
 	owner := routes.Owner{Pod: pod, Epoch: epoch}
@@ -223,9 +232,9 @@ func (f *Forwarder) answered(dst messages.PeerID, r directory.Result, pod wire.P
 	case directory.NobodyHas:
 		result, reason = routes.Nobody, drop.NoPeer
 	}
-	o := f.routes.Answer(f.node.now(), dst, result, owner, newerThan)
+	o := f.routes.Answer(f.now(), dst, result, owner, newerThan)
 	if o.Again {
-		f.node.lookup(dst, o.NewerThan)
+		f.lookup(dst, o.NewerThan)
 		return
 	}
 	for range o.Dropped {
@@ -237,7 +246,7 @@ func (f *Forwarder) answered(dst messages.PeerID, r directory.Result, pod wire.P
 
 func (f *Forwarder) learned(dst messages.PeerID, pod wire.PodID, epoch uint64) {
 	owner := routes.Owner{Pod: pod, Epoch: epoch}
-	if o := f.routes.Learn(f.node.now(), dst, owner); o.Release {
+	if o := f.routes.Learn(f.now(), dst, owner); o.Release {
 		f.settled(dst, true, true, owner)
 	}
 }
@@ -257,11 +266,8 @@ func (f *Forwarder) settled(dst messages.PeerID, release, found bool, owner rout
 	f.locator.answered(dst, owner.Pod, found)
 }
 
-func (f *Forwarder) forgotten(dst messages.PeerID) { f.routes.Forget(dst) }
-func (f *Forwarder) podLost(pod wire.PodID)        { f.routes.PodLost(pod) }
-
 func (f *Forwarder) sweep() {
-	ended, dropped := f.routes.Expire(f.node.now())
+	ended, dropped := f.routes.Expire(f.now())
 	f.dropped(drop.Unknown, dropped)
 	for _, dst := range ended {
 		f.locator.answered(dst, 0, false)
@@ -270,7 +276,7 @@ func (f *Forwarder) sweep() {
 
 // newReceiver returns what takes the messages of one link to a pod.
 func (f *Forwarder) newReceiver(from wire.PodID) transport.Receiver {
-	return &linkReceiver{f: f, from: from, to: (*f.node.host.Load()).NewDelivery()}
+	return &linkReceiver{f: f, from: from, to: (*f.host.Load()).NewDelivery(), ear: f.node.Ear(from)}
 }
 
 // linkReceiver takes the messages that one link brings.
@@ -278,10 +284,7 @@ type linkReceiver struct {
 	f    *Forwarder
 	from wire.PodID
 	to   Delivery
-
-	// The source of the last message, and how much was unheard of then.
-	source     messages.PeerID
-	generation uint64
+	ear  node.Ear
 }
 
 // Forward takes a message for a peer of this pod. It is never sent on.
@@ -293,7 +296,7 @@ func (r *linkReceiver) Forward(dst messages.PeerID, epoch uint64, second bool, m
 		f.dropped(drop.Malformed, 1)
 		return
 	}
-	r.heard(source)
+	r.ear.Heard(source)
 	switch r.to.Deliver(dst, msg) {
 	case drop.None:
 		f.metrics.Arrived(metrics.ArrivalOK)
@@ -302,24 +305,6 @@ func (r *linkReceiver) Forward(dst messages.PeerID, epoch uint64, second bool, m
 		r.bounce(dst, epoch, second, msg)
 	default:
 		f.metrics.Arrived(metrics.ArrivalDropped)
-	}
-}
-
-// heard takes a message from a peer that somebody here waits for as news of it:
-// those who asked are told before they get the message.
-func (r *linkReceiver) heard(source messages.PeerID) {
-	u := &r.f.node.unheard
-	if u.n.Load() == 0 {
-		return
-	}
-	g := u.generation.Load()
-	if g == r.generation && source == r.source {
-		return
-	}
-	r.source, r.generation = source, g
-	if u.take(source) {
-		(*r.f.node.host.Load()).Settle(source, Online)
-		r.f.node.hear(source, r.from)
 	}
 }
 
@@ -353,7 +338,7 @@ func (r *linkReceiver) Bounce(dst messages.PeerID, epoch uint64, second bool, ms
 		return
 	}
 	f.metrics.BouncesReceived.Add(1)
-	d := f.routes.Bounced(f.node.now(), dst, routes.Owner{Pod: r.from, Epoch: epoch}, second, msg)
+	d := f.routes.Bounced(f.now(), dst, routes.Owner{Pod: r.from, Epoch: epoch}, second, msg)
 	f.dropped(f.decided(dst, true, msg, d), 1)
 }
 

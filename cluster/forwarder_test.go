@@ -12,6 +12,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/directory"
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/metrics"
+	"github.com/crosspod/crosspod/cluster/internal/node"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/internal/drop"
@@ -68,11 +69,18 @@ func (f fakeOutlets) outlet(id wire.PodID) outlet {
 
 // fakeHost is a pod whose peers all answer the same. It notes drops.
 type fakeHost struct {
-	fakeLocal
+	Host                // nothing else is called
 	why     drop.Reason // of Deliver
 	flushed int
+	asked   []question
 	mu      sync.Mutex // guards drops
 	drops   []string
+}
+
+// question is a lookup in the directory.
+type question struct {
+	dst       messages.PeerID
+	newerThan uint64
 }
 
 func (h *fakeHost) NewDelivery() Delivery                       { return h }
@@ -91,8 +99,10 @@ func newTestForwarder(t testing.TB, pods fakeOutlets) (*Forwarder, *fakeHost) {
 		t.Fatal(err)
 	}
 	host := &fakeHost{}
-	n := newNode(directory.Member{ID: 1, Address: "10.0.0.1:7090"}, host, m, slog.New(slog.DiscardHandler))
-	f := newForwarder(n, pods, m, n.log)
+	log := slog.New(slog.DiscardHandler)
+	n := node.New(directory.Member{ID: 1, Address: "10.0.0.1:7090"}, host, m, log)
+	f := newForwarder(1, host, n, pods, m, log)
+	f.lookup = func(dst messages.PeerID, newerThan uint64) { host.asked = append(host.asked, question{dst, newerThan}) }
 	return f, host
 }
 
@@ -161,7 +171,7 @@ func TestErrorsOfForward(t *testing.T) {
 	if err := f.Forward(t.Context(), bob, hello); !errors.Is(err, ErrNoLink) {
 		t.Errorf("no link: %v", err)
 	}
-	if n := f.node.lookups.Len(); n != 1 {
+	if n := len(host.asked); n != 1 {
 		t.Errorf("%d lookups of a peer whose pod is out of reach, want 1", n)
 	}
 	eve := messages.HashID("eve")
@@ -212,12 +222,12 @@ func TestDropsOfWhatWasTaken(t *testing.T) {
 }
 
 func TestAnswerThatIsNotNewerIsAskedAgain(t *testing.T) {
-	f, _ := newTestForwarder(t, fakeOutlets{2: {room: 10}})
+	f, host := newTestForwarder(t, fakeOutlets{2: {room: 10}})
 	r := f.newReceiver(2)
 	_ = f.Forward(t.Context(), bob, hello)
 	r.Bounce(bob, 5, false, hello)
 	f.answered(bob, directory.Owner, 2, 5, 0)
-	if got, want := take(&f.node.lookups), []question{{bob, 0}, {bob, 5}}; !slices.Equal(got, want) {
+	if got, want := host.asked, []question{{bob, 0}, {bob, 5}}; !slices.Equal(got, want) {
 		t.Errorf("lookups %v, want %v", got, want)
 	}
 }
@@ -296,18 +306,18 @@ func TestBouncedToNobody(t *testing.T) {
 }
 
 func TestForgottenIsLookedUp(t *testing.T) {
-	f, _ := newTestForwarder(t, fakeOutlets{2: {room: 10}, 3: {room: 10}})
+	f, host := newTestForwarder(t, fakeOutlets{2: {room: 10}, 3: {room: 10}})
 	eve := messages.HashID("eve")
 	f.learned(bob, 2, 5)
 	f.learned(eve, 3, 5)
-	f.forgotten(bob)
-	f.podLost(3)
+	f.learns().Forgotten(bob)
+	f.learns().PodLost(3)
 	for _, id := range []messages.PeerID{bob, eve} {
 		if err := f.Forward(t.Context(), id, hello); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if got, want := take(&f.node.lookups), []question{{bob, 0}, {eve, 0}}; !slices.Equal(got, want) {
+	if got, want := host.asked, []question{{bob, 0}, {eve, 0}}; !slices.Equal(got, want) {
 		t.Errorf("lookups %v, want %v", got, want)
 	}
 }
@@ -317,7 +327,8 @@ func TestLookupsThatTakeTooLongEnd(t *testing.T) {
 	_ = f.Forward(t.Context(), bob, hello)
 	at := &located{done: make(chan struct{})}
 	f.locator.waiting[bob] = at
-	f.node.began = f.node.began.Add(-1e9 * 10)
+	now := f.now()
+	f.now = func() int64 { return now + 10e9 }
 	f.sweep()
 	if <-at.done; at.found {
 		t.Error("found")

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"github.com/crosspod/crosspod/cluster/internal/node"
 	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -71,20 +72,20 @@ type Delivery interface {
 }
 
 // Presence is what the cluster knows of a peer.
-type Presence uint8
+type Presence = node.Presence
 
 // What a [Host] is told by Settle.
 const (
 	// Vacant: no pod has the id at this moment. It is said of an awaited id, and
 	// the host may register the connection again that it keeps. It is no offline
 	// notice; that follows if no pod has the id for a while.
-	Vacant Presence = iota
+	Vacant = node.Vacant
 	// Offline is an event: no pod has the id any more.
-	Offline
+	Offline = node.Offline
 	// StillOffline repeats Offline.
-	StillOffline
+	StillOffline = node.StillOffline
 	// Online is an event: the peer connected, here or elsewhere, or moved.
-	Online
+	Online = node.Online
 	// StillOnline repeats Online for peers that asked since.
-	StillOnline
+	StillOnline = node.StillOnline
 )

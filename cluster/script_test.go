@@ -168,11 +168,11 @@ func (f *fleet) sorted() string {
 func (f *fleet) homes(name string) []string {
 	pods := f.running()
 	who := make(map[wire.PodID]string)
-	d := directory.New(directory.Config{Self: pods[0].node.self})
+	d := directory.New(directory.Config{Self: pods[0].transport.Self()})
 	for i, p := range pods {
-		who[p.node.self.ID] = p.name
+		who[p.transport.Self().ID] = p.name
 		if i > 0 {
-			d.SessionUp(0, directory.Session(i), p.node.self)
+			d.SessionUp(0, directory.Session(i), p.transport.Self())
 		}
 	}
 	var homes []string

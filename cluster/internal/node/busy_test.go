@@ -1,4 +1,4 @@
-package cluster
+package node
 
 import (
 	"log/slog"
@@ -19,8 +19,8 @@ func TestSmallFramesKeepUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	effects := &fakeEffects{wants: make(map[messages.PeerID]bool)}
-	n := newNode(directory.Member{ID: 1, Address: "10.0.0.1:7090"}, fakePod{&fakeLocal{}, effects}, m, slog.New(slog.DiscardHandler))
-	n.effects = effects
+	n := New(directory.Member{ID: 1, Address: "10.0.0.1:7090"}, fakePod{&fakeLocal{}, effects}, m, slog.New(slog.DiscardHandler))
+	n.routes = effects.routes()
 	s := &fakeSession{n: 1, id: 2}
 	n.LinkUp(s)
 	n.step()
@@ -39,7 +39,7 @@ func TestSmallFramesKeepUp(t *testing.T) {
 			t.Fatal(err)
 		}
 		effects.wants[name(i).ID()] = true
-		n.interestChanged(name(i).ID())
+		n.InterestChanged(name(i).ID())
 	}
 	in := n.inboxes[1]
 	sent := s.count(wire.Subscribe)

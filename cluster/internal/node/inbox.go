@@ -1,12 +1,10 @@
-package cluster
+package node
 
 import (
 	"errors"
 	"fmt"
 	"sync"
 	"time"
-
-	links "github.com/crosspod/crosspod/cluster/internal/node"
 
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
@@ -24,7 +22,7 @@ var errInboxFull = errors.New("the directory does not keep up with the entries o
 
 // inbox is what one session has read and the node has not handled yet.
 type inbox struct {
-	session links.Session
+	session Session
 
 	mu      sync.Mutex // guards what follows
 	batches [][]wire.Entry
