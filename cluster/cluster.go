@@ -3,11 +3,13 @@ package cluster
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,71 +33,78 @@ const (
 // Resolver finds the pods of a cluster: see its two methods.
 type Resolver = discovery.Resolver
 
-// Config says how a pod finds the others and who it is. PodIPs and one of Headless,
-// Static and Resolver are required.
+// Config says how a pod joins the others. PodIP and one of Headless, StaticPeers and
+// Resolver are required.
 type Config struct {
-	// Headless is a name that resolves to the addresses of all pods, as a
-	// headless Service of Kubernetes does: "relay.default.svc". It may have a
-	// port, otherwise Port is dialed.
+	// Headless is a name that resolves to the addresses of all pods, as a headless
+	// Service of Kubernetes does: "relay-headless.default.svc". It may have a port,
+	// otherwise Port is dialed.
 	Headless string
-
-	// Static lists pods instead: "10.0.0.7", "[fd00::7]:7090" or
-	// "pod-1.example:7090". Names are resolved at each interval. The own
-	// address may be among them.
-	Static []string
-
-	// Resolver finds the addresses when it is set, in place of Headless and
-	// Static.
+	// StaticPeers lists the pods instead: "10.0.0.7", "pod-1.example:7090" or
+	// "[fd00::7]:7090". Names are resolved at each interval. This pod may be among
+	// them.
+	StaticPeers []string
+	// Resolver finds the pods when it is set, in place of both.
 	Resolver Resolver
 
-	// Port is where other pods listen unless their address says otherwise, and
-	// where this one does unless ListenAddress is set. 0: DefaultInterpodPort.
+	// Port is where pods listen for each other; 0 means [DefaultInterpodPort], 7090.
 	Port int
-
-	// PodIPs are the addresses of this pod that the others can dial. The
-	// first one, with the port, is announced and is the pod's name in the
-	// directory; more are for dual stack.
-	PodIPs []netip.Addr
-
-	// ListenAddress is where links are accepted. Empty: each of PodIPs, at
-	// Port. With a port of its own, that port is announced.
+	// PodIP is this pod's own address, which the others can dial: "10.0.0.7", or
+	// with a comma one of each family. The first one, with the port, is announced
+	// and is the pod's name in the directory.
+	PodIP string
+	// ListenAddress is where to listen for other pods in place of PodIP and Port,
+	// "host:port". What is announced is PodIP with the port of this.
 	ListenAddress string
 
-	// Secrets prove links: pods link when they share one. The first one of a
-	// dialer that the acceptor has too is used, so [new, old] links with both
-	// during a rotation. Each has at least 32 characters. None: links are
-	// unsigned, and only to pods that have none either.
-	Secrets []string
+	// AuthSecret is what pods prove themselves to each other with, at least 32
+	// characters: pods link when they share a secret. Empty: links are not signed,
+	// any program that reaches the port can join, and a warning says so once.
+	AuthSecret string
+	// FurtherSecrets are valid too, while not all pods have AuthSecret yet.
+	FurtherSecrets []string
 
 	// InstanceURL is the address that peers are told. Pods link if they have the
 	// same one, or if one of them has the other's among its FormerInstances, at
 	// most 8: else the other is of another relay. Empty: not compared.
 	InstanceURL     string
 	FormerInstances []string
-
 	// TokenSecrets are what peers' tokens are accepted with. Pods link if they
 	// have one in common; other differences are a warning, since peers may be
-	// turned away. None, or more than 32, or no Secrets: not compared, or only as
-	// a whole. What pods tell each other are keyed digests.
+	// turned away. None, or more than 32, or no AuthSecret: not compared, or only
+	// as a whole. What pods tell each other are keyed digests.
 	TokenSecrets []string
 
-	// Version is the version of this build, told to other pods. Empty: that
-	// of package version.
+	// Version is the version of this build, told to other pods. Empty: that of
+	// package version.
 	Version string
-
-	// Interval is how often addresses are resolved anew. 0:
-	// DefaultDiscoveryInterval.
+	// Interval is how often the pods are looked up again; 0 means
+	// [DefaultDiscoveryInterval], 10 s.
 	Interval time.Duration
-
-	// Meter makes the instruments. nil: no metrics.
+	// Meter makes the instruments of the cluster; nil means no metrics. It may be
+	// that of the relay.
 	Meter metric.Meter
-
-	// Logger is told the life of links and pods. nil: nothing is logged.
+	// Logger receives the life of links and pods; nil discards it.
 	Logger *slog.Logger
 
-	// Listen and Dial are the network. nil: TCP.
+	// Listen and Dial are the network of the pods; nil means TCP.
 	Listen func(network, address string) (net.Listener, error)
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// podIPs returns what PodIP has.
+func (c *Config) podIPs() (all []netip.Addr, err error) {
+	if c.PodIP == "" {
+		return nil, errors.New("cluster: Config.PodIP is required, the address of this pod that the others can dial")
+	}
+	for one := range strings.SplitSeq(c.PodIP, ",") {
+		ip, err := netip.ParseAddr(strings.TrimSpace(one))
+		if err != nil {
+			return nil, fmt.Errorf("cluster: Config.PodIP: %w", err)
+		}
+		all = append(all, ip)
+	}
+	return all, nil
 }
 
 // Cluster is this pod's part of the fabric.
@@ -141,6 +150,14 @@ func Start(ctx context.Context, host Host, c Config) (_ *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
+	podIPs, err := c.podIPs()
+	if err != nil {
+		return nil, err
+	}
+	secrets := c.FurtherSecrets
+	if c.AuthSecret != "" {
+		secrets = append([]string{c.AuthSecret}, secrets...)
+	}
 	cl := &Cluster{log: log, stopped: make(chan struct{})}
 	if cl.metrics, err = metrics.New(c.Meter); err != nil {
 		return nil, err
@@ -151,8 +168,8 @@ func Start(ctx context.Context, host Host, c Config) (_ *Cluster, err error) {
 		}
 	}()
 	if cl.transport, err = transport.New(transport.Config{
-		Port: cmp.Or(c.Port, DefaultInterpodPort), PodIPs: c.PodIPs, ListenAddress: c.ListenAddress,
-		Secrets: c.Secrets, InstanceURL: c.InstanceURL, FormerInstances: c.FormerInstances, TokenSecrets: c.TokenSecrets,
+		Port: cmp.Or(c.Port, DefaultInterpodPort), PodIPs: podIPs, ListenAddress: c.ListenAddress,
+		Secrets: secrets, InstanceURL: c.InstanceURL, FormerInstances: c.FormerInstances, TokenSecrets: c.TokenSecrets,
 		Version: c.Version, Listen: c.Listen, Dial: c.Dial,
 	}, cl.metrics, log); err != nil {
 		return nil, err
@@ -171,7 +188,7 @@ func Start(ctx context.Context, host Host, c Config) (_ *Cluster, err error) {
 	cl.Metrics, cl.Transport, cl.Discovery = &Metrics{}, &Transport{}, &Discovery{}
 	cl.metrics.Observe(cl.figures)
 
-	if len(c.Secrets) == 0 {
+	if len(secrets) == 0 {
 		log.Warn("links between pods are not signed: whoever reaches the cluster port can join. Set a cluster secret")
 	}
 	cl.node.Start(cl.Forwarder.learns())
@@ -239,8 +256,7 @@ func (c *Cluster) Stop() {
 	})
 }
 
-// SetSecrets replaces the secrets that links are proved with; see
-// [Config.Secrets]. Links that exist stay.
+// SetSecrets replaces AuthSecret and FurtherSecrets. Links that exist stay.
 func (c *Cluster) SetSecrets(secrets ...string) error { return c.transport.SetSecrets(secrets) }
 
 // SetTokenSecrets says that peers' tokens are accepted with other secrets now; see

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -552,16 +551,16 @@ func TestStartNeedsWhatItNeeds(t *testing.T) {
 	local := &fleetPod{conns: map[messages.PeerID]uint64{}}
 	host := memnet.New(memnet.Config{}).Host("10.0.0.1")
 	good := Config{
-		Static: []string{"10.0.0.2"}, PodIPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
+		StaticPeers: []string{"10.0.0.2"}, PodIP: "10.0.0.1",
 		Listen: func(network, address string) (net.Listener, error) { return host.Listen(network, address) },
 		Dial:   host.Dial,
 	}
 	tests := map[string]func(*Config){
-		"no name":      func(c *Config) { c.Static = nil },
-		"no address":   func(c *Config) { c.PodIPs = nil },
-		"bad address":  func(c *Config) { c.PodIPs = []netip.Addr{netip.IPv6Unspecified()} },
-		"short secret": func(c *Config) { c.Secrets = []string{"short"} },
-		"bad pod":      func(c *Config) { c.Static = []string{"pod:port"} },
+		"no name":      func(c *Config) { c.StaticPeers = nil },
+		"no address":   func(c *Config) { c.PodIP = "" },
+		"bad address":  func(c *Config) { c.PodIP = "::" },
+		"short secret": func(c *Config) { c.AuthSecret = "short" },
+		"bad pod":      func(c *Config) { c.StaticPeers = []string{"pod:port"} },
 		"port is taken": func(c *Config) {
 			c.Listen = func(string, string) (net.Listener, error) { return nil, errors.New("taken") }
 		},
@@ -607,7 +606,7 @@ func TestPeersFromBefore(t *testing.T) {
 		host := memnet.New(memnet.Config{}).Host("10.0.0.1")
 		bob := &fleetPod{conns: map[messages.PeerID]uint64{messages.HashID("bob"): 1}}
 		cl, err := Start(t.Context(), bob, Config{
-			Static: []string{"10.0.0.1"}, PodIPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")},
+			StaticPeers: []string{"10.0.0.1"}, PodIP: "10.0.0.1",
 			Listen: func(network, address string) (net.Listener, error) { return host.Listen(network, address) },
 			Dial:   host.Dial,
 		})

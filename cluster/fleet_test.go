@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -115,13 +114,13 @@ func (f *fleet) startAs(name string, named bool) *fleetPod {
 	f.all = append(f.all, p)
 	f.mu.Unlock()
 	cl, err := Start(f.t.Context(), p, Config{
-		Resolver: f,
-		PodIPs:   []netip.Addr{netip.MustParseAddr(ip(name))},
-		Secrets:  []string{fleetSecret},
-		Interval: time.Second,
-		Logger:   f.log.With("on", name),
-		Listen:   func(network, address string) (net.Listener, error) { return host.Listen(network, address) },
-		Dial:     host.Dial,
+		Resolver:   f,
+		PodIP:      ip(name),
+		AuthSecret: fleetSecret,
+		Interval:   time.Second,
+		Logger:     f.log.With("on", name),
+		Listen:     func(network, address string) (net.Listener, error) { return host.Listen(network, address) },
+		Dial:       host.Dial,
 	})
 	if err != nil {
 		f.t.Fatal(err)

@@ -22,7 +22,7 @@ func TestNewResolver(t *testing.T) {
 	if got := r.String(); got != "pods.relay.test." {
 		t.Errorf("it is called %q", got)
 	}
-	r, err = NewResolver(Config{Static: []string{"10.0.0.1", "[fd00::1]:7091"}, Port: 7000}, dns)
+	r, err = NewResolver(Config{StaticPeers: []string{"10.0.0.1", "[fd00::1]:7091"}, Port: 7000}, dns)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"go.opentelemetry.io/otel/metric"
 
+	"github.com/crosspod/crosspod/cluster"
 	"github.com/crosspod/crosspod/internal/relayurl"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -33,6 +34,11 @@ type Config struct {
 	// CrossPodForwarder takes messages for peers of other pods; nil means a
 	// single pod. It can be set later, see [Relay.SetCrossPodForwarder].
 	CrossPodForwarder CrossPodForwarder
+	// Cluster makes a [Server] one pod of several: Listen joins the others and
+	// Shutdown leaves them; nil means a single pod. Its InstanceURL, Meter and
+	// Logger are those of the server where it has none. Not with
+	// CrossPodForwarder.
+	Cluster *cluster.Config
 	// Logger receives the relay's log; nil discards it.
 	Logger *slog.Logger
 	// Limits bounds what peers may use; the zero value has defaults.

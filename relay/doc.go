@@ -31,9 +31,9 @@
 //     online ahead of data, offline behind the data that was queued before
 //     (ADR-0006).
 //
-// Several relays are one through a cluster: [StartCluster] gives a forwarder to
-// hand to [Server.SetCrossPodForwarder]. A reader leaves what the store does not
-// have to it, without waiting; what other pods send is queued to the peers of
+// Several relays are one through a cluster: [Config].Cluster, or [StartCluster], whose
+// forwarder the caller hands to [Server.SetCrossPodForwarder]. A reader leaves what the
+// store does not have to it, without waiting; what other pods send is queued to the peers of
 // this one by their links' readers and never sent on. Presence of peers of other
 // pods reaches subscribers as that of peers of this one (ADR-0018). A connection
 // whose id was taken by a newer one just after its handshake waits for a moment

@@ -9,6 +9,7 @@ import (
 
 	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/client"
+	"github.com/crosspod/crosspod/cluster"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/relay"
 )
@@ -75,7 +76,7 @@ func ExampleServer() {
 
 // Two pods in one process. As a rule each is a process of its own, and Headless
 // is a name that resolves to all of them.
-func ExampleStartCluster() {
+func ExampleServer_cluster() {
 	const (
 		secret    = "an example's secret, 32 bytes or more"
 		podSecret = "another one, which only the pods know"
@@ -95,7 +96,6 @@ func ExampleStartCluster() {
 	type pod struct {
 		address string
 		server  *relay.Server
-		cluster *relay.ClusterBootstrap
 		served  chan error
 	}
 	var pods []*pod
@@ -103,30 +103,25 @@ func ExampleStartCluster() {
 		server, err := relay.NewServer(relay.Config{
 			ExposedAddress: "rel://relay.example.com:80", // of the load balancer: the same on every pod
 			AuthValidator:  auth.NewValidator(secret),
+			Cluster: &cluster.Config{
+				StaticPeers:   addresses,
+				PodIP:         "127.0.0.1",
+				ListenAddress: addresses[i],
+				AuthSecret:    podSecret,
+				TokenSecrets:  []string{secret}, // a pod that has no such secret is not linked to
+				Listen:        func(string, string) (net.Listener, error) { return links[i], nil },
+			},
 		})
 		if err != nil {
 			log.Panic(err)
 		}
-		cluster, err := relay.StartCluster(ctx, server.Store(), relay.ClusterBootstrapConfig{
-			StaticPeers:   addresses,
-			PodIP:         "127.0.0.1",
-			ListenAddress: addresses[i],
-			AuthSecret:    podSecret,
-			InstanceURL:   server.InstanceURL(), // this and the next: a pod with others is told of
-			TokenSecrets:  []string{secret},
-			Listen:        func(string, string) (net.Listener, error) { return links[i], nil },
-		})
-		if err != nil {
-			log.Panic(err)
-		}
-		server.SetCrossPodForwarder(cluster.Forwarder)
 		ln := listen()
-		p := &pod{"rel://" + ln.Addr().String(), server, cluster, make(chan error, 1)}
+		p := &pod{"rel://" + ln.Addr().String(), server, make(chan error, 1)}
 		go func() { p.served <- server.Listen(relay.ListenerConfig{Listener: ln}) }()
 		pods = append(pods, p)
 	}
 	for _, p := range pods {
-		if err := p.cluster.WaitReady(ctx); err != nil { // what the readiness probe waits for
+		if err := p.server.WaitReady(ctx); err != nil { // what a readiness probe waits for
 			log.Panic(err)
 		}
 	}
@@ -158,12 +153,9 @@ func ExampleStartCluster() {
 	fmt.Printf("bob reads %q\n", buf[:n])
 
 	for _, p := range pods {
-		// Peers first, the fabric last: until the end it carries what they say
-		// and sends on what comes for those that have left.
 		if err := p.server.Shutdown(ctx); err != nil {
 			log.Panic(err)
 		}
-		p.cluster.Stop()
 		fmt.Println("Listen returned", <-p.served)
 	}
 	_, _ = alice.Close(), bob.Close()

@@ -58,6 +58,9 @@ func NewRelay(cfg Config) (*Relay, error) {
 	if cfg.AuthValidator == nil {
 		return nil, errors.New("relay: Config.AuthValidator is required, for example auth.NewValidator(secret)")
 	}
+	if cfg.Cluster != nil {
+		return nil, errors.New("relay: Config.Cluster is for a Server, and not for one with a CrossPodForwarder")
+	}
 	address, err := instanceURL(cfg.ExposedAddress, cfg.TLSSupport)
 	if err != nil {
 		return nil, err

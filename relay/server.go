@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 
+	"github.com/crosspod/crosspod/cluster"
 	"github.com/crosspod/crosspod/relay/listener"
 	"github.com/crosspod/crosspod/relay/listener/ws"
 	"github.com/crosspod/crosspod/store"
@@ -14,22 +15,39 @@ import (
 
 // Server is a [Relay] with listeners. All methods are safe for concurrent use.
 type Server struct {
-	relay *Relay
-	self  *listener.Self
+	relay  *Relay
+	self   *listener.Self
+	others *cluster.Config // nil: there are none, or the caller has started the cluster
+	joined chan struct{}   // closed when cluster is set
 
 	mu        sync.Mutex // guards what follows
 	listeners map[*ws.Listener]net.Addr
+	cluster   *cluster.Cluster // what Listen has made of others
 	closing   bool
 }
 
 // NewServer checks cfg and builds a server. It opens nothing and starts
 // nothing.
 func NewServer(cfg Config) (*Server, error) {
-	r, err := NewRelay(cfg)
-	if err != nil {
+	s := &Server{self: listener.NewSelf(), joined: make(chan struct{}), listeners: make(map[*ws.Listener]net.Addr)}
+	if cfg.Cluster != nil && cfg.CrossPodForwarder == nil {
+		others := *cfg.Cluster
+		if others.Meter == nil {
+			others.Meter = cfg.Meter
+		}
+		if others.Logger == nil {
+			others.Logger = cfg.Logger
+		}
+		s.others, cfg.Cluster = &others, nil
+	}
+	var err error
+	if s.relay, err = NewRelay(cfg); err != nil {
 		return nil, err
 	}
-	return &Server{relay: r, self: listener.NewSelf(), listeners: make(map[*ws.Listener]net.Addr)}, nil
+	if s.others != nil && s.others.InstanceURL == "" {
+		s.others.InstanceURL = s.InstanceURL()
+	}
+	return s, nil
 }
 
 // InstanceURL returns what peers are told in the AuthResponse:
@@ -49,14 +67,55 @@ func (s *Server) SubscriptionsTold() int { return s.relay.SubscriptionsTold() }
 // that are not here. Call it before Listen. A typed nil counts as none.
 func (s *Server) SetCrossPodForwarder(f CrossPodForwarder) { s.relay.SetCrossPodForwarder(f) }
 
+// Cluster returns this pod's part of the cluster of [Config].Cluster: nil before Listen
+// has joined it.
+func (s *Server) Cluster() *cluster.Cluster {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cluster
+}
+
+// WaitReady waits until Listen has joined the cluster of [Config].Cluster and this pod
+// may serve peers, see [cluster.Cluster.WaitReady]; it is for a readiness probe. Without
+// a cluster it waits for nothing.
+func (s *Server) WaitReady(ctx context.Context) error {
+	if s.others == nil {
+		return nil
+	}
+	select {
+	case <-s.joined:
+		return s.Cluster().WaitReady(ctx)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// join joins the cluster, if there is one and it has not been joined.
+func (s *Server) join() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.others == nil || s.cluster != nil || s.closing {
+		return nil
+	}
+	c, err := StartCluster(context.Background(), s.Store(), *s.others)
+	if err != nil {
+		return err
+	}
+	s.relay.attach(c.Forwarder)
+	s.cluster = c
+	close(s.joined)
+	return nil
+}
+
 // DialSelf connects to one of the server's own listeners, for a health check: the
 // connection is neither limited nor counted, whatever else comes from its address.
 func (s *Server) DialSelf(ctx context.Context, network, address string) (net.Conn, error) {
 	return s.self.DialContext(ctx, network, address)
 }
 
-// Listen serves peers on one address. It blocks until Shutdown and then returns
-// nil, so run it in a goroutine; any error is a failure to listen or to serve. To
+// Listen joins the cluster of [Config].Cluster, if there is one, and serves peers on
+// one address. It blocks until Shutdown and then returns nil, so run it in a goroutine;
+// any error is a failure to listen, to join or to serve. To
 // know the port of ":0" beforehand give it a Listener. It may be called for
 // several addresses at the same time.
 func (s *Server) Listen(cfg ListenerConfig) error {
@@ -72,6 +131,10 @@ func (s *Server) Listen(cfg ListenerConfig) error {
 		if ln, err = lc.Listen(context.Background(), "tcp", cfg.Address); err != nil {
 			return fmt.Errorf("relay: listen: %w", err)
 		}
+	}
+	if err := s.join(); err != nil {
+		_ = ln.Close() // nothing was served on it
+		return err
 	}
 	env := s.relay.env
 	l := ws.New(ws.Config{
@@ -136,8 +199,12 @@ func (s *Server) Addrs() []net.Addr {
 // their handshake, closes every peer gracefully (see [Relay.Shutdown]) and
 // waits until all have gone, at most until ctx ends; then it cuts. It returns
 // when no goroutine of the server is left, with ctx's error if it had to cut.
-// It may be called more than once. A cluster is stopped after it, see
-// [ClusterBootstrap.Stop].
+// It may be called more than once.
+//
+// The cluster of [Config].Cluster is left last: while peers are being closed the fabric
+// still carries their last messages, tells the other pods who has left, and sends back
+// what arrives for those. A cluster that the caller has started is stopped after it, see
+// [StartCluster].
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.closing = true
@@ -158,6 +225,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		_ = l.Shutdown(ctx) // requests of ListenerConfig.Mux may end
 		_ = l.Close()
 	}
+	s.Cluster().Stop()
 	return err
 }
 

@@ -289,7 +289,7 @@ func (p *Pod) clusterConfig(files Files) (*relay.ClusterBootstrapConfig, error) 
 		cfg.AuthSecret, cfg.FurtherSecrets = secrets[0], secrets[1:]
 	}
 	if c.DNS.IsValid() {
-		resolver, err := cluster.NewResolver(cluster.Config{Headless: cfg.Headless, Static: cfg.StaticPeers, Port: cfg.Port}, askAt(c.DNS.String()))
+		resolver, err := cluster.NewResolver(*cfg, askAt(c.DNS.String()))
 		if err != nil {
 			return nil, err
 		}
