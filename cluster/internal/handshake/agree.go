@@ -6,15 +6,15 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
-// terms are what two HELLOs come to. Both sides come to the same.
+// terms are the result of two HELLOs. Both sides compute the same.
 type terms struct {
 	version byte
 	signed  bool
 	key     wire.Fingerprint // of the secret that both prove, where signed
 }
 
-// agree says on what terms the sender of mine can link with the sender of
-// theirs, or why it cannot. It knows neither sockets nor secrets.
+// agree returns the terms on which the sender of mine can link with the sender of
+// theirs, or why it cannot. It uses neither sockets nor secrets.
 func agree(mine, theirs *wire.Hello, role Role) (terms, *Error) {
 	if theirs.Nonce == mine.Nonce {
 		return terms{}, refuse(Reflected, "my own nonce came back")
@@ -48,8 +48,8 @@ func agree(mine, theirs *wire.Hello, role Role) (terms, *Error) {
 	return t, nil
 }
 
-// agreeOnTokens says whether the sides take tokens of peers of a common secret, as
-// far as both have told theirs.
+// agreeOnTokens returns an error if both sides have sent fingerprints of their secrets
+// of peer tokens and have none in common.
 func agreeOnTokens(mine, theirs *wire.Proof) *Error {
 	if len(mine.Each) == 0 || len(theirs.Each) == 0 ||
 		slices.ContainsFunc(mine.Each, func(f wire.Fingerprint) bool { return slices.Contains(theirs.Each, f) }) {

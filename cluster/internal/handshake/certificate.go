@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-// protocol is the ALPN of links (RFC 7301): who dials something else by mistake,
-// or is dialled by it, notices at once.
+// protocol is the ALPN of links (RFC 7301). With it a pod notices at once that it has
+// dialled another kind of server by mistake, or that another client has dialled it.
 const protocol = "crosspod/1"
 
-// throwAway returns the TLS of links, with a certificate that nobody checks: the
-// proofs say who is there. It is good for ever, so that no clock takes part.
+// throwAway returns the TLS config of links. Its certificate is not checked: the proofs
+// identify the other end. It never expires, so that clocks do not matter.
 func throwAway() (*tls.Config, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -35,7 +35,7 @@ func throwAway() (*tls.Config, error) {
 		NextProtos:             []string{protocol},
 		Certificates:           []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
 		InsecureSkipVerify:     true, // the proofs bind this connection, see ADR-0016
-		SessionTicketsDisabled: true, // each link proves itself anew
+		SessionTicketsDisabled: true, // each link has a full handshake
 		// Batches are written whole; small records at first would only cost.
 		DynamicRecordSizingDisabled: true,
 	}, nil

@@ -16,12 +16,12 @@ import (
 // relay_cluster_hello_rejects_total.
 type Reason string
 
-// The reasons. The first seven are names that existing dashboards chart.
+// The reasons. Existing dashboards use the names of the first seven.
 const (
 	HMACMismatch         Reason = "hmac_mismatch"          // no secret in common, or a proof that is wrong
 	UnsignedButRequired  Reason = "unsigned_but_required"  // the other side has no secret
 	SignedButUnsupported Reason = "signed_but_unsupported" // this side has no secret
-	StaleTimestamp       Reason = "stale_timestamp"        // never: no clock takes part
+	StaleTimestamp       Reason = "stale_timestamp"        // never happens: clocks do not matter
 	Malformed            Reason = "malformed"
 	Timeout              Reason = "timeout"
 	FirstFrameNotHello   Reason = "first_frame_not_hello"
@@ -29,9 +29,9 @@ const (
 	Reflected            Reason = "reflected" // this side's own nonce came back
 	Version              Reason = "version"   // no version in common
 	TLS                  Reason = "tls"       // no TLS, or not for this protocol
-	Closed               Reason = "closed"    // one of the sides went away
+	Closed               Reason = "closed"    // one side closed the connection
 
-	OtherInstance Reason = "instance_mismatch" // the sides tell their peers different addresses
+	OtherInstance Reason = "instance_mismatch" // the sides announce different addresses to their peers
 	OtherTokens   Reason = "tokens_mismatch"   // no secret of peer tokens in common
 )
 
@@ -41,14 +41,13 @@ func Reasons() []Reason {
 		FirstFrameNotHello, Self, Reflected, Version, TLS, Closed, OtherInstance, OtherTokens}
 }
 
-// Error is what every failed handshake ends with.
+// Error is the error of every failed handshake.
 type Error struct {
 	Reason Reason
-	// Hello is what the other side said of itself, nil when it did not come to
-	// that. None of it is proved.
+	// Hello is the other side's, nil if none has come. None of it is proved.
 	Hello *wire.Hello
-	// Silent says that the other side closed the connection before it had sent a
-	// byte, as the check of a load balancer does.
+	// Silent says that the other side closed the connection before it sent a byte, as
+	// the check of a load balancer does.
 	Silent bool
 	Err    error
 }
@@ -57,7 +56,7 @@ func (e *Error) Error() string { return fmt.Sprintf("handshake: %s: %v", e.Reaso
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// refuse returns an [Error] without what is not known here.
+// refuse returns an [Error] with only a reason and a text.
 func refuse(r Reason, format string, args ...any) *Error {
 	return &Error{Reason: r, Err: fmt.Errorf(format, args...)}
 }
@@ -79,8 +78,8 @@ func failed(ctx context.Context, err error) *Error {
 	}
 }
 
-// gone reports whether err means that the connection has ended, and not that
-// what came over it was no TLS.
+// gone reports whether err means that the connection has ended, rather than that the
+// bytes on it were not TLS.
 func gone(err error) bool {
 	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, io.ErrClosedPipe, syscall.ECONNRESET, syscall.EPIPE} {
 		if errors.Is(err, end) {

@@ -12,10 +12,10 @@ import (
 	"github.com/crosspod/crosspod/internal/netbatch"
 )
 
-// DefaultTimeout is how long a handshake may take, TLS and all.
+// DefaultTimeout is how long a handshake may take, including TLS.
 const DefaultTimeout = 3 * time.Second
 
-// Role is the side of a connection that a pod has.
+// Role is a pod's side of a connection.
 type Role byte
 
 // The roles.
@@ -34,7 +34,7 @@ func (r Role) String() string {
 	return "acceptor"
 }
 
-// Config is what a pod says of itself.
+// Config is what a pod says about itself.
 type Config struct {
 	Address     string // announce address, host:port; see [wire.Hello]
 	Incarnation uint64 // random number of this process
@@ -45,19 +45,19 @@ type Config struct {
 	// earlier wins.
 	Timeout time.Duration
 
-	// Clock returns the cluster clock, µs; nil says 0.
+	// Clock returns the cluster clock, µs; nil means 0.
 	Clock func() uint64
-	// Have returns the number of the session in use with a pod, or 0; nil says 0.
-	// It is called while PROOF is written.
+	// Have returns the number of the session in use with a pod, or 0; nil means 0. It
+	// is called while PROOF is written.
 	Have func(wire.PodID) uint64
-	// Instance is the address that peers are told; empty: not compared. Pods with
-	// another one are refused, but for those that have one of Former, at most
-	// [wire.MaxFormer], and those that have this one among theirs.
+	// Instance is the address that this pod announces to peers; empty: not compared.
+	// A pod with another Instance is refused, unless that is one of Former (at most
+	// [wire.MaxFormer]) or this Instance is among the other's Former.
 	Instance string
 	Former   []string
-	// Tokens returns the secrets of peer tokens; pods that have none in common
-	// refuse each other. Nil, none returned, or no secret of the cluster: not
-	// compared.
+	// Tokens returns the secrets of peer tokens; pods without a common one refuse each
+	// other. If it is nil or returns none, or if there is no cluster secret, they are
+	// not compared.
 	Tokens func() *TokenSecrets
 
 	// MinVersion and MaxVersion are for tests of mixed versions. 0 is what
@@ -72,8 +72,8 @@ type Pod struct {
 	tls    *tls.Config // of either role
 }
 
-// New returns this pod's side. An error means that the config cannot be put into
-// a HELLO.
+// New returns this pod's side. An error means that the config does not fit into a
+// HELLO.
 func New(c Config) (*Pod, error) {
 	if c.Timeout == 0 {
 		c.Timeout = DefaultTimeout
@@ -103,44 +103,45 @@ func (p *Pod) ID() wire.PodID { return p.id }
 
 // Conn is a connection whose other end has proved itself.
 type Conn struct {
-	// TLS runs over Below, which runs over the connection given. Nothing has
-	// been read from TLS that belongs to what follows the handshake, but TLS
-	// itself may hold such bytes: read from it until it has none before waiting
-	// for the socket. No deadline is left on it.
+	// TLS runs over Below, which runs over the given connection. The handshake has
+	// read no byte of what follows it from TLS, but TLS itself may have buffered such
+	// bytes: read from it until it has none before waiting for the socket. It has no
+	// deadline.
 	TLS   *tls.Conn
 	Below *netbatch.Below
 
 	Role    Role
 	Version byte
-	Signed  bool             // false only where neither side has a secret: then nothing was proved
-	Key     wire.Fingerprint // of the secret that was proved, where Signed
+	Signed  bool             // false only if neither side has a secret: then nothing was proved
+	Key     wire.Fingerprint // of the secret that was proved, if Signed
 
 	Pod   wire.PodID  // at the other end
 	Hello *wire.Hello // the other side's
-	Ahead int64       // of this side's clock the other's was so many µs when its HELLO came
+	Ahead int64       // the other side's clock minus this side's when its HELLO came, in µs
 	Have  uint64      // session that the other side has in use with this pod, 0: none
 
-	// OtherInstance: the sides tell their peers different addresses, one of them
-	// being a former one to the other side.
+	// OtherInstance: the sides announce different addresses to their peers, and one
+	// of them is a former address of the other side.
 	OtherInstance bool
 
-	// What the proofs said of the secrets of peer tokens. Where they [Differ]
-	// links work as well, but clients will be turned away. See [Conn.Tokens].
+	// The fingerprints of the secrets of peer tokens in the proofs. If they [Differ]
+	// the link works, but some clients will be refused. See [Conn.Tokens].
 	MyTokens, TheirTokens wire.Fingerprint
 
 	own *Pod
 	key *key // that was proved; nil: none
 }
 
-// Tokens is what a proof on c would say now of the secrets of peer tokens.
+// Tokens returns the fingerprint of the secrets of peer tokens that a proof on c would
+// have now.
 func (c *Conn) Tokens() wire.Fingerprint {
 	all, _ := c.own.tokens(c.key)
 	return all
 }
 
-// Dial does the dialer's side on conn. It returns an [*Error] and closes conn
-// when that fails, in the time of the config at most or when ctx ends. Nothing
-// tells of this pod's peers or secrets before the acceptor has proved itself.
+// Dial does the dialer's side on conn. On failure, at the latest after the timeout of
+// the config or when ctx ends, it closes conn and returns an [*Error]. It sends
+// nothing about this pod's peers or secrets before the acceptor has proved itself.
 func (p *Pod) Dial(ctx context.Context, conn net.Conn) (*Conn, error) {
 	return p.run(ctx, conn, Dialer)
 }
@@ -153,7 +154,7 @@ func (p *Pod) Accept(ctx context.Context, conn net.Conn) (*Conn, error) {
 func (p *Pod) run(ctx context.Context, conn net.Conn, role Role) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.config.Timeout)
 	defer cancel()
-	// Past deadlines end whatever conn is waiting for.
+	// A deadline in the past ends every wait on conn.
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 
 	s := &shake{pod: p, role: role, below: netbatch.NewBelow(conn), keys: p.config.Keys.snapshot()}
@@ -171,7 +172,7 @@ func (p *Pod) run(ctx context.Context, conn net.Conn, role Role) (*Conn, error) 
 	return c, nil
 }
 
-// hello returns what this pod says of itself, but for the nonce.
+// hello returns this pod's HELLO without the nonce.
 func (p *Pod) hello(keys []key) *wire.Hello {
 	h := &wire.Hello{
 		Min:         p.config.MinVersion,
@@ -197,8 +198,8 @@ func (p *Pod) hello(keys []key) *wire.Hello {
 	return h
 }
 
-// tokens returns the fingerprints of the secrets of peer tokens, together and of
-// each; zero for none.
+// tokens returns the fingerprint of all secrets of peer tokens together, and that of
+// each; zero if there are none.
 func (p *Pod) tokens(k *key) (all wire.Fingerprint, each []wire.Fingerprint) {
 	if k == nil || p.config.Tokens == nil {
 		return all, nil

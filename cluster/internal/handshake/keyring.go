@@ -24,15 +24,15 @@ var (
 	ErrNoSecret = errors.New("no cluster secret left")
 )
 
-// KeyRing holds the secrets of a cluster that are in use, the preferred one
-// first. A link is proved with the first of the dialer's that the acceptor has
-// too, so pods with [new, old] link with pods that have [old] only: one rollout
-// exchanges a secret. It is safe for concurrent use. A nil ring has no secret.
+// KeyRing has the cluster secrets in use, the preferred one first. A link is proved
+// with the first secret of the dialer that the acceptor has too. So pods with [new,
+// old] link with pods that have only [old], and one rollout replaces a secret. It is
+// safe for concurrent use. A nil ring has no secret.
 type KeyRing struct {
 	keys atomic.Pointer[[]key]
 }
 
-// key is what is derived of one secret.
+// key has what is derived from one secret.
 type key struct {
 	id       wire.Fingerprint
 	dialer   []byte
@@ -41,8 +41,8 @@ type key struct {
 }
 
 // NewKeyRing returns a ring with the secrets, at most [wire.MaxKeys], each
-// of at least [MinSecret] bytes. A secret that is given twice counts once. With
-// none the pod links only with pods that have none.
+// of at least [MinSecret] bytes. A secret that is given twice counts once. Without a
+// secret the pod links only with pods that have none.
 func NewKeyRing(secrets ...string) (*KeyRing, error) {
 	r := &KeyRing{}
 	if len(secrets) == 0 {
@@ -51,8 +51,8 @@ func NewKeyRing(secrets ...string) (*KeyRing, error) {
 	return r, r.Swap(secrets...)
 }
 
-// Swap replaces the secrets. Links and handshakes in progress keep what they
-// have. On an error, and without any secret ([ErrNoSecret]), nothing changes.
+// Swap replaces the secrets. Links and handshakes in progress keep theirs. After an
+// error nothing has changed; no secret at all is [ErrNoSecret].
 func (r *KeyRing) Swap(secrets ...string) error {
 	if len(secrets) == 0 {
 		return ErrNoSecret
@@ -85,7 +85,7 @@ func (r *KeyRing) IDs() (ids []wire.Fingerprint) {
 	return ids
 }
 
-// snapshot returns the keys of now, which nobody changes.
+// snapshot returns the current keys, which are never changed in place.
 func (r *KeyRing) snapshot() []key {
 	if r == nil || r.keys.Load() == nil {
 		return nil
@@ -113,7 +113,7 @@ func newKey(secret string) key {
 func derive(secret, info string, size int) []byte {
 	k, err := hkdf.Key(sha256.New, []byte(secret), nil, info, size)
 	if err != nil {
-		panic(err) // only where size is beyond what HKDF can give
+		panic(err) // only if size is more than HKDF can give
 	}
 	return k
 }

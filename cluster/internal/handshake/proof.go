@@ -15,8 +15,8 @@ const (
 	exporterSize = 32
 )
 
-// transcript is what both proofs are about: both HELLOs, the dialer's first, each
-// with its length, and the exporter of the connection.
+// transcript is what both proofs cover: both HELLOs, the dialer's first, each with its
+// length, and the exporter of the connection.
 func transcript(dialer, acceptor, exported []byte) []byte {
 	h := sha256.New()
 	for _, hello := range [][]byte{dialer, acceptor} {
@@ -29,8 +29,8 @@ func transcript(dialer, acceptor, exported []byte) []byte {
 	return h.Sum(nil)
 }
 
-// mac is the proof of the side with this key: over the transcript and what the
-// PROOF says beside it.
+// mac returns the proof of the side with this key, over the transcript and the other
+// fields of PROOF.
 func mac(key, transcript []byte, p wire.Proof) []byte {
 	h := hmac.New(sha256.New, key)
 	h.Write(transcript)

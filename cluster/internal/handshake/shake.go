@@ -50,7 +50,7 @@ func (s *shake) run(ctx context.Context) (*Conn, error) {
 	return s.prove()
 }
 
-// encrypt is the TLS handshake.
+// encrypt does the TLS handshake.
 func (s *shake) encrypt(ctx context.Context) error {
 	if s.role == Dialer {
 		s.tls = tls.Client(s.below, s.pod.tls)
@@ -60,7 +60,7 @@ func (s *shake) encrypt(ctx context.Context) error {
 	if err := s.tls.HandshakeContext(ctx); err != nil {
 		return err
 	}
-	// An end that names no protocol at all is let pass by crypto/tls.
+	// crypto/tls accepts an end that names no protocol at all.
 	if p := s.tls.ConnectionState().NegotiatedProtocol; p != protocol {
 		return refuse(TLS, "the other side speaks %q, not %q", p, protocol)
 	}
@@ -94,8 +94,8 @@ func (s *shake) listen() (err error) {
 	return nil
 }
 
-// prove exchanges the proofs. The dialer shows its own first: it has sought out
-// the acceptor, and an acceptor that answers everybody gives nothing away.
+// prove exchanges the proofs. The dialer sends its proof first, since it chose the
+// acceptor, while the acceptor answers anyone and should reveal nothing.
 func (s *shake) prove() (*Conn, error) {
 	var k *key
 	if s.terms.signed {
@@ -112,8 +112,8 @@ func (s *shake) prove() (*Conn, error) {
 	if refused := agreeOnTokens(&mine, &theirs); refused != nil {
 		return nil, refused
 	}
-	// Only now: a pod does not dial again what it takes for itself, so that has
-	// to be proved as well.
+	// Checked only now: a pod does not dial an address again that leads to itself, so
+	// that has to be proved as well.
 	if s.theirs.PodID() == s.pod.id {
 		return nil, refuse(Self, "the other side is this pod")
 	}
@@ -199,8 +199,8 @@ func (s *shake) transcript() ([]byte, error) {
 	return transcript(s.theirsRaw, s.mineRaw, exported), nil
 }
 
-// read returns the payload of the next frame, which has to be of type want, or
-// that is the reason otherwise. It reads not a byte more.
+// read returns the payload of the next frame, which must be of type want; otherwise
+// otherwise is the reason of the error. It reads not a byte more.
 func (s *shake) read(want wire.Type, otherwise Reason) ([]byte, error) {
 	var header [wire.HeaderSize]byte
 	if _, err := io.ReadFull(s.tls, header[:]); err != nil {
@@ -218,7 +218,7 @@ func (s *shake) read(want wire.Type, otherwise Reason) ([]byte, error) {
 	return payload, err
 }
 
-// Differ reports whether both sides said something and not the same.
+// Differ reports whether both fingerprints are given and are not the same.
 func Differ(a, b wire.Fingerprint) bool {
 	return a != b && a != wire.Fingerprint{} && b != wire.Fingerprint{}
 }

@@ -8,16 +8,16 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
-// TokenSecrets are the secrets of peer tokens of a pod, as it compares them with
-// those of others: hashes, which only leave the pod under a key of the cluster. A
-// secret of peer tokens has no least length, and an acceptor that proves nothing
-// must not learn what it could try words against.
+// TokenSecrets are the secrets of peer tokens of a pod in the form in which pods
+// compare them: hashes, which leave the pod only under a key of the cluster. A secret of
+// peer tokens may be short, and an acceptor that has proved nothing must not get a value
+// against which it could try guesses.
 type TokenSecrets struct {
-	all  []byte   // what pods with the same secrets have in common; nil: none
-	each [][]byte // nil: there are too many to be told
+	all  []byte   // the same on pods with the same secrets; nil: none
+	each [][]byte // nil: too many to send
 }
 
-// NewTokenSecrets returns the hashes of secrets, in whatever order.
+// NewTokenSecrets returns the hashes of secrets. Their order does not matter.
 func NewTokenSecrets(secrets []string) *TokenSecrets {
 	t := &TokenSecrets{}
 	if len(secrets) == 0 {

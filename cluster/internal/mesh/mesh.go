@@ -10,20 +10,20 @@ import (
 // and none is zero, which stands for no connection.
 type Conn uint64
 
-// Verdict says what becomes of a connection.
+// Verdict says what to do with a connection.
 type Verdict byte
 
 const (
-	// Wait: the leader will say; until then nothing is sent on the connection.
+	// Wait for the leader's USE or GOODBYE; until then send nothing on the connection.
 	Wait Verdict = iota
-	// Use: it carries the session from now on. A leader says so with USE.
+	// Use it: it carries the session from now on. A leader sends USE.
 	Use
 	// Duplicate: both pods use another one already. The leader closes it.
 	Duplicate
-	// Superseded: the leader chose it before the one that is in use. The
+	// Superseded: the leader chose it before the connection that is in use. The
 	// follower closes it.
 	Superseded
-	// Impossible: the other pod does not keep to the rules. Close it.
+	// Impossible: the other pod violates the protocol. Close the connection.
 	Impossible
 )
 
@@ -46,24 +46,24 @@ func (v Verdict) String() string {
 type Decision struct {
 	Verdict  Verdict
 	Number   uint64 // of the session, with Use
-	Replaced Conn   // the connection that was in use until now, with Use; or zero
+	Replaced Conn   // with Use: the connection that was in use until now, or zero
 }
 
-// Leads reports whether self chooses among its connections with other.
+// Leads reports whether self is the leader among self and other.
 func Leads(self, other wire.PodID) bool { return self < other }
 
 // Pair is one pod's view of its connections with one other pod. It is not safe
 // for concurrent use.
 type Pair struct {
 	leads  bool
-	number uint64 // highest that was chosen or followed
+	number uint64 // the highest number chosen or received
 	inUse  Conn
 }
 
-// NewPair returns the view of self of its connections with other: none yet.
-// Where self leads, sessions are numbered above after: a pod that forgets pairs
-// passes the highest number it has ever given, so that a follower that has not
-// forgotten does not take a new session for an old one.
+// NewPair returns the view of self, which has no connections with other yet. If self
+// leads, it numbers sessions above after: a pod that forgets pairs passes the highest
+// number it has ever used, so that a follower that has not forgotten does not mistake
+// a new session for an old one.
 func NewPair(self, other wire.PodID, after uint64) *Pair {
 	p := &Pair{leads: Leads(self, other)}
 	if p.leads {
@@ -72,7 +72,7 @@ func NewPair(self, other wire.PodID, after uint64) *Pair {
 	return p
 }
 
-// Leads reports whether this pod chooses.
+// Leads reports whether this pod is the leader.
 func (p *Pair) Leads() bool { return p.leads }
 
 // InUse returns the connection in use, or zero.
@@ -81,8 +81,7 @@ func (p *Pair) InUse() Conn { return p.inUse }
 // Number returns the highest number of a session so far.
 func (p *Pair) Number() uint64 { return p.number }
 
-// Have returns the number of the session in use, zero for none: what goes into
-// PROOF.
+// Have returns the number of the session in use, zero for none, for PROOF.
 func (p *Pair) Have() uint64 {
 	if p.inUse == 0 {
 		return 0
@@ -90,8 +89,8 @@ func (p *Pair) Have() uint64 {
 	return p.number
 }
 
-// Authenticated says what becomes of c, on which both pods have now proved
-// themselves. have is what the other one's PROOF carried.
+// Authenticated decides what to do with c, on which both pods have now proved
+// themselves. have is from the other pod's PROOF.
 func (p *Pair) Authenticated(c Conn, have uint64) Decision {
 	switch {
 	case c == p.inUse:
@@ -101,16 +100,16 @@ func (p *Pair) Authenticated(c Conn, have uint64) Decision {
 	case p.inUse != 0 && have == p.number:
 		return Decision{Verdict: Duplicate}
 	}
-	// The other one does not have what is in use here, or not yet: both have
+	// The other pod does not have the connection in use here, or not yet. Both have
 	// this one.
 	after := max(p.number, have)
 	if after == math.MaxUint64 {
-		return Decision{Verdict: Impossible} // no number is left
+		return Decision{Verdict: Impossible} // there is no higher number
 	}
 	return p.use(c, after+1)
 }
 
-// Told says what becomes of c, on which the leader has sent USE with number.
+// Told decides what to do with c, on which the leader has sent USE with number.
 func (p *Pair) Told(c Conn, number uint64) Decision {
 	switch {
 	case p.leads || c == p.inUse:
@@ -127,8 +126,8 @@ func (p *Pair) use(c Conn, number uint64) Decision {
 	return d
 }
 
-// Ended notes that c is closed or dying, and reports whether it was the one in
-// use; then none is, until another is chosen.
+// Ended records that c is closed or is being closed, and reports whether it was in use.
+// Then no connection is in use until another is chosen.
 func (p *Pair) Ended(c Conn) bool {
 	if c == 0 || c != p.inUse {
 		return false
@@ -147,7 +146,7 @@ const (
 	Itself
 	// Away: another incarnation, with no session.
 	Away
-	// Linked: another incarnation, with a session that nothing speaks against.
+	// Linked: another incarnation, whose session seems to work.
 	Linked
 	// Silent: another incarnation, which was asked and has not answered in time.
 	Silent
@@ -155,7 +154,7 @@ const (
 	Answered
 )
 
-// Admission is what becomes of a newcomer.
+// Admission says what to do with a newcomer.
 type Admission byte
 
 const (
@@ -163,16 +162,16 @@ const (
 	Admit Admission = iota
 	// Succeed: the other incarnation is gone, at once; admit the newcomer.
 	Succeed
-	// Probe: PING the other incarnation and keep the newcomer waiting, then ask
-	// again with Silent or Answered.
+	// Probe: send PING to the other incarnation and let the newcomer wait, then call
+	// Newcomer again with Silent or Answered.
 	Probe
 	// Refuse it: two living pods announce one address.
 	Refuse
 )
 
-// Newcomer says what becomes of an authenticated pod that announces an address
-// of which this is known. A pod that was restarted in place succeeds the former
-// one at once; one that was given an address that is in use does not.
+// Newcomer decides what to do with an authenticated pod that announces an address with
+// this incumbent. A pod that was restarted in place replaces its former incarnation at
+// once; a pod whose address is already in use does not.
 func Newcomer(known Incumbent) Admission {
 	switch known {
 	case Nobody:

@@ -10,14 +10,15 @@ const (
 	maxLinked = 3400
 )
 
-// About is what a pod says of itself on a link, again when it has changed.
+// About is what a pod says about itself on a link, again after each change.
 type About struct {
 	Keys   []Fingerprint    // as in HELLO, of now; at most [MaxKeys]
 	Own    []netip.AddrPort // where it can be dialed; at most 16
 	Linked []netip.AddrPort // announced by the pods it is linked to; at most 3,400
 }
 
-// AppendAbout appends an ABOUT frame. It leaves out what is too much.
+// AppendAbout appends an ABOUT frame. It leaves out keys and addresses beyond the
+// limits.
 func AppendAbout(dst []byte, a About) []byte {
 	start := len(dst)
 	dst = begin(dst, TypeAbout)
@@ -36,7 +37,7 @@ func AppendAbout(dst []byte, a About) []byte {
 	return end(dst, start)
 }
 
-// ParseAbout returns what the payload of an ABOUT frame says.
+// ParseAbout parses the payload of an ABOUT frame.
 func ParseAbout(payload []byte) (a About, err error) {
 	if len(payload) < 1 || payload[0] > MaxKeys || len(payload) < 2+int(payload[0])*FingerprintSize {
 		return a, malformed(TypeAbout, "keys")
@@ -76,7 +77,7 @@ func appendAddrPort(dst []byte, addr netip.AddrPort) []byte {
 	return binary.BigEndian.AppendUint16(dst, addr.Port())
 }
 
-// cutAddrPort takes off b what appendAddrPort appended.
+// cutAddrPort removes from b what appendAddrPort appended.
 func cutAddrPort(b []byte) (addr netip.AddrPort, rest []byte, ok bool) {
 	if len(b) < 1 || b[0] != 4 && b[0] != 16 || len(b) < 1+int(b[0])+2 {
 		return addr, nil, false

@@ -17,17 +17,16 @@ const (
 	maxComplaints = 32
 )
 
-// Farewell is why a pod ends a link. A pod takes one it does not know for
-// [FarewellError].
+// Farewell is why a pod ends a link. A pod treats an unknown one as [FarewellError].
 type Farewell byte
 
 // The reasons of a GOODBYE.
 const (
 	FarewellStopping  Farewell = 1 // the sender stops; do not come back to this incarnation
 	FarewellDuplicate Farewell = 2 // the two pods already have a session that works
-	FarewellReplaced  Farewell = 3 // another session has taken this one's place
+	FarewellReplaced  Farewell = 3 // another session has replaced this one
 	FarewellAddress   Farewell = 4 // another pod that is alive has this address
-	FarewellError     Farewell = 5 // what the text says
+	FarewellError     Farewell = 5 // the text has the reason
 	FarewellHeard     Farewell = 6 // the answer to FarewellStopping
 	FarewellClock     Farewell = 7 // the receiver's cluster clock is too far ahead of the sender's wall clock
 )
@@ -38,7 +37,7 @@ type Goodbye struct {
 	Text   string // for people: printable ASCII, at most 255 bytes
 }
 
-// Ping asks the other end for a sign of life.
+// Ping asks the other end for a [Pong].
 type Ping struct {
 	ID    uint32 // comes back in the Pong
 	Clock uint64 // cluster clock of the sender, µs
@@ -59,15 +58,14 @@ type Tally struct {
 	Read    uint64
 }
 
-// Complaint is an address that the sender was given as that of a pod and has no
-// link to.
+// Complaint is the address of a pod that the sender should be linked to and is not.
 type Complaint struct {
 	Address string // printable ASCII without blanks, 1 to 255 bytes
 	Reason  string // printable ASCII, at most 64 bytes
 }
 
-// AppendUse appends a USE frame: the session with this number, which is not 0,
-// is the one in use from here on.
+// AppendUse appends a USE frame: from here on the session with this number, which is
+// not 0, is in use.
 func AppendUse(dst []byte, session uint64) []byte {
 	dst = AppendHeader(dst, TypeUse, useSize)
 	return binary.BigEndian.AppendUint64(dst, session)
@@ -85,14 +83,14 @@ func ParseUse(payload []byte) (session uint64, err error) {
 }
 
 // AppendGoodbye appends a GOODBYE frame. Bytes of the text that are not
-// printable ASCII become question marks, what is over 255 bytes is cut off.
+// printable ASCII become question marks, and bytes beyond 255 are cut off.
 func AppendGoodbye(dst []byte, g Goodbye) []byte {
 	start := len(dst)
 	dst = append(begin(dst, TypeGoodbye), byte(g.Reason))
 	return end(append(dst, printable(g.Text, maxText)...), start)
 }
 
-// ParseGoodbye returns what the payload of a GOODBYE frame says.
+// ParseGoodbye parses the payload of a GOODBYE frame.
 func ParseGoodbye(payload []byte) (Goodbye, error) {
 	if len(payload) < 1 || len(payload) > MaxGoodbye {
 		return Goodbye{}, malformed(TypeGoodbye, "size")
@@ -112,7 +110,7 @@ func AppendPing(dst []byte, p Ping) []byte {
 	return binary.BigEndian.AppendUint32(dst, p.Peers)
 }
 
-// ParsePing returns what the payload of a PING frame says.
+// ParsePing parses the payload of a PING frame.
 func ParsePing(payload []byte) (Ping, error) {
 	if len(payload) != pingSize {
 		return Ping{}, malformed(TypePing, "size")
@@ -132,7 +130,7 @@ func AppendPong(dst []byte, p Pong) []byte {
 	return binary.BigEndian.AppendUint64(dst, p.Read)
 }
 
-// ParsePong returns what the payload of a PONG frame says.
+// ParsePong parses the payload of a PONG frame.
 func ParsePong(payload []byte) (Pong, error) {
 	if len(payload) != pongSize {
 		return Pong{}, malformed(TypePong, "size")
@@ -151,7 +149,7 @@ func AppendTally(dst []byte, t Tally) []byte {
 	return binary.BigEndian.AppendUint64(dst, t.Read)
 }
 
-// ParseTally returns what the payload of a TALLY frame says.
+// ParseTally parses the payload of a TALLY frame.
 func ParseTally(payload []byte) (Tally, error) {
 	if len(payload) != tallySize {
 		return Tally{}, malformed(TypeTally, "size")
@@ -163,8 +161,8 @@ func ParseTally(payload []byte) (Tally, error) {
 	return t, nil
 }
 
-// AppendTokens appends a TOKENS frame: what PROOF would say now of the secrets of
-// peer tokens.
+// AppendTokens appends a TOKENS frame, with the fingerprint of the secrets of peer
+// tokens that PROOF would have now.
 func AppendTokens(dst []byte, f Fingerprint) []byte {
 	return append(AppendHeader(dst, TypeTokens, FingerprintSize), f[:]...)
 }
@@ -177,10 +175,10 @@ func ParseTokens(payload []byte) (f Fingerprint, err error) {
 	return Fingerprint(payload), nil
 }
 
-// AppendComplaints appends a COMPLAINT frame. It takes the place of what the sender
-// said before; an empty list takes everything back. Complaints after the 32nd are
-// left out, and those whose address cannot be written; reasons are made
-// printable and cut off.
+// AppendComplaints appends a COMPLAINT frame. It replaces all earlier complaints of
+// the sender, so an empty list withdraws them. It leaves out complaints after the 32nd
+// and those whose address cannot be written; it makes reasons printable and cuts them
+// off.
 func AppendComplaints(dst []byte, list []Complaint) []byte {
 	start, n := len(dst), 0
 	dst = begin(dst, TypeComplaint)
@@ -198,7 +196,7 @@ func AppendComplaints(dst []byte, list []Complaint) []byte {
 	return end(dst, start)
 }
 
-// ParseComplaints returns what the payload of a COMPLAINT frame says.
+// ParseComplaints parses the payload of a COMPLAINT frame.
 func ParseComplaints(payload []byte) ([]Complaint, error) {
 	var list []Complaint
 	for rest := payload; len(rest) > 0; {
@@ -218,12 +216,12 @@ func ParseComplaints(payload []byte) ([]Complaint, error) {
 	return list, nil
 }
 
-// appendText appends a text of at most 255 bytes and its length in front.
+// appendText appends the length of a text, at most 255 bytes, and the text.
 func appendText(dst []byte, text string) []byte {
 	return append(append(dst, byte(len(text))), text...)
 }
 
-// cutText takes off b what appendText appended.
+// cutText removes from b what appendText appended.
 func cutText(b []byte) (text string, rest []byte, ok bool) {
 	if len(b) == 0 || len(b)-1 < int(b[0]) {
 		return "", nil, false
@@ -232,14 +230,15 @@ func cutText(b []byte) (text string, rest []byte, ok bool) {
 	return string(b[1:n]), b[n:], true
 }
 
-// isAddress reports whether text can be the address of a pod: what it means is
-// for whoever dials it.
+// isAddress reports whether text can be the address of a pod. The code that dials it
+// parses it.
 func isAddress(text string) bool {
 	return text != "" && len(text) <= maxText && isPrintable(text, '!')
 }
 
-// isPrintable reports whether text is ASCII from the first printable character,
-// ' ' or '!', on: it may come from anybody and ends in logs and on terminals.
+// isPrintable reports whether text is printable ASCII, with first (' ' or '!') as its
+// lowest character: a stranger may have sent it, and it appears in logs and on
+// terminals.
 func isPrintable(text string, first byte) bool {
 	for i := range len(text) {
 		if text[i] < first || text[i] > '~' {
@@ -249,7 +248,7 @@ func isPrintable(text string, first byte) bool {
 	return true
 }
 
-// printable makes text fit for isPrintable and cuts it to at most size bytes.
+// printable makes text pass isPrintable and cuts it to at most size bytes.
 func printable(text string, size int) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {

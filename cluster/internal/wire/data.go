@@ -22,13 +22,13 @@ const flagSecond = 1
 type Data struct {
 	Second      bool            // it has been bounced once and is not sent a third time
 	Destination messages.PeerID // the Transport has the source in it
-	Epoch       uint64          // of the destination's connection, as the sender believes; 0: unknown
+	Epoch       uint64          // of the destination's connection as far as the sender knows; 0: unknown
 	Message     []byte          // a whole Transport message
 }
 
-// AppendDataHeader appends to dst all that precedes a message of size bytes in a
-// frame of type t, [TypeForward] or [TypeBounce]: [DataHeaderSize] bytes. The
-// message itself is for the caller to put behind it; d.Message is not looked at.
+// AppendDataHeader appends to dst everything that precedes a message of size bytes in
+// a frame of type t, [TypeForward] or [TypeBounce]: [DataHeaderSize] bytes. The caller
+// appends the message itself; d.Message is not used.
 func AppendDataHeader(dst []byte, t Type, d *Data, size int) []byte {
 	dst = AppendHeader(dst, t, DataPrefix+size)
 	var flags byte
@@ -39,9 +39,9 @@ func AppendDataHeader(dst []byte, t Type, d *Data, size int) []byte {
 	return binary.BigEndian.AppendUint64(dst, d.Epoch)
 }
 
-// ParseData returns what is in the payload of a frame of type t, [TypeForward] or
-// [TypeBounce]. The message is a part of the payload, and surely a Transport of
-// 38 to 8820 bytes: nothing else can be delivered through another pod.
+// ParseData parses the payload of a frame of type t, [TypeForward] or [TypeBounce].
+// The message is a part of the payload. It is always a Transport of 38 to 8820 bytes:
+// anything else is an error, because no other message goes through another pod.
 func ParseData(t Type, payload []byte) (d Data, err error) {
 	switch {
 	case t != TypeForward && t != TypeBounce:

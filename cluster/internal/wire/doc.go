@@ -1,7 +1,7 @@
-// Package wire is the bytes on a link between two pods: frames, one Append and
-// one Parse function for each, and the names of pods, peers and groups. It runs
-// nothing, keeps nothing and knows no socket; everything in it is safe for
-// concurrent use on different buffers.
+// Package wire defines the bytes on a link between two pods: the frames, with an
+// Append and a Parse function for each, and the names of pods, peers and groups. It
+// has no goroutine, no state and no I/O; everything in it is safe for concurrent use
+// on different buffers.
 //
 // A frame is a header and a payload. Numbers are big endian.
 //
@@ -23,12 +23,14 @@
 //	0x12 TALLY      session 8, read 8                               16
 //	0x13 COMPLAINT  n×(address, reason 0…64)                        0…10272
 //	0x14 TOKENS     secrets of peer tokens 8                        8
+//	0x15 ABOUT      count 1, keys n×8, count 1, own n×address, rest n×address
+//	                (address: size 1, IP 4 or 16, port 2)           2…64970
 //	0x20+kind       entries of the directory of one kind            …16384
 //	0x40 FWD        flags 1, destination 36, epoch 8, Transport     83…8865
 //	0x41 BOUNCE     as FWD                                          83…8865
 //
-// A directory entry is those of the following fields that its kind has, in this
-// order: name 37, member 36 (of a group only), pod 8, epoch 8, id 4, flag 1.
+// A directory entry has the fields of its kind, in this order: name 37, member 36
+// (only if the name is a group), pod 8, epoch 8, id 4, flag 1.
 //
 //	 1 REGISTER     name member epoch          45, group 81
 //	 2 UNREGISTER   name member                37, group 73
@@ -46,12 +48,12 @@
 //	14 DIGEST       XOR (as epoch), count (as id)  12
 //	15 AWAIT        name                       37
 //
-// Parsers check a limit first and return parts of the payload where they say so.
-// One that accepts a payload accepts it whole: appending what it returned gives
-// the same bytes. A type that is not [Type.Known] is skipped; after any error the
-// link is of no more use.
+// Parsers check the limit first, and return parts of the payload only where their
+// comment says so. A parser that accepts a payload accepts all of it: appending what
+// it returned gives the same bytes. A frame whose type is not [Type.Known] is skipped;
+// after any error the link must be closed.
 //
-// docs/protocol.md, "Between pods", says when which frame is sent; ADR-0014 why
-// there are links, ADR-0016 why the two ends believe each other. The files in
-// testdata/vectors are the protocol between versions of this program.
+// docs/protocol.md, "Between pods", says when each frame is sent; ADR-0014 says why
+// there are links, ADR-0016 why the two ends trust each other. The files in
+// testdata/vectors define the protocol between versions of this program.
 package wire

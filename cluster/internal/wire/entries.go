@@ -42,8 +42,7 @@ var layouts = [...]struct {
 	Await:       {"AWAIT", hasName},
 }
 
-// String returns the name of k in docs/protocol.md, or its number when it has
-// none.
+// String returns the name of k in docs/protocol.md, or its number if it has none.
 func (k Kind) String() string {
 	if int(k) < len(layouts) && layouts[k].fields != 0 {
 		return layouts[k].name
@@ -77,8 +76,8 @@ func (k Kind) size(space Space) int {
 	return n
 }
 
-// EntrySize returns how many bytes e takes in a frame, at most 94. It panics when
-// the kind of e is none.
+// EntrySize returns how many bytes e takes in a frame, at most 94. It panics if e has
+// an unknown kind.
 func EntrySize(e *Entry) int {
 	if layouts[e.Kind].fields == 0 {
 		panic(fmt.Sprintf("wire: entry of %v", e.Kind))
@@ -87,10 +86,10 @@ func EntrySize(e *Entry) int {
 }
 
 // AppendEntries appends frames with the entries, in order, to dst and returns the
-// result: a new frame where the kind changes and where [MaxEntries] would be
-// passed. Of a peer's name the Member is not written. What the entries say is
-// for the caller to see to; the other end closes the link when a name is in no
-// space or a pod is 0. A kind that is none panics.
+// result. It starts a new frame where the kind changes and where [MaxEntries] would be
+// exceeded. It does not write the Member of a peer's name. It does not check the
+// entries, except that it panics on an unknown kind; the other end closes the link if
+// a name is in an unknown space or a pod is 0.
 func AppendEntries(dst []byte, entries []Entry) []byte {
 	start, kind := 0, Kind(0) // of the frame that is being written
 	for i := range entries {
@@ -138,10 +137,10 @@ func appendEntry(dst []byte, e *Entry) []byte {
 }
 
 // ParseEntries appends the entries in the payload of a frame of type t to dst and
-// returns the result; with room in dst it does not allocate. Entries keep nothing
-// of the payload. The Member of a peer's name, where its kind has one, is that
-// peer. A type that holds no entries is malformed, as is a frame without any. An
-// error leaves dst as it was.
+// returns the result; with room in dst it does not allocate. Entries keep nothing of
+// the payload. If the kind has a Member, that of a peer's name is the peer itself. A
+// type that is not for entries is malformed, and so is a frame without entries. After
+// an error dst is unchanged.
 func ParseEntries(dst []Entry, t Type, payload []byte) ([]Entry, error) {
 	k, ok := t.Kind()
 	switch {
@@ -164,8 +163,8 @@ func ParseEntries(dst []Entry, t Type, payload []byte) ([]Entry, error) {
 	return all, nil
 }
 
-// parse reads one entry of e's kind from the start of b. It returns its size, or
-// what is wrong.
+// parse reads one entry of e's kind from the start of b. It returns its size, or what
+// is wrong with it.
 func (e *Entry) parse(b []byte) (n int, wrong string) {
 	fields := layouts[e.Kind].fields
 	space := Peer

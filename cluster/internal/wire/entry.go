@@ -9,15 +9,15 @@ import (
 )
 
 // PodID is the identity of one process of a pod: [NewPodID] of its announce
-// address and its incarnation. It is what the directory compares; ties between
-// equal epochs go to the larger one. Zero is nobody.
+// address and its incarnation. The directory compares it: of two claims with the same
+// epoch, the one of the larger PodID wins. Zero is no pod.
 type PodID uint64
 
 // String returns the identity as 16 hexadecimal digits.
 func (p PodID) String() string { return fmt.Sprintf("%016x", uint64(p)) }
 
-// Space says what a [Name] is the name of, so that a group can never be taken
-// for a peer.
+// Space says whether a [Name] is a peer or a group, so that a group can never be
+// mistaken for a peer.
 type Space byte
 
 const (
@@ -30,8 +30,8 @@ const (
 // NameSize is the size of a [Name] in bytes: its space and 36 bytes.
 const NameSize = 1 + messages.PeerIDSize
 
-// Name is what the directory has entries for: a PeerID or a group, told apart by
-// their first byte, a [Space]. It is comparable.
+// Name is what a directory entry is about: a PeerID or a group. Its first byte is a
+// [Space]. It is comparable.
 type Name [NameSize]byte
 
 // PeerName returns the name of a peer.
@@ -58,8 +58,8 @@ func (n Name) ID() messages.PeerID { return messages.PeerID(n[1:]) }
 
 // Hash returns a 64-bit hash of n that is the same on every pod: homes are
 // chosen by it (docs/protocol.md, "Homes"). All bytes of n take part, since ids
-// of our own parts may differ in few of them. It is no defence against somebody
-// who looks for names with the same hash.
+// of our own parts may differ in few of them. It is no defence against a peer that
+// searches for names with the same hash.
 func (n Name) Hash() uint64 {
 	h := uint64(n[0])<<32 | uint64(binary.BigEndian.Uint32(n[1:5]))
 	for i := 5; i < NameSize; i += 8 {
@@ -97,9 +97,9 @@ const (
 	WhoHas      Kind = 10 // ID, Flag: everyone is asked, answer for your own peers too
 	IHave       Kind = 11 // Member, Pod, Epoch, ID; Flag: more members follow (groups only)
 	Nobody      Kind = 12 // ID, Flag: sure
-	Leave       Kind = 13 // no Name: the last word of a stopping pod
+	Leave       Kind = 13 // no Name: the last entry of a stopping pod
 	Digest      Kind = 14 // no Name; Epoch: XOR, ID: count, of the claims placed at the receiver
-	Await       Kind = 15 // a connection here waits to have the name back: tell its end at once
+	Await       Kind = 15 // a connection of the sender waits to take the name back: send OFFLINE at once
 )
 
 // Entry is one directory entry. Fields that its kind does not carry are zero. The

@@ -20,7 +20,7 @@ const (
 const HeaderSize = 4
 
 // Limits of payloads in bytes, for the type in their name, checked by
-// [ParseHeader] before anybody makes room for one.
+// [ParseHeader] before anything is allocated.
 const (
 	MaxHello     = 1 << 10                                               // our own need at most 526
 	MaxProof     = proofSize + macSize + MaxTokenSecrets*FingerprintSize // 304
@@ -60,18 +60,18 @@ var typeNames = map[Type]string{
 	TypeForward: "FWD", TypeBounce: "BOUNCE",
 }
 
-// EntryType returns the type of the frames that hold entries of kind k.
+// EntryType returns the type of the frames with entries of kind k.
 func EntryType(k Kind) Type { return TypeEntries + Type(k) }
 
-// Kind returns the kind of the entries in a frame of type t, or false when it
-// holds none, or of a kind that this version does not have.
+// Kind returns the kind of the entries in a frame of type t, or false if the frame
+// has no entries or this version does not have the kind.
 func (t Type) Kind() (Kind, bool) {
 	k := Kind(t - TypeEntries)
 	return k, t > TypeEntries && int(k) < len(layouts)
 }
 
-// Known reports whether this version has frames of type t. A frame of another
-// type is skipped, whole.
+// Known reports whether this version has frames of type t. Frames of other types
+// are skipped.
 func (t Type) Known() bool { return t.limit() != MaxUnknown }
 
 func (t Type) limit() int {
@@ -120,7 +120,7 @@ func (t Type) String() string {
 var (
 	// ErrTooLong means that a frame is over the limit of its type.
 	ErrTooLong = errors.New("wire: frame too long")
-	// ErrMalformed means that a payload is not what its type has.
+	// ErrMalformed means that a payload does not have the form of its type.
 	ErrMalformed = errors.New("wire: malformed frame")
 )
 
@@ -134,8 +134,8 @@ func AppendHeader(dst []byte, t Type, size int) []byte {
 
 // ParseHeader returns the type of a frame and the size of its payload in bytes,
 // from the first [HeaderSize] bytes of b; fewer are [ErrMalformed]. A size over
-// the limit of the type is [ErrTooLong]: nothing after it on the link can be
-// read.
+// the limit of the type is [ErrTooLong], after which nothing more can be read from
+// the link.
 func ParseHeader(b []byte) (t Type, size int, err error) {
 	if len(b) < HeaderSize {
 		return 0, 0, fmt.Errorf("%w: header cut short", ErrMalformed)
@@ -148,7 +148,7 @@ func ParseHeader(b []byte) (t Type, size int, err error) {
 	return t, size, nil
 }
 
-// begin appends a header whose size end will know.
+// begin appends a header without its size, which end fills in.
 func begin(dst []byte, t Type) []byte { return AppendHeader(dst, t, 0) }
 
 // end writes the size of the frame that begins at start into its header.

@@ -29,8 +29,8 @@ const helloMagic = "xpod"
 // Fingerprint is the first bytes of a hash of something that two pods compare.
 type Fingerprint [FingerprintSize]byte
 
-// Hello is the first frame of either side of a link. Nothing in it is to be
-// believed before the other side has proved itself.
+// Hello is the first frame of either side of a link. Nothing in it may be trusted
+// before the other side has proved itself.
 type Hello struct {
 	Min, Max     byte   // versions that the sender speaks, 1 at least
 	Capabilities uint32 // bits for what a pod can do beyond its version; none has a meaning yet
@@ -38,14 +38,14 @@ type Hello struct {
 	Incarnation  uint64        // random number of this process
 	Clock        uint64        // cluster clock, µs
 	Instance     Fingerprint   // of the address that the sender tells its peers, see [InstanceFingerprint]
-	Keys         []Fingerprint // of the secrets that the sender holds, the one it prefers first; at most [MaxKeys]
+	Keys         []Fingerprint // of the secrets that the sender has, the preferred one first; at most [MaxKeys]
 	Address      string        // announce address: printable ASCII without blanks, 1 to 255 bytes
 	Build        string        // version of the program, for people: printable ASCII, at most 64 bytes
 	Rest         []byte        // further fields, see [Hello.Former], and what a later version has put behind
 }
 
-// formerField is the tag of former instance addresses among the further fields of
-// a HELLO. Each of those has its tag, the number of bytes that follow, and those.
+// formerField is the tag of former instance addresses among the further fields of a
+// HELLO. Each further field has a tag, the number of bytes that follow, and the bytes.
 const formerField = 1
 
 // SetFormer adds former instance addresses, at most [MaxFormer].
@@ -59,8 +59,8 @@ func (h *Hello) SetFormer(all []Fingerprint) {
 	}
 }
 
-// Former returns the former instance addresses, pods with which the sender links
-// as with those that have its own.
+// Former returns the former instance addresses of the sender. It links with pods that
+// have one of them as if they had its own.
 func (h *Hello) Former() (all []Fingerprint) {
 	for rest := h.Rest; len(rest) >= 2 && len(rest)-2 >= int(rest[1]); rest = rest[2+int(rest[1]):] {
 		value := rest[2:][:rest[1]]
@@ -87,15 +87,15 @@ func NewPodID(address string, incarnation uint64) PodID {
 	return PodID(binary.BigEndian.Uint64(sum[:8]))
 }
 
-// InstanceFingerprint returns the fingerprint of an instance address, by which pods notice
-// that they send clients to different places. It is no secret.
+// InstanceFingerprint returns the fingerprint of an instance address. Pods compare it
+// to notice that they announce different addresses to their peers. It is not secret.
 func InstanceFingerprint(address string) Fingerprint {
 	sum := sha256.Sum256([]byte("crosspod instance\x00" + address))
 	return Fingerprint(sum[:FingerprintSize])
 }
 
-// AppendHello appends a HELLO frame to dst and returns the result. A field that
-// cannot be written is an error and leaves dst as it was; Build is made to fit.
+// AppendHello appends a HELLO frame to dst and returns the result. If a field cannot
+// be written it returns an error and dst unchanged; Build is made to fit.
 func AppendHello(dst []byte, h *Hello) ([]byte, error) {
 	switch {
 	case h.Min == 0 || h.Max < h.Min:
@@ -125,9 +125,9 @@ func AppendHello(dst []byte, h *Hello) ([]byte, error) {
 	return end(b, start), nil
 }
 
-// ParseHello returns what the payload of a HELLO frame says. It keeps nothing of
-// the payload. Bytes behind the last field are allowed: they belong to a later
-// version, and the proofs cover them.
+// ParseHello parses the payload of a HELLO frame. It keeps nothing of the payload.
+// Bytes after the last field are allowed: they belong to a later version, and the
+// proofs cover them.
 func ParseHello(payload []byte) (*Hello, error) {
 	switch {
 	case len(payload) > MaxHello:
@@ -175,16 +175,16 @@ func ParseHello(payload []byte) (*Hello, error) {
 // handshake makes and checks it.
 type Proof struct {
 	Have   uint64      // session that the sender has in use with the other pod, 0: none
-	Tokens Fingerprint // of the secrets of peer tokens, under a key of the cluster; zero: not told
+	Tokens Fingerprint // of the secrets of peer tokens, under a key of the cluster; zero: not given
 	MAC    []byte      // 32 bytes, or none between pods without a secret
 
-	// Each is of the single secrets of peer tokens, where there is a MAC; at most
-	// [MaxTokenSecrets].
+	// Each has the fingerprints of the single secrets of peer tokens, if there is a
+	// MAC; at most [MaxTokenSecrets].
 	Each []Fingerprint
 }
 
-// Proved appends to dst what the MAC of a PROOF is about, beside the transcript:
-// all of p but the MAC itself.
+// Proved appends to dst what the MAC of a PROOF covers besides the transcript: all of
+// p except the MAC itself.
 func (p *Proof) Proved(dst []byte) []byte {
 	dst = binary.BigEndian.AppendUint64(dst, p.Have)
 	return p.appendEach(append(dst, p.Tokens[:]...))
@@ -209,8 +209,8 @@ func AppendProof(dst []byte, p Proof) []byte {
 	return p.appendEach(append(dst, p.MAC...))
 }
 
-// ParseProof returns what the payload of a PROOF frame says. The MAC is a part
-// of the payload, nil when there is none.
+// ParseProof parses the payload of a PROOF frame. The MAC is a part of the payload,
+// nil if there is none.
 func ParseProof(payload []byte) (Proof, error) {
 	var p Proof
 	switch n := len(payload); {
