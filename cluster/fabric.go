@@ -1,18 +1,18 @@
 package cluster
 
 import (
-	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/transport"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/budget"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
 )
 
 // outlet is the queue of messages for one pod, a [link.Queue]. It outlives the links
 // to it. All methods are safe for concurrent use and none waits.
 type outlet interface {
-	Push(dst messages.PeerID, epoch uint64, second bool, msg []byte) link.Result
-	PushBounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) link.Result
+	Push(dst messages.PeerID, epoch uint64, second bool, msg []byte) (wake bool, why drop.Reason)
+	PushBounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) (wake bool, why drop.Reason)
 	Wake()
 }
 

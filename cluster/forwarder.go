@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 
 	"github.com/crosspod/crosspod/cluster/internal/directory"
-	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/metrics"
 	"github.com/crosspod/crosspod/cluster/internal/node"
 	"github.com/crosspod/crosspod/cluster/internal/routes"
@@ -137,22 +136,24 @@ func (f *Forwarder) send(owner routes.Owner, dst messages.PeerID, second bool, m
 		return f.sendHere(dst, msg)
 	}
 	o := f.outlets.outlet(owner.Pod)
-	result := link.RefusedNoLink
+	wake, why := false, drop.NoLink
 	if o != nil {
-		result = o.Push(dst, owner.Epoch, second, msg)
+		wake, why = o.Push(dst, owner.Epoch, second, msg)
 	}
-	switch result {
-	case link.WakeDue:
-		f.owe(o)
-	case link.RefusedFull, link.RefusedSize:
-		f.metrics.Forwarded(metrics.ForwardSendError)
-		return drop.LinkFull
-	case link.RefusedNoLink:
+	switch why {
+	case drop.None:
+	case drop.NoLink:
 		f.metrics.Forwarded(metrics.ForwardStreamGone)
 		if f.routes.Unreachable(f.now(), dst, owner) {
 			f.lookup(dst, 0) // it may have moved to a pod that we do reach
 		}
 		return drop.NoLink
+	default:
+		f.metrics.Forwarded(metrics.ForwardSendError)
+		return why
+	}
+	if wake {
+		f.owe(o)
 	}
 	f.metrics.Forwarded(metrics.ForwardOK)
 	return drop.None
@@ -310,19 +311,16 @@ func (r *linkReceiver) Forward(dst messages.PeerID, epoch uint64, second bool, m
 
 // bounce sends a message back to the pod that sent it.
 func (r *linkReceiver) bounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
-	result := link.RefusedNoLink
+	wake, why := false, drop.NoLink
 	o := r.f.outlets.outlet(r.from)
 	if o != nil {
-		result = o.PushBounce(dst, epoch, second, msg)
+		wake, why = o.PushBounce(dst, epoch, second, msg)
 	}
-	switch result {
-	case link.RefusedFull, link.RefusedSize:
-		r.f.dropped(drop.LinkFull, 1)
+	if why != drop.None {
+		r.f.dropped(why, 1)
 		return
-	case link.RefusedNoLink:
-		r.f.dropped(drop.NoLink, 1)
-		return
-	case link.WakeDue:
+	}
+	if wake {
 		r.f.owe(o)
 	}
 	r.f.metrics.BouncesSent.Add(1)

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/crosspod/crosspod/cluster/internal/directory"
-	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/metrics"
 	"github.com/crosspod/crosspod/cluster/internal/node"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
@@ -30,22 +29,22 @@ type fakeOutlet struct {
 	second bool   // the last that was sent on had come back
 }
 
-func (o *fakeOutlet) Push(_ messages.PeerID, epoch uint64, second bool, msg []byte) link.Result {
+func (o *fakeOutlet) Push(_ messages.PeerID, epoch uint64, second bool, msg []byte) (wake bool, why drop.Reason) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.second = second
 	if o.queued >= o.room {
-		return link.RefusedFull
+		return false, drop.LinkFull
 	}
 	o.queued++
 	if o.idle {
 		o.idle = false
-		return link.WakeDue
+		return true, drop.None
 	}
-	return link.Queued
+	return false, drop.None
 }
 
-func (o *fakeOutlet) PushBounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) link.Result {
+func (o *fakeOutlet) PushBounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) (wake bool, why drop.Reason) {
 	o.last = fmt.Sprintf("epoch %d, second %v, %q", epoch, second, msg[messages.TransportHeaderSize:])
 	return o.Push(dst, epoch, second, msg)
 }

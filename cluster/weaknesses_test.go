@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/directory"
-	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/metrics"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/budget"
@@ -273,13 +272,13 @@ type busyOutlet struct {
 func (o *busyOutlet) outlet(wire.PodID) outlet { return o }
 func (o *busyOutlet) SetBudget(*budget.Budget) {}
 
-func (o *busyOutlet) Push(messages.PeerID, uint64, bool, []byte) link.Result {
+func (o *busyOutlet) Push(messages.PeerID, uint64, bool, []byte) (wake bool, why drop.Reason) {
 	o.pushed++
 	o.more()
-	return link.Queued
+	return false, drop.None
 }
 
-func (o *busyOutlet) PushBounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) link.Result {
+func (o *busyOutlet) PushBounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) (wake bool, why drop.Reason) {
 	return o.Push(dst, epoch, second, msg)
 }
 

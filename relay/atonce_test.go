@@ -1,12 +1,15 @@
 package relay
 
 import (
+	"encoding/binary"
 	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
 
+	"github.com/crosspod/crosspod/internal/sendq"
 	"github.com/crosspod/crosspod/messages"
+	"github.com/crosspod/crosspod/relay/listener"
 	"github.com/crosspod/crosspod/store"
 )
 
@@ -17,6 +20,7 @@ type tryConn struct {
 	mu      sync.Mutex
 	room    int
 	taken   []byte
+	rest    []byte        // begun and not taken
 	batches int           // calls of WriteBatch
 	more    chan struct{} // receives when there is room for everything
 	closed  chan struct{}
@@ -27,13 +31,20 @@ func newTryConn(room int) *tryConn {
 	return &tryConn{room: room, more: make(chan struct{}), closed: make(chan struct{})}
 }
 
-func (c *tryConn) TryWriteBatch(b []byte) (int, error) {
+func (c *tryConn) TryWriteBatch(b []byte) (listener.Attempt, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := min(c.room, len(b))
 	c.room -= n
 	c.taken = append(c.taken, b[:n]...)
-	return n, nil
+	switch n {
+	case 0:
+		return listener.Untouched, nil
+	case len(b):
+		return listener.Written, nil
+	}
+	c.rest = b[n:]
+	return listener.Begun, nil
 }
 
 func (c *tryConn) WriteBatch(b []byte) (int, error) {
@@ -45,7 +56,8 @@ func (c *tryConn) WriteBatch(b []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.batches++
-	c.taken = append(c.taken, b...)
+	c.taken = append(append(c.taken, c.rest...), b...)
+	c.rest = nil
 	return len(b), nil
 }
 
@@ -83,18 +95,18 @@ func TestMessageThatComesAloneIsWrittenAtOnce(t *testing.T) {
 		from, to := newPair(t, conn)
 		from.read(t, to, 1)
 		// Without waiting for any other goroutine.
-		if len(conn.taken) != plainHeader+messages.TransportHeaderSize+100 || to.out.writing {
-			t.Errorf("%d bytes were written, a writer is left: %v", len(conn.taken), to.out.writing)
+		if len(conn.taken) != plainHeader+messages.TransportHeaderSize+100 || to.out.Writing() {
+			t.Errorf("%d bytes were written, a writer is left: %v", len(conn.taken), to.out.Writing())
 		}
 		from.read(t, to, 2, 3) // a batch has a writer
 		synctest.Wait()
-		if conn.batches != 0 || !to.out.writing {
+		if conn.batches != 0 || !to.out.Writing() {
 			t.Error("a batch was written by the reader")
 		}
 		conn.more <- struct{}{}
 		synctest.Wait()
-		if conn.batches != 1 || to.out.writing || to.out.load() != (load{}) {
-			t.Errorf("%d batches, writing %v, %+v left", conn.batches, to.out.writing, to.out.load())
+		if conn.batches != 1 || to.out.Writing() || to.out.Load() != (sendq.Load{}) {
+			t.Errorf("%d batches, writing %v, %+v left", conn.batches, to.out.Writing(), to.out.Load())
 		}
 	})
 }
@@ -106,10 +118,10 @@ func TestWhatIsNotTakenAtOnceIsLeftToAWriter(t *testing.T) {
 			from, to := newPair(t, conn)
 			from.read(t, to, 1)
 			from.read(t, to, 2) // while the writer waits
-			to.out.mark(markHealth)
+			to.out.Mark(markHealth)
 			synctest.Wait()
-			if !to.out.writing || len(conn.taken) != room {
-				t.Fatalf("room %d: %d bytes taken, writing %v", room, len(conn.taken), to.out.writing)
+			if !to.out.Writing() || len(conn.taken) != room {
+				t.Fatalf("room %d: %d bytes taken, writing %v", room, len(conn.taken), to.out.Writing())
 			}
 			for range 3 { // the rest, the health check, the second message
 				conn.more <- struct{}{}
@@ -121,8 +133,8 @@ func TestWhatIsNotTakenAtOnceIsLeftToAWriter(t *testing.T) {
 			if string(conn.taken) != string(want) {
 				t.Errorf("room %d: wrote\n%x, want\n%x", room, conn.taken, want)
 			}
-			if to.out.writing || to.out.load() != (load{}) {
-				t.Errorf("room %d: writing %v, %+v left", room, to.out.writing, to.out.load())
+			if to.out.Writing() || to.out.Load() != (sendq.Load{}) {
+				t.Errorf("room %d: writing %v, %+v left", room, to.out.Writing(), to.out.Load())
 			}
 		})
 	}
@@ -157,8 +169,8 @@ func TestNoticesGoAheadOfDataBeforeWakeToo(t *testing.T) {
 				if string(conn.taken) != string(want) {
 					t.Errorf("%d messages, room %d: wrote\n%x, want\n%x", len(batch), room, conn.taken, want)
 				}
-				if to.out.writing || to.out.load() != (load{}) {
-					t.Errorf("writing %v, %+v left", to.out.writing, to.out.load())
+				if to.out.Writing() || to.out.Load() != (sendq.Load{}) {
+					t.Errorf("writing %v, %+v left", to.out.Writing(), to.out.Load())
 				}
 			})
 		}
@@ -175,8 +187,15 @@ func TestCutWhileSomethingIsLeft(t *testing.T) {
 		synctest.Wait()
 		to.cut(errCut)
 		synctest.Wait()
-		if to.out.writing || to.out.load() != (load{}) {
-			t.Errorf("writing %v, %+v left", to.out.writing, to.out.load())
+		if to.out.Writing() || to.out.Load() != (sendq.Load{}) {
+			t.Errorf("writing %v, %+v left", to.out.Writing(), to.out.Load())
 		}
 	})
+}
+
+// numbered returns a message of size bytes that begins with n.
+func numbered(n uint32, size int) []byte {
+	msg := make([]byte, size)
+	binary.BigEndian.PutUint32(msg, n)
+	return msg
 }

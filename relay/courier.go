@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/store"
 )
@@ -31,12 +32,12 @@ func (c *courier) find(dst messages.PeerID) *Peer {
 }
 
 // hand queues msg to a peer and remembers whether its writer is to be started.
-func (c *courier) hand(to *Peer, msg []byte) pushResult {
-	result := to.out.push(msg)
-	if result == claimed {
+func (c *courier) hand(to *Peer, msg []byte) (why drop.Reason) {
+	wake, why := to.push(msg)
+	if wake {
 		c.touched = append(c.touched, to)
 	}
-	return result
+	return why
 }
 
 // start starts the writers this reader owes. alone says that the batch was one

@@ -130,13 +130,11 @@ func (d *delivery) Deliver(dst messages.PeerID, msg []byte) drop.Reason {
 		return drop.Malformed
 	}
 	to.hear(src)
-	switch d.local.hand(to, msg) {
-	case ending:
-		return drop.PeerGone
-	case refused:
-		return drop.QueueFull // or MemoryLimit, as the queue has counted it
+	why := d.local.hand(to, msg)
+	if why != drop.None && why != drop.PeerGone {
+		to.env.metrics.Dropped(why, 1)
 	}
-	return drop.None
+	return why
 }
 
 // Flush starts the writers that are owed.

@@ -636,8 +636,11 @@ func (c *listenerConn) AppendMessage(dst, head, body []byte) []byte {
 }
 
 func (c *listenerConn) WriteBatch(b []byte) (int, error) { return c.Write(b) }
-func (c *listenerConn) Established() bool                { return !c.late }
-func (c *listenerConn) Failed(listener.Outcome)          { _ = c.Close() }
+func (c *listenerConn) TryWriteBatch([]byte) (listener.Attempt, error) {
+	return listener.Untouched, nil
+}
+func (c *listenerConn) Established() bool       { return !c.late }
+func (c *listenerConn) Failed(listener.Outcome) { _ = c.Close() }
 
 func TestConnGivenUpByItsListenerReplacesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/internal/oslimit"
+	"github.com/crosspod/crosspod/internal/sendq"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/relay/listener"
 	"github.com/crosspod/crosspod/relay/listener/ws"
@@ -194,8 +195,8 @@ func newRate(perSecond float64, least int) *rate.Limiter {
 }
 
 // reserve takes batch from the rates and returns how long to wait for it.
-func (l *limiter) reserve(batch load) time.Duration {
-	return max(reserve(l.messages, batch.messages), reserve(l.bytes, batch.bytes))
+func (l *limiter) reserve(batch sendq.Load) time.Duration {
+	return max(reserve(l.messages, batch.Messages), reserve(l.bytes, batch.Bytes))
 }
 
 // reserve takes n from r in pieces of its burst and returns how long the last

@@ -13,6 +13,7 @@ import (
 
 	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/internal/drop"
+	"github.com/crosspod/crosspod/internal/sendq"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/metrics"
 	"github.com/crosspod/crosspod/relay/listener"
@@ -51,7 +52,6 @@ type Peer struct {
 	// Set by NewPeer, never changed.
 	id       messages.PeerID
 	conn     listener.Conn
-	try      listener.TryWriter // conn, if it is one
 	env      *environment
 	notifier *store.PeerNotifier
 	fabric   fabric        // the way to other pods
@@ -59,7 +59,7 @@ type Peer struct {
 	done     chan struct{} // closed when Work has returned
 	since    int64         // when its handshake was over, now()
 
-	out outQueue
+	out sendq.Queue // drops its oldest data, and is told to the budget (ADR-0004, 0009)
 
 	gone       atomic.Uint32                 // bits: why it is no longer the owner of its id, 0 while it is
 	subscriber atomic.Pointer[subscriptions] // made by readLoop at the first Subscribe
@@ -73,11 +73,12 @@ type Peer struct {
 
 	// Owned by the writer, of which there is at most one.
 	writes uint
-	rest   unwritten // what writeAtOnce has left
+	first  sendq.Work // what writeAtOnce has left for writeLoop
+	begun  bool       // a part of its data is written
 
 	// Owned by readLoop.
 	local     courier
-	received  load // since the last flush
+	received  sendq.Load // since the last flush
 	limiter   *limiter
 	forwarded bool // to another pod, since the last flush
 }
@@ -139,9 +140,12 @@ func newPeer(env *environment, id messages.PeerID, conn listener.Conn, st *store
 		local:    courier{store: st},
 	}
 	p.write = p.writeLoop
-	p.try, _ = conn.(listener.TryWriter)
-	p.out.limit = load{env.limits.QueueMessages, env.limits.QueueBytes}
-	p.out.budget, p.out.metrics, p.out.conn = env.budget, env.metrics, conn
+	p.out.Init(sendq.Config{
+		User:   (*sink)(p),
+		Limit:  sendq.Load{Messages: env.limits.QueueMessages, Bytes: env.limits.QueueBytes},
+		Reason: drop.QueueFull,
+		Budget: env.budget,
+	})
 	p.answered.Store(p.since)
 	p.limiter = newLimiter(env.limits)
 	return p
@@ -172,7 +176,7 @@ func (p *Peer) Work() {
 	// remembered others in turn would keep a chain of ended peers alive.
 	p.local.last, p.local.touched = nil, nil
 	p.env.wheel.remove(p)
-	if writerEnded := p.out.close(); writerEnded != nil {
+	if writerEnded := p.closeQueue(); writerEnded != nil {
 		<-writerEnded
 	}
 	if s := p.subscriber.Load(); s != nil {
@@ -188,16 +192,53 @@ func (p *Peer) Write(b []byte) (int, error) {
 	if len(b) < messages.TransportHeaderSize || len(b) > messages.MaxSize {
 		return 0, fmt.Errorf("message of %d bytes, a Transport message has %d to %d", len(b), messages.TransportHeaderSize, messages.MaxSize)
 	}
-	switch p.out.push(b) {
-	case ending:
-		p.env.metrics.Dropped(drop.PeerGone, 1)
-		return 0, net.ErrClosed
-	case refused:
+	wake, why := p.push(b)
+	if why != drop.None {
+		p.env.metrics.Dropped(why, 1)
+		if why == drop.PeerGone {
+			return 0, net.ErrClosed
+		}
 		return 0, ErrQueueFull
-	case claimed:
+	}
+	p.wake(wake)
+	return len(b), nil
+}
+
+// push queues msg, one Transport message, and copies it. A message that is refused
+// is the caller's to count.
+func (p *Peer) push(msg []byte) (wake bool, why drop.Reason) {
+	return p.out.Push(sendq.Frame{
+		Size:   len(msg) + listener.MaxFrameOverhead,
+		Cost:   len(msg),
+		Append: func(dst []byte) []byte { return p.conn.AppendMessage(dst, msg, nil) },
+	})
+}
+
+// wake starts the writer if the caller owes one.
+func (p *Peer) wake(owed bool) {
+	if owed {
 		go p.write()
 	}
-	return len(b), nil
+}
+
+// startWriter starts the writer that the caller owes. alone says that the caller's
+// batch was one message, which is then tried at once: waking a goroutine would take
+// longer.
+func (p *Peer) startWriter(alone bool) {
+	if !alone || !p.writeAtOnce() {
+		go p.write()
+	}
+}
+
+// closeQueue refuses further messages and drops those that wait, counted. It
+// returns a channel that is closed when the writer has ended, nil when there is
+// none.
+func (p *Peer) closeQueue() (ended <-chan struct{}) {
+	lost, ended := p.out.Close(drop.PeerGone)
+	if lost > 0 {
+		p.env.metrics.Dropped(drop.PeerGone, lost)
+	}
+	return ended
 }
 
 // Close cuts the connection without a Close message and, if Work was called,
@@ -215,9 +256,7 @@ func (p *Peer) Close() error {
 // has, at the latest shortly after ctx ends, with ctx's error if that was
 // before the Close message was written.
 func (p *Peer) CloseGracefully(ctx context.Context) error {
-	if p.out.mark(markClose) {
-		go p.write()
-	}
+	p.wake(p.out.Finish(drop.PeerGone))
 	select {
 	case <-p.done:
 		return nil
@@ -235,7 +274,7 @@ func (p *Peer) CloseGracefully(ctx context.Context) error {
 func (p *Peer) cut(reason error) {
 	p.cause.CompareAndSwap(nil, &reason)
 	p.gone.Or(endingBit)
-	p.out.close()
+	p.closeQueue()
 	_ = p.conn.Close() // it is given up either way
 }
 
@@ -268,15 +307,15 @@ func (p *Peer) hear(src messages.PeerID) {
 func (p *Peer) readLoop() error {
 	defer p.flush()
 	if c, ok := p.conn.(frameCounter); ok && p.limiter != nil {
-		c.CountFrames(func(frames, bytes int) { p.pause(p.limiter.reserve(load{frames, bytes})) })
+		c.CountFrames(func(frames, bytes int) { p.pause(p.limiter.reserve(sendq.Load{Messages: frames, Bytes: bytes})) })
 	}
-	var batch load // for throttle: control messages cost as well
+	var batch sendq.Load // for throttle: control messages cost as well
 	for {
 		msg, more, err := p.conn.NextMessage()
 		if err != nil {
 			return err
 		}
-		batch.add(load{1, len(msg)})
+		batch.Add(sendq.Load{Messages: 1, Bytes: len(msg)})
 		if err := p.handle(msg); err != nil {
 			return err
 		}
@@ -285,7 +324,7 @@ func (p *Peer) readLoop() error {
 			if err := p.throttle(batch); err != nil {
 				return err
 			}
-			batch = load{}
+			batch = sendq.Load{}
 		}
 	}
 }
@@ -308,7 +347,7 @@ func (p *Peer) handle(msg []byte) error {
 	}
 	switch t {
 	case messages.TypeTransport:
-		p.received.add(load{1, len(msg)})
+		p.received.Add(sendq.Load{Messages: 1, Bytes: len(msg)})
 		if len(msg) < messages.TransportHeaderSize {
 			p.env.metrics.Dropped(drop.Malformed, 1)
 			return nil
@@ -336,8 +375,8 @@ func (p *Peer) route(msg []byte) {
 	dst := messages.PeerID(msg[messages.HeaderSize:messages.TransportHeaderSize])
 	messages.SetTransportID(msg, p.id)
 	if to := p.local.find(dst); to != nil {
-		if p.local.hand(to, msg) == ending {
-			p.env.metrics.Dropped(drop.PeerGone, 1)
+		if why := p.local.hand(to, msg); why != drop.None {
+			p.env.metrics.Dropped(why, 1)
 		}
 		return
 	}
@@ -350,21 +389,21 @@ func (p *Peer) route(msg []byte) {
 // flush starts the writers this reader owes, and what the fabric owes, and counts the
 // batch.
 func (p *Peer) flush() {
-	p.local.start(p.received.messages == 1)
+	p.local.start(p.received.Messages == 1)
 	if p.forwarded {
 		p.forwarded = false
 		p.fabric.Flush()
 	}
-	if p.received.messages > 0 {
-		p.env.metrics.Received(p.received.messages, p.received.bytes)
-		p.received = load{}
+	if p.received.Messages > 0 {
+		p.env.metrics.Received(p.received.Messages, p.received.Bytes)
+		p.received = sendq.Load{}
 		p.active.Store(now())
 	}
 }
 
 // throttle waits until a peer over one of its rates may be read again. An error ends
 // the connection.
-func (p *Peer) throttle(batch load) (err error) {
+func (p *Peer) throttle(batch sendq.Load) (err error) {
 	var delay, lists time.Duration
 	if p.limiter != nil {
 		delay = p.limiter.reserve(batch)
@@ -381,7 +420,7 @@ func (p *Peer) throttle(batch load) (err error) {
 
 // pause has the peer not be read for a while.
 func (p *Peer) pause(delay time.Duration) {
-	for delay > 0 && !p.out.ended() {
+	for delay > 0 && !p.out.Closed() {
 		step := min(delay, throttleStep)
 		time.Sleep(step)
 		delay -= step
@@ -488,17 +527,28 @@ func (l *peerLines) say(p *Peer, level slog.Level, msg string, args ...any) {
 	}
 }
 
-// sink is a Peer as its subscriptions see it.
+// Control messages that may be due, of Peer.out.
+const (
+	markHealth  sendq.Mark = 1 << iota
+	markNotices            // there may be presence notices
+)
+
+// sink is a Peer as its subscriptions and its queue see it.
 type sink Peer
 
-var _ store.Sink = (*sink)(nil)
+var (
+	_ store.Sink = (*sink)(nil)
+	_ sendq.User = (*sink)(nil)
+)
 
 // Position returns how many data messages were ever queued to the peer.
-func (s *sink) Position() uint64 { return s.out.pushed.Load() }
+func (s *sink) Position() uint64 { return s.out.Pushed() }
 
-// Wake has the writer look for notices.
-func (s *sink) Wake() {
-	if s.out.mark(markNotices) {
-		go s.write()
-	}
-}
+// Wake makes the writer look for notices.
+func (s *sink) Wake() { (*Peer)(s).wake(s.out.Mark(markNotices)) }
+
+// Dropped counts messages that the queue dropped.
+func (s *sink) Dropped(why drop.Reason, n int) { s.env.metrics.Dropped(why, n) }
+
+// Fail makes the write in progress fail; its writer does the rest.
+func (s *sink) Fail() { _ = s.conn.SetWriteDeadline(time.Now()) }

@@ -63,5 +63,10 @@ func (c *plainConn) WriteBatch(b []byte) (n int, err error) {
 	return n, nil
 }
 
+// TryWriteBatch implements [listener.Conn]: a Write may wait, so it writes nothing.
+func (c *plainConn) TryWriteBatch([]byte) (listener.Attempt, error) {
+	return listener.Untouched, nil
+}
+
 // Established implements [listener.Conn]: no listener takes this one back.
 func (c *plainConn) Established() bool { return true }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/crosspod/crosspod/internal/budget"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/metrics"
 	"github.com/crosspod/crosspod/relay/listener"
@@ -321,14 +322,14 @@ func (r *Relay) start(id messages.PeerID, c listener.Conn) {
 	started := time.Now()
 	r.mu.Lock()
 	p := newPeer(r.env, id, c, r.store, r.notifier, r.host.Load().fabric)
-	p.out.writing = true // here, until the AuthResponse is out
+	p.out.Mark(0) // no other writer until the AuthResponse is out
 	p.news.Store(new(store.Event))
 	r.peers[p] = struct{}{}
 	r.serving.Add(1)
 	closing := r.closing
 	r.mu.Unlock()
 	if closing { // Shutdown did not see this one
-		p.out.mark(markClose)
+		p.out.Finish(drop.PeerGone)
 	}
 
 	transport := transportOf(c)
@@ -352,7 +353,8 @@ func (r *Relay) start(id messages.PeerID, c listener.Conn) {
 		r.env.metrics.PeerReplaced()
 		p.info("peer replaced", "older", old.RemoteAddr())
 	}
-	if !p.out.endIfIdle() {
+	var more bool
+	if p.first, more = p.out.Next(0); more {
 		go p.write()
 	}
 	go r.serve(p, transport)
@@ -463,9 +465,7 @@ func (r *Relay) dismiss(ctx context.Context, peers []*Peer, gone <-chan struct{}
 	for len(peers) > 0 {
 		n := min(step, len(peers))
 		for _, p := range peers[:n] {
-			if p.out.mark(markClose) {
-				go p.write()
-			}
+			p.wake(p.out.Finish(drop.PeerGone))
 		}
 		if peers = peers[n:]; len(peers) == 0 {
 			break
@@ -512,9 +512,9 @@ func (r *Relay) queued() (messages, bytes int64) {
 	peers := slices.Collect(maps.Keys(r.peers))
 	r.mu.Unlock()
 	for _, p := range peers {
-		l := p.out.load()
-		messages += int64(l.messages)
-		bytes += int64(l.bytes)
+		l := p.out.Load()
+		messages += int64(l.Messages)
+		bytes += int64(l.Bytes)
 	}
 	return messages, bytes
 }

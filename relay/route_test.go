@@ -18,7 +18,7 @@ func newRouted(destinations int) (from *Peer, to []*Peer) {
 	for i := range destinations {
 		p := NewPeer(nil, messages.HashID(fmt.Sprint(i)), &plainConn{}, st, notifier, nil)
 		// A writer is under way for as long as the test looks at the reader.
-		p.out.writing = true
+		p.out.Mark(0)
 		st.Add(p)
 		to = append(to, p)
 	}
@@ -28,12 +28,12 @@ func newRouted(destinations int) (from *Peer, to []*Peer) {
 // take empties the queue as a writer does.
 func (p *Peer) take() {
 	for {
-		w, ok := p.out.next(false)
+		w, ok := p.out.Next(0)
 		if !ok {
-			p.out.writing = true
+			p.out.Mark(0)
 			return
 		}
-		p.out.wrote(w.data, len(w.data.frames()))
+		p.out.Wrote(w.Data, len(w.Data.Frames()))
 	}
 }
 
@@ -90,7 +90,7 @@ func TestCrossPodAllocatesNothing(t *testing.T) {
 	notifier.SetRemote(func() {})
 	from := NewPeer(nil, messages.HashID("from"), &plainConn{}, st, notifier, f)
 	to := NewPeer(nil, messages.HashID("to"), &plainConn{}, st, notifier, f)
-	to.out.writing = true
+	to.out.Mark(0)
 	st.Add(to)
 	awaited := messages.HashID("awaited by to")
 	to.subscribe(messages.AppendPeerList(nil, messages.TypeSubscribePeerState, []messages.PeerID{awaited}))

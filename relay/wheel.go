@@ -122,7 +122,5 @@ func (w *wheel) check(p *Peer) {
 		p.cut(errNoHealthCheck)
 		return
 	}
-	if p.out.mark(markHealth) {
-		go p.write()
-	}
+	p.wake(p.out.Mark(markHealth))
 }

@@ -6,7 +6,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/crosspod/crosspod/internal/drop"
+	"github.com/crosspod/crosspod/internal/sendq"
 	"github.com/crosspod/crosspod/messages"
+	"github.com/crosspod/crosspod/relay/listener"
 )
 
 // maxControlBytes is how much of control messages is gathered for one write.
@@ -27,36 +30,65 @@ var controls = sync.Pool{New: func() any {
 	return &control{ids: make([]messages.PeerID, 0, messages.MaxPeersPerList)}
 }}
 
-// writeLoop writes what is queued and ends when nothing is. Only whoever
-// claimed the writer's place starts it, so there is at most one.
-func (p *Peer) writeLoop() {
-	again := false
-	if rest := p.rest; rest.data != nil {
-		p.rest = unwritten{}
-		var err error
-		if rest.n == 0 && p.untold() {
-			again, err = p.writeControl(work{notices: true})
+// writeAtOnce does the work of the writer as far as that is one message that the
+// socket takes without waiting, and reports whether nothing is left. Otherwise the
+// caller starts the writer. See ADR-0031.
+func (p *Peer) writeAtOnce() (ended bool) {
+	w, ok := p.out.Next(0)
+	if ok && w.Due == 0 && w.Data != nil && w.Data.Load().Messages == 1 && !p.untold() {
+		p.sampleDelay(w.Data)
+		attempt, err := p.conn.TryWriteBatch(w.Data.Frames())
+		switch {
+		case err != nil:
+			p.wrote(w.Data, 0, err)
+			w, ok = p.out.Next(0)
+		case attempt == listener.Written:
+			p.wrote(w.Data, len(w.Data.Frames()), nil)
+			w, ok = p.out.Next(0)
+		case attempt == listener.Begun:
+			p.begun = true
 		}
-		p.wrote(p.writeData(rest, err))
 	}
-	for {
-		w, ok := p.out.next(again)
-		if !ok {
-			return
+	p.first = w
+	return !ok
+}
+
+// writeLoop writes what is queued and ends when nothing is. Only the caller that
+// was told to start it does, so there is at most one.
+func (p *Peer) writeLoop() {
+	w, ok := p.first, true // nothing, unless writeAtOnce left it
+	p.first = sendq.Work{}
+	if p.begun {
+		p.begun = false
+		n := 0
+		_, err := p.conn.WriteBatch(nil)
+		if err == nil {
+			n = len(w.Data.Frames())
 		}
+		p.wrote(w.Data, n, err)
+		w, ok = p.out.Next(0)
+	}
+	for again := sendq.Mark(0); ok; w, ok = p.out.Next(again) {
 		// A message may be here before the call of Wake that says that its
 		// sender is online.
-		w.notices = w.notices || p.untold()
+		if p.untold() {
+			w.Due |= markNotices
+		}
 		var err error
-		again = false
-		if w.health || w.notices || w.close {
+		again = 0
+		if w.Due != 0 || w.Last {
 			again, err = p.writeControl(w)
 		}
-		if w.data != nil {
-			p.sampleDelay(w.data)
-			err = p.writeData(unwritten{data: w.data}, err)
+		if w.Data == nil {
+			p.failed(err)
+			continue
 		}
-		p.wrote(err)
+		n := 0
+		if err == nil {
+			p.sampleDelay(w.Data)
+			n, err = p.conn.WriteBatch(w.Data.Frames())
+		}
+		p.wrote(w.Data, n, err)
 	}
 }
 
@@ -66,8 +98,25 @@ func (p *Peer) untold() bool {
 	return s != nil && s.Pending()
 }
 
-// wrote ends the connection when a write has failed.
-func (p *Peer) wrote(err error) {
+func (p *Peer) sampleDelay(c *sendq.Chunk) {
+	if p.writes++; p.writes%queueDelaySample == 1 {
+		p.env.metrics.QueueDelay(time.Duration(now() - c.Since()))
+	}
+}
+
+// wrote gives back a chunk of which n bytes were written and counts what became
+// of each of its messages.
+func (p *Peer) wrote(c *sendq.Chunk, n int, err error) {
+	delivered, lost := p.out.Wrote(c, n)
+	p.env.metrics.Delivered(delivered.Messages, delivered.Bytes)
+	if lost > 0 {
+		p.env.metrics.Dropped(drop.PeerGone, lost)
+	}
+	p.failed(err)
+}
+
+// failed ends the connection when a write has failed.
+func (p *Peer) failed(err error) {
 	if err == nil {
 		return
 	}
@@ -77,90 +126,36 @@ func (p *Peer) wrote(err error) {
 	p.cut(err)
 }
 
-// unwritten is a chunk of which n bytes have been written.
-type unwritten struct {
-	data *chunk
-	n    int
-}
-
-// writeData writes what is left of a chunk, unless the connection has failed
-// already, and counts what became of each message of it.
-func (p *Peer) writeData(u unwritten, failed error) error {
-	if failed == nil {
-		var n int
-		n, failed = p.conn.WriteBatch(u.data.frames()[u.n:])
-		u.n += n
-	}
-	p.settle(u)
-	return failed
-}
-
-// settle gives a chunk back and counts what became of each message of it.
-func (p *Peer) settle(u unwritten) {
-	delivered := p.out.wrote(u.data, u.n)
-	p.env.metrics.Delivered(delivered.messages, delivered.bytes)
-}
-
-func (p *Peer) sampleDelay(c *chunk) {
-	if p.writes++; p.writes%queueDelaySample == 1 {
-		p.env.metrics.QueueDelay(time.Duration(now() - c.since))
-	}
-}
-
-// writeAtOnce does the work of the writer whose place the caller has claimed, as
-// far as that takes no waiting, and reports whether nothing is left. Otherwise
-// the caller starts the writer.
-func (p *Peer) writeAtOnce() bool {
-	if p.try == nil {
-		return false
-	}
-	c := p.out.nextAlone()
-	if c == nil {
-		return false
-	}
-	if p.untold() { // which goes ahead
-		p.rest = unwritten{data: c}
-		return false
-	}
-	p.sampleDelay(c)
-	n, err := p.try.TryWriteBatch(c.frames())
-	if err == nil && n < len(c.frames()) {
-		p.rest = unwritten{c, n}
-		return false
-	}
-	p.settle(unwritten{c, n})
-	p.wrote(err)
-	return p.out.endIfIdle()
-}
-
-// writeControl writes the control messages of w and reports whether there are
-// notices left, for the next turn: those that wait for data to go first.
-func (p *Peer) writeControl(w work) (again bool, err error) {
+// writeControl writes the control messages of w. again is what is left for the next
+// turn: notices that wait for data to go first.
+func (p *Peer) writeControl(w sendq.Work) (again sendq.Mark, err error) {
 	c := controls.Get().(*control)
 	defer controls.Put(c)
 	c.frames = c.frames[:0]
-	if w.health {
+	if w.Due&markHealth != 0 {
 		p.addControl(c, messages.AppendHealthCheck(c.msg[:0]))
 	}
-	if s := p.subscriber.Load(); s != nil && w.notices {
+	if s := p.subscriber.Load(); s != nil && w.Due&markNotices != 0 {
 		err = p.addNotices(c, messages.TypePeersOnline, s.TakeOnline)
 		if err == nil {
 			err = p.addNotices(c, messages.TypePeersWentOffline, func(dst []messages.PeerID, max int) []messages.PeerID {
-				return s.TakeOffline(dst, max, w.done)
+				return s.TakeOffline(dst, max, w.Done)
 			})
 		}
-		again = s.Pending()
+		if s.Pending() {
+			again = markNotices
+		}
 	}
-	if w.close {
+	if w.Last {
 		p.addControl(c, messages.AppendClose(c.msg[:0]))
 	}
 	if len(c.frames) > 0 && err == nil {
 		_, err = p.conn.WriteBatch(c.frames)
 	}
-	if w.close && err == nil {
+	if w.Last && err == nil {
 		// The reader goes on, so that the socket is not reset over unread
 		// bytes, until the peer hangs up or this runs out.
-		p.out.close()
+		p.closeQueue()
 		err = p.conn.SetReadDeadline(time.Now().Add(closeLinger))
 	}
 	return again, err
@@ -188,11 +183,4 @@ func (p *Peer) addNotices(c *control, t messages.Type, take func(dst []messages.
 func (p *Peer) addControl(c *control, msg []byte) {
 	c.msg = msg
 	c.frames = p.conn.AppendMessage(c.frames, msg, nil)
-}
-
-// startWriter does what is owed to a queue whose writer the caller has claimed.
-func (p *Peer) startWriter(alone bool) {
-	if !alone || !p.writeAtOnce() {
-		go p.write()
-	}
 }

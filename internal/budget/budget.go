@@ -33,23 +33,14 @@ type Holder interface {
 	Fail()
 }
 
-// Member is a queue of which there are few: a budget asks it what it holds. Other
-// queues tell it, with [Budget.Note].
-type Member interface {
-	Holder
-	// Chunks returns how many chunks it could give up.
-	Chunks() int
-}
-
 // Budget is a limit in bytes for many queues. All methods are safe for concurrent
 // use, and may be called with a queue's lock held, but for Relieve.
 type Budget struct {
 	limit int64
 	used  atomic.Int64
 
-	mu      sync.Mutex // guards what follows
-	queues  map[Holder]Share
-	members map[Member]struct{}
+	mu     sync.Mutex // guards what follows
+	queues map[Holder]Share
 }
 
 // Share is what a queue holds in chunks.
@@ -65,7 +56,7 @@ func Now() int64 { return int64(time.Since(began)) + 1 }
 
 // New returns a budget of limit bytes of which nothing is used.
 func New(limit int64) *Budget {
-	return &Budget{limit: limit, queues: make(map[Holder]Share), members: make(map[Member]struct{})}
+	return &Budget{limit: limit, queues: make(map[Holder]Share)}
 }
 
 // Limit returns the limit in bytes.
@@ -87,7 +78,7 @@ func (b *Budget) Take(n int) bool {
 	return true
 }
 
-// Give returns n bytes.
+// Give returns n bytes. With a negative n it takes them, also beyond the limit.
 func (b *Budget) Give(n int) { b.used.Add(-int64(n)) }
 
 // Note records what h holds.
@@ -101,28 +92,11 @@ func (b *Budget) Note(h Holder, s Share) {
 	b.mu.Unlock()
 }
 
-// Join makes m one of those that are asked, with n bytes that it has taken
-// already, within the limit or not.
-func (b *Budget) Join(m Member, n int) {
-	b.used.Add(int64(n))
-	b.mu.Lock()
-	b.members[m] = struct{}{}
-	b.mu.Unlock()
-}
-
-// Leave ends that and gives back n bytes, which is what m has taken.
-func (b *Budget) Leave(m Member, n int) {
-	b.mu.Lock()
-	delete(b.members, m)
-	b.mu.Unlock()
-	b.Give(n)
-}
-
 // scan returns the queue with the most chunks to give up, nil if none has any,
 // and, when those being written hold more than half of the budget, the queue that
-// has been writing its for the longest time, if that is long. It looks at them
-// all: at most limit / 64 KiB and the members, and only when the limit has been
-// reached.
+// has been writing its chunk for the longest time, if that is long. It looks at
+// all queues that hold a chunk, at most limit / 64 KiB, and only when the limit has
+// been reached.
 func (b *Budget) scan() (fullest, stuck Holder) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -137,11 +111,6 @@ func (b *Budget) scan() (fullest, stuck Holder) {
 			if s.Since <= oldest {
 				stuck, oldest = q, s.Since
 			}
-		}
-	}
-	for m := range b.members {
-		if n := m.Chunks(); n > most {
-			fullest, most = m, n
 		}
 	}
 	if writing*Chunk <= b.limit/2 {

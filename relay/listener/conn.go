@@ -41,6 +41,11 @@ type Conn interface {
 	// connection is unusable.
 	WriteBatch(b []byte) (int, error)
 
+	// TryWriteBatch is WriteBatch without waiting, of at most 16 KiB. It may
+	// always leave b untouched. When it has begun, b is the conn's until the
+	// next call, which must be WriteBatch with nil: that writes the rest.
+	TryWriteBatch(b []byte) (Attempt, error)
+
 	// Established tells the listener that the peer has proved itself: its
 	// place among the half-open connections and the deadline of the handshake
 	// are lifted. It is called once and reports false when it comes too late:
@@ -48,15 +53,14 @@ type Conn interface {
 	Established() bool
 }
 
-// TryWriter is a [Conn] that can write without waiting.
-type TryWriter interface {
-	// TryWriteBatch is WriteBatch without waiting: it writes as much of b as
-	// the other side takes at once, which may be nothing, and returns how much
-	// that was. When it is not all, and there is no error, the next call must
-	// be WriteBatch with the rest. The rules for concurrent calls are those of
-	// WriteBatch.
-	TryWriteBatch(b []byte) (int, error)
-}
+// Attempt is the result of [Conn.TryWriteBatch].
+type Attempt uint8
+
+const (
+	Untouched Attempt = iota // nothing was written
+	Written                  // all of it was written
+	Begun                    // a part was written
+)
 
 // Watcher is a [Conn] that knows whether its way to the other side is dead.
 type Watcher interface {

@@ -15,7 +15,7 @@
 // 64 KiB of entries and up to 64 KiB of data, so neither of these keeps the other
 // from the socket; it is encrypted and, where it fits, written with one call of
 // the system. A message that comes alone is encrypted and tried by the goroutine
-// that sends it, which never waits (ADR-0010): what the socket does not take is
+// that sends it, which never waits (ADR-0031): what the socket does not take is
 // left to a writer.
 //
 // The reader waits for its socket and for nothing else. It takes up to 64 kB at

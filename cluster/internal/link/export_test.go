@@ -5,6 +5,7 @@ import (
 	"net"
 
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/internal/netbatch"
 )
 
@@ -12,7 +13,7 @@ import (
 func ReadAll(conn net.Conn, h Handler) error {
 	l := New(Config{Below: netbatch.NewBelow(conn), Handler: h})
 	l.in.Init(conn, nil, nil)
-	l.writing = true // by nobody: there is nothing to write with
+	l.own.Mark(0) // no writer: there is nothing to write with
 	return l.readLoop()
 }
 
@@ -21,23 +22,35 @@ func ReadAll(conn net.Conn, h Handler) error {
 func (l *Link) Held() int { return l.in.Held() }
 
 // Writing reports whether l has a writer.
-func (l *Link) Writing() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.writing
-}
+func (l *Link) Writing() bool { return l.own.Writing() }
 
 // Discard takes what q gives a link to write next.
-func (q *Queue) Discard() { q.take(nil).release() }
+func (q *Queue) Discard() {
+	a := q.out.Attach()
+	defer q.out.Detach(a)
+	if w, ok := q.out.NextOf(a, 0); ok {
+		q.out.Wrote(w.Data, 0)
+	}
+}
+
+// Empty drops what is queued and returns how many messages that were.
+func (q *Queue) Empty() (dropped int) {
+	dropped = q.Suspend(drop.NoLink)
+	q.out.Resume()
+	return dropped
+}
 
 // Take returns what q gives a link to write next.
 func (q *Queue) Take() (all []wire.Data) {
-	c := q.take(nil)
-	if c == nil {
+	a := q.out.Attach()
+	defer q.out.Detach(a)
+	w, ok := q.out.NextOf(a, 0)
+	if !ok {
 		return nil
 	}
-	defer c.release()
-	for b := bytes.Clone(c.buf); len(b) > 0; {
+	c := w.Data
+	defer q.out.Wrote(c, 0)
+	for b := bytes.Clone(c.Frames()); len(b) > 0; {
 		t, size, err := wire.ParseHeader(b)
 		if err != nil {
 			panic(err)

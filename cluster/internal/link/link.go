@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -11,7 +12,9 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/internal/netbatch"
+	"github.com/crosspod/crosspod/internal/sendq"
 	"github.com/crosspod/crosspod/internal/sockopt"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -117,9 +120,9 @@ type Link struct {
 
 	// Owned by the writer, of which there is at most one.
 	out      netbatch.Writer
-	control  []byte // what it gathers of a turn's control frames
 	gathered int    // bytes at most of the records that wait for flush
-	rest     []byte // what writeAtOnce has left, the end of lent
+	first    turn   // what writeAtOnce has left for writeLoop
+	rest     []byte // what it has begun to write, the end of lent
 	lent     []byte
 
 	keyed atomic.Uint64 // bytes of records; changed by the writer
@@ -129,17 +132,19 @@ type Link struct {
 	rtt   atomic.Int64  // smoothed, in ns; 0: not known
 	peers atomic.Uint32 // connected to the other side
 
-	mu       sync.Mutex // guards what follows; held for no I/O and no callback
-	box      outbox
+	own        sendq.Queue   // directory entries, and what else is due beside data
+	attachment atomic.Uint32 // to the queue, see [sendq.Queue.Attach]; 0: none yet
+
+	mu       sync.Mutex // guards what follows; held for no I/O
+	control  []byte     // whole frames that wait
+	spare    []byte     // what control becomes while the other one is written
+	pongID   uint32     // of the newest PING
 	pings    pings
-	dataDue  bool          // the queue may have something
-	writing  bool          // there is a writer, or someone is about to start it
-	released bool          // no message is taken from the queue any more
-	draining bool          // only what is in box.control is still written, and the end
-	silent   bool          // nothing is written any more
-	closed   bool          // the socket is closed, or about to be
-	cause    error         // why the link ends; the first reason wins
-	idle     chan struct{} // made by Close when there is a writer; closed as it ends
+	released bool  // no message is taken from the queue any more
+	draining bool  // only what is in control is still written, and the end
+	silent   bool  // nothing is written any more
+	closed   bool  // the socket is closed, or about to be
+	cause    error // why the link ends; the first reason wins
 }
 
 // New returns a link that does nothing before [Link.Run].
@@ -158,6 +163,11 @@ func New(c Config) *Link {
 		ended:   make(chan struct{}),
 	}
 	l.write = l.writeLoop
+	l.own.Init(sendq.Config{
+		Limit:  sendq.Load{Messages: math.MaxInt, Bytes: c.EntryBytes},
+		Full:   sendq.Refuse,
+		Reason: drop.QueueFull,
+	})
 	sockopt.Set(l.socket, sockopt.Options{Probe: c.Stall, Stalled: c.Stall, Unsent: sockopt.UnsentShort})
 	l.records, l.raw = c.Below.Gather(c.TLS)
 	l.in.Init(l.socket, l.raw, l.records)
@@ -190,10 +200,10 @@ func (l *Link) Run() error {
 	l.Close(err)
 	keeper.Wait()
 	l.mu.Lock()
-	idle, cause := l.idle, l.cause
+	cause := l.cause
 	l.mu.Unlock()
-	if idle != nil {
-		<-idle
+	if _, ended := l.own.Close(drop.PeerGone); ended != nil {
+		<-ended
 	}
 	l.in.Release()
 	_, lent := l.records.Take()
@@ -211,7 +221,7 @@ func (l *Link) Use() {
 	}
 	l.mu.Unlock()
 	if late {
-		l.cfg.Queue.resume()
+		l.cfg.Queue.out.Resume()
 		return
 	}
 	l.wakeForData(false)
@@ -236,10 +246,8 @@ func (l *Link) Close(reason error) {
 	}
 	l.closed = true
 	l.endLocked(reason)
-	if l.writing {
-		l.idle = make(chan struct{})
-	}
 	l.mu.Unlock()
+	l.own.Close(drop.PeerGone)
 	l.letGo()
 	_ = l.socket.Close() // whoever is reading or writing returns
 	close(l.ended)
@@ -259,25 +267,29 @@ func (l *Link) endWriting(cause error) {
 	}
 	l.draining = true
 	l.endLocked(cause)
-	l.box.ping, l.box.pong = false, false
-	start := l.claimLocked()
+	wake := l.own.Finish(drop.PeerGone)
 	l.mu.Unlock()
 	l.letGo()
 	close(l.drained)
-	if start {
-		go l.write()
-	}
+	l.start(wake)
 }
 
 // endingLocked reports whether nothing more can be given to the writer.
 func (l *Link) endingLocked() bool { return l.closed || l.draining || l.silent }
+
+// ending is endingLocked with the lock.
+func (l *Link) ending() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.endingLocked()
+}
 
 // endLocked notes why the link ends and drops the directory entries that wait.
 func (l *Link) endLocked(cause error) {
 	if l.cause == nil {
 		l.cause = cause
 	}
-	l.box.dropEntries()
+	l.own.Suspend(drop.PeerGone)
 }
 
 // letGo leaves the queue to another link.

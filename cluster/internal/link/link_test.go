@@ -17,6 +17,7 @@ import (
 
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/internal/test/memnet"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -40,12 +41,12 @@ func quiet(a, b *link.Config) {
 }
 
 // send pushes one message as a forwarder does.
-func (e *end) send(dst int, msg []byte) link.Result {
-	r := e.queue.Push(peer(dst), 1, false, msg)
-	if r == link.WakeDue {
+func (e *end) send(dst int, msg []byte) drop.Reason {
+	wake, why := e.queue.Push(peer(dst), 1, false, msg)
+	if wake {
 		e.queue.Wake()
 	}
-	return r
+	return why
 }
 
 func TestEverythingArrives(t *testing.T) {
@@ -198,7 +199,7 @@ func TestStuckPeer(t *testing.T) {
 		const many = 10_000
 		refused := 0
 		for i := range many {
-			if a.send(i, numbered(i, 1000)) == link.RefusedFull {
+			if a.send(i, numbered(i, 1000)) != drop.None {
 				refused++ // two destinations in one bucket
 			}
 		}
@@ -243,7 +244,7 @@ func TestQueueOutlivesItsLink(t *testing.T) {
 		if waits == 0 || waits+a.Unacknowledged() != many {
 			t.Errorf("%d wait and %d may be lost, want %d", waits, a.Unacknowledged(), many)
 		}
-		if r := a.send(1, numbered(many, 1000)); r != link.Queued {
+		if r := a.send(1, numbered(many, 1000)); r != drop.None {
 			t.Errorf("message without a link: %v", r)
 		}
 		var got []int
@@ -416,7 +417,7 @@ func TestDrain(t *testing.T) {
 		a.SendControl(wire.AppendGoodbye(nil, wire.Goodbye{Reason: wire.FarewellDuplicate}))
 		start := time.Now()
 		a.Drain()
-		if a.send(1, sized(100)) != link.Queued {
+		if a.send(1, sized(100)) != drop.None {
 			t.Error("a draining link is to be woken")
 		}
 		if a.SendControl(wire.AppendUse(nil, 1)) || a.SendEntries([]wire.Entry{{Kind: wire.Leave}}) {
@@ -437,7 +438,7 @@ func TestDrain(t *testing.T) {
 		if took := time.Since(start); took > 100*time.Millisecond {
 			t.Errorf("it took %v", took)
 		}
-		if left := a.queue.Suspend(); left != 1 {
+		if left := a.queue.Suspend(drop.NoLink); left != 1 {
 			t.Errorf("%d messages stay in the queue, want the one that came while draining", left)
 		}
 		if got := without(b.got.take(), "end"); !slices.Equal(got, []string{"GOODBYE"}) {
@@ -485,10 +486,10 @@ func TestCloseOnce(t *testing.T) {
 			t.Error("a closed link goes on")
 		}
 		for range 2 {
-			if r := a.send(1, sized(100)); r != link.Queued {
+			if r := a.send(1, sized(100)); r != drop.None {
 				t.Errorf("message to the queue of a closed link: %v", r)
 			}
-			if n := a.queue.Suspend(); n == 0 {
+			if n := a.queue.Suspend(drop.NoLink); n == 0 {
 				t.Error("a closed link counts as one in use")
 			}
 			a.Use() // changes nothing: it comes too late

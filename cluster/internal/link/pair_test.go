@@ -18,6 +18,7 @@ import (
 
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/internal/netbatch"
 	"github.com/crosspod/crosspod/internal/test/memnet"
 	"github.com/crosspod/crosspod/messages"
@@ -77,7 +78,7 @@ type end struct {
 func newEnd(c link.Config) *end {
 	e := &end{got: &trace{}, result: make(chan error, 1)}
 	if c.Queue == nil {
-		c.Queue = link.NewQueue(link.QueueConfig{Dropped: func(n int) {
+		c.Queue = link.NewQueue(link.QueueConfig{Dropped: func(_ drop.Reason, n int) {
 			e.mu.Lock()
 			e.dropped += n
 			e.mu.Unlock()

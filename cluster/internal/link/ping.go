@@ -101,18 +101,14 @@ func (l *Link) keepAlive() {
 		now := l.now()
 		l.mu.Lock()
 		dead := l.pings.heard + l.cfg.PingTimeout
-		start := false
 		if now >= dead {
 			l.pings.giveUp()
-		} else if now >= next {
-			l.box.ping = true
-			start = l.claimLocked()
-			next = now + l.cfg.PingInterval
 		}
 		lost := l.pings.takeLost()
 		l.mu.Unlock()
-		if start {
-			go l.write()
+		if now < dead && now >= next {
+			l.start(l.own.Mark(duePing))
+			next = now + l.cfg.PingInterval
 		}
 		for range lost {
 			call(l.cfg.PingLost)
@@ -125,17 +121,14 @@ func (l *Link) keepAlive() {
 	}
 }
 
-// pinged has a PING answered.
+// pinged makes the writer answer a PING.
 func (l *Link) pinged(p wire.Ping) {
 	l.peers.Store(p.Peers)
 	l.observe(p.Clock)
 	l.mu.Lock()
-	l.box.pong, l.box.pongID = true, p.ID
-	start := l.claimLocked()
+	l.pongID = p.ID
 	l.mu.Unlock()
-	if start {
-		go l.write()
-	}
+	l.start(l.own.Mark(duePong))
 }
 
 // ponged notes an answer. One that answers nothing, or counts more than was sent,
@@ -177,12 +170,8 @@ func (l *Link) Probe(ctx context.Context) error {
 		return l.cause
 	}
 	l.pings.probes = append(l.pings.probes, probe{l.pings.id, done})
-	l.box.ping = true
-	start := l.claimLocked()
 	l.mu.Unlock()
-	if start {
-		go l.write()
-	}
+	l.start(l.own.Mark(duePing))
 	var err error
 	select {
 	case <-done:

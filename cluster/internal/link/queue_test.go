@@ -9,6 +9,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/budget"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/internal/test/memnet"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -16,7 +17,7 @@ import (
 // counted is a queue that counts what it lets go.
 func counted(c link.QueueConfig) (*link.Queue, *int) {
 	dropped := new(int)
-	c.Dropped = func(n int) { *dropped += n }
+	c.Dropped = func(_ drop.Reason, n int) { *dropped += n }
 	return link.NewQueue(c), dropped
 }
 
@@ -27,7 +28,7 @@ func TestQueueDropsItsOldest(t *testing.T) {
 	each := len(msg) + wire.DataHeaderSize
 	fits := limit / each
 	for i := range fits + 10 {
-		if got := q.Push(peer(i), 1, false, msg); got != link.Queued {
+		if _, got := q.Push(peer(i), 1, false, msg); got != drop.None {
 			t.Fatalf("message %d: %v", i, got)
 		}
 	}
@@ -50,7 +51,7 @@ func TestShare(t *testing.T) {
 		q.Push(peer(i+2), 1, false, msg)
 	}
 	for i := range more {
-		if got := q.Push(peer(1), 1, false, msg); got != link.Queued {
+		if _, got := q.Push(peer(1), 1, false, msg); got != drop.None {
 			t.Fatalf("message %d: %v", i, got)
 		}
 	}
@@ -78,14 +79,14 @@ func TestSmallMessages(t *testing.T) {
 
 func TestSizes(t *testing.T) {
 	q := link.NewQueue(link.QueueConfig{})
-	for size, want := range map[int]link.Result{
-		0:                                link.RefusedSize,
-		messages.TransportHeaderSize - 1: link.RefusedSize,
-		messages.TransportHeaderSize:     link.Queued,
-		messages.MaxSize:                 link.Queued,
-		messages.MaxSize + 1:             link.RefusedSize,
+	for size, want := range map[int]drop.Reason{
+		0:                                drop.Malformed,
+		messages.TransportHeaderSize - 1: drop.Malformed,
+		messages.TransportHeaderSize:     drop.None,
+		messages.MaxSize:                 drop.None,
+		messages.MaxSize + 1:             drop.Malformed,
 	} {
-		if got := q.Push(peer(1), 1, false, make([]byte, size)); got != want {
+		if _, got := q.Push(peer(1), 1, false, make([]byte, size)); got != want {
 			t.Errorf("%d bytes: %v, want %v", size, got, want)
 		}
 	}
@@ -96,13 +97,13 @@ func TestSuspend(t *testing.T) {
 	for i := range 3 {
 		q.Push(peer(i), 1, false, sized(100))
 	}
-	if got := q.Suspend(); got != 3 {
+	if got := q.Suspend(drop.NoLink); got != 3 {
 		t.Errorf("%d messages dropped, want 3", got)
 	}
-	if got := q.Push(peer(1), 1, false, sized(100)); got != link.RefusedNoLink {
+	if _, got := q.Push(peer(1), 1, false, sized(100)); got != drop.NoLink {
 		t.Errorf("message to a suspended queue: %v", got)
 	}
-	if got := q.Suspend(); got != 0 || *dropped != 0 {
+	if got := q.Suspend(drop.NoLink); got != 0 || *dropped != 0 {
 		t.Errorf("%d messages dropped again, %d told", got, *dropped)
 	}
 	synctest.Test(t, func(t *testing.T) { // a link ends that, and does not let it happen
@@ -112,11 +113,11 @@ func TestSuspend(t *testing.T) {
 		})
 		n.Cut("a", "b")
 		for i := range 3 {
-			if got := a.send(i, sized(100)); got > link.WakeDue {
+			if got := a.send(i, sized(100)); got != drop.None {
 				t.Errorf("message with a link: %v", got)
 			}
 		}
-		if got := q.Suspend(); got != 0 {
+		if got := q.Suspend(drop.NoLink); got != 0 {
 			t.Errorf("%d messages dropped beside a link", got)
 		}
 		n.Heal("a", "b")
@@ -137,7 +138,13 @@ func TestBudget(t *testing.T) {
 	dropped := 0
 	queues := make([]*link.Queue, len(yielded))
 	for i := range queues {
-		queues[i] = link.NewQueue(link.QueueConfig{Dropped: func(n int) { dropped += n }, Yielded: func(n int) { yielded[i] += n }})
+		queues[i] = link.NewQueue(link.QueueConfig{Dropped: func(why drop.Reason, n int) {
+			if why == drop.MemoryLimit {
+				yielded[i] += n
+			} else {
+				dropped += n
+			}
+		}})
 		if i < 4 {
 			queues[i].Push(peer(1), 1, false, sized(1000)) // before there is a budget
 		}
@@ -145,7 +152,7 @@ func TestBudget(t *testing.T) {
 	}
 	full := func(q *link.Queue, many int) {
 		for i := range many {
-			if got := q.Push(peer(i), 1, false, sized(1000)); got != link.Queued {
+			if _, got := q.Push(peer(i), 1, false, sized(1000)); got != drop.None {
 				t.Fatalf("message %d: %v", i, got)
 			}
 			if b.Used() > limit {

@@ -29,7 +29,7 @@ func (l *Link) readLoop() error {
 		}
 		err = l.in.Fill()
 		if l.records.Pending() {
-			l.wake() // TLS has answered a key update
+			l.start(l.own.Mark(dueRecords)) // TLS has answered a key update
 		}
 		if errors.Is(err, io.EOF) && (len(l.in.Bytes()) > 0 || l.skip > 0) {
 			err = io.ErrUnexpectedEOF

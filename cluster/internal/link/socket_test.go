@@ -78,8 +78,8 @@ func TestLoneMessage(t *testing.T) {
 	settle(a, b)
 	for i := range 100 {
 		_, before := cx.counts()
-		if r := a.queue.Push(peer(1), 1, false, numbered(i, 1200)); r != link.WakeDue {
-			t.Fatalf("Push = %v", r)
+		if wake, why := a.queue.Push(peer(1), 1, false, numbered(i, 1200)); !wake {
+			t.Fatalf("Push: no wake, %v", why)
 		}
 		a.queue.Wake()
 		if _, after := cx.counts(); after != before+1 || a.Writing() {

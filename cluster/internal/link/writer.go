@@ -6,134 +6,104 @@ import (
 	"syscall"
 
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/internal/netbatch"
+	"github.com/crosspod/crosspod/internal/sendq"
 )
 
 // gatherLimit is how many bytes of records wait for one write. What is left of
 // the buffer is for records that TLS makes of itself.
 const gatherLimit = netbatch.GatherSize - 1<<10
 
-// work is what a writer does next, in this order.
-type work struct {
-	control []byte // whole frames
-	ping    bool
-	pingID  uint32
-	pong    bool
-	pongID  uint32
-	entries *chunk
-	emptied bool // no entries are left behind those
-	last    bool // end the writing; nothing comes with it
+// turn is what a writer does next: control, entries and data, in this order. The
+// last turn ends the writing; nothing comes with it.
+type turn struct {
+	sendq.Work // of Link.own: its Data are entries
+	control    []byte
+	data       *sendq.Chunk // of the Queue
 }
 
-// claimLocked takes the writer's place and reports whether it was free: then the
-// caller must start the writer.
-func (l *Link) claimLocked() bool {
-	if l.writing || l.closed || l.silent {
-		return false
-	}
-	l.writing = true
-	return true
-}
-
-// wake starts the writer for what TLS itself has to say.
-func (l *Link) wake() {
-	l.mu.Lock()
-	start := l.claimLocked()
-	l.mu.Unlock()
-	if start {
+// start starts the writer if the caller owes one.
+func (l *Link) start(owed bool) {
+	if owed {
 		go l.write()
 	}
 }
 
-// wakeForData has what is in the queue written. When that is one message alone it
-// is tried at once: to wake a writer would take longer.
+// wakeForData makes a writer write what is in the queue. When that is one message
+// alone it is tried at once: to wake a writer would take longer.
 func (l *Link) wakeForData(alone bool) {
-	l.mu.Lock()
-	l.dataDue = true
-	start := l.claimLocked()
-	try := start && alone && l.raw != nil
-	if try {
-		l.dataDue = false
-	}
-	l.mu.Unlock()
-	if start && (!try || !l.writeAtOnce()) {
+	if wake := l.own.Mark(dueData); wake && !(alone && l.raw != nil && l.writeAtOnce()) {
 		go l.write()
 	}
 }
 
-// dueLocked reports whether there is something to write beside data.
-func (l *Link) dueLocked() bool {
-	b := &l.box
-	return len(b.control) > 0 || b.ping || b.pong || b.entries.head != nil || l.draining || l.records.Pending()
-}
-
-// writeLoop writes what waits and ends when nothing does. Only whoever claimed
-// the writer's place starts it.
-func (l *Link) writeLoop() {
-	again := false // there may be more in the queue
-	if rest, lent := l.rest, l.lent; lent != nil {
-		l.rest, l.lent = nil, nil
-		_, err := l.out.Write(rest)
-		netbatch.GiveBack(lent)
-		l.wrote(err)
-		again = true // whoever pushed meanwhile was told that there is a writer
-	}
+// next returns the writer's next turn, or false when there is none: then the writer
+// has ended. again is dueData after a turn with data: there may be more.
+func (l *Link) next(again sendq.Mark) (t turn, ok bool) {
 	for {
-		w, ok := l.next(again)
-		if !ok {
-			return
+		if t.Work, ok = l.own.Next(again); !ok {
+			return turn{}, false
 		}
-		data := l.takeData()
-		again = data != nil
-		l.wrote(l.writeTurn(w, data))
-		if w.last {
-			l.fallSilent()
+		t.control = l.takeControl(t.Due)
+		// After control: what Release is followed by comes behind this data.
+		if l.cfg.Queue != nil {
+			t.data = l.cfg.Queue.take(l)
 		}
-		if w.emptied && l.cfg.EntriesWritten != nil {
-			l.cfg.EntriesWritten()
+		if t.Due&^dueData != 0 || t.Data != nil || t.data != nil || t.Last {
+			return t, true
 		}
+		again = 0
 	}
 }
 
-// next returns the writer's next work, without data, or false when there is none:
-// then the writer has ended. again says that the queue may have more.
-func (l *Link) next(again bool) (w work, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	b := &l.box
-	switch due := l.dueLocked(); {
-	case l.closed || l.silent || !due && !l.dataDue && !again:
-		l.endWriterLocked()
-		return work{}, false
-	case l.draining && len(b.control) == 0:
-		return work{last: true}, true
-	}
-	l.dataDue = false
-	w = work{control: b.control, ping: b.ping, pong: b.pong, pongID: b.pongID, entries: b.entries.pop()}
-	b.control, b.ping, b.pong = l.control[:0], false, false
-	l.control = w.control // the two buffers take turns
-	if w.ping {
-		w.pingID = l.pings.add(l.now())
-	}
-	if w.entries != nil {
-		b.entryBytes -= len(w.entries.buf)
-		w.emptied = b.entries.head == nil
-	}
-	return w, true
-}
-
-func (l *Link) endWriterLocked() {
-	l.writing = false
-	if l.idle != nil {
-		close(l.idle)
-	}
-}
-
-func (l *Link) takeData() *chunk {
-	if l.cfg.Queue == nil {
+// takeControl returns the frames of the control messages that are due.
+func (l *Link) takeControl(due sendq.Mark) (control []byte) {
+	if due&(dueControl|duePing|duePong) == 0 {
 		return nil
 	}
-	return l.cfg.Queue.take(l)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	control = l.control
+	l.control, l.spare = l.spare[:0], nil // the two buffers take turns
+	if l.draining {
+		due &= dueControl
+	}
+	if due&duePing != 0 {
+		control = wire.AppendPing(control, wire.Ping{ID: l.pings.add(l.now()), Clock: l.clock(), Peers: l.peersHere()})
+	}
+	if due&duePong != 0 {
+		control = wire.AppendPong(control, wire.Pong{ID: l.pongID, Clock: l.clock(), Read: l.read.Load()})
+	}
+	return control
+}
+
+// writeLoop writes what waits and ends when nothing does. Only the caller that was
+// told to start it does.
+func (l *Link) writeLoop() {
+	t, ok := l.first, true // nothing, unless writeAtOnce left it
+	l.first = turn{}
+	if l.lent != nil {
+		_, err := l.out.Write(l.rest)
+		netbatch.GiveBack(l.lent)
+		l.rest, l.lent = nil, nil
+		l.wrote(err)
+		t, ok = l.next(dueData) // the queue was not asked for more
+	}
+	for ok {
+		entries, again := t.Data != nil, sendq.Mark(0)
+		if t.data != nil {
+			again = dueData
+		}
+		l.wrote(l.writeTurn(t))
+		if t.Last {
+			l.fallSilent()
+		}
+		if entries && l.cfg.EntriesWritten != nil && l.own.Load().Messages == 0 {
+			l.cfg.EntriesWritten()
+		}
+		t, ok = l.next(again)
+	}
 }
 
 // wrote ends the link when a write has failed. Where the other side has closed the
@@ -154,42 +124,38 @@ func (l *Link) wrote(err error) {
 // fallSilent ends all writing. If the reader does not end the link, pings that are
 // not answered do.
 func (l *Link) fallSilent() {
+	l.own.Close(drop.PeerGone)
 	l.mu.Lock()
 	if !l.silent {
 		l.silent = true
-		l.box.dropEntries()
 		close(l.said)
 	}
 	l.mu.Unlock()
 	l.letGo()
 }
 
-// writeTurn writes w and then data, with one call of the system if all of it fits
-// the gathering buffer.
-func (l *Link) writeTurn(w work, data *chunk) error {
-	control := w.control
-	if w.ping {
-		control = wire.AppendPing(control, wire.Ping{ID: w.pingID, Clock: l.clock(), Peers: l.peersHere()})
+// writeTurn writes t, with one call of the system if all of it fits the gathering
+// buffer.
+func (l *Link) writeTurn(t turn) (err error) {
+	if len(t.control) > 0 {
+		err = l.encrypt(t.control)
+		l.mu.Lock()
+		l.spare = t.control
+		l.mu.Unlock()
+	}
+	if t.Due&duePing != 0 {
 		call(l.cfg.PingSent)
 	}
-	if w.pong {
-		control = wire.AppendPong(control, wire.Pong{ID: w.pongID, Clock: l.clock(), Read: l.read.Load()})
-	}
-	var err error
-	if len(control) > 0 {
-		err = l.encrypt(control)
-		l.control = control
-	}
-	if w.entries != nil {
+	if t.Data != nil {
 		if err == nil {
-			err = l.encrypt(w.entries.buf)
+			err = l.encrypt(t.Data.Frames())
 		}
-		w.entries.release()
+		l.own.Wrote(t.Data, 0)
 	}
-	if e := l.encryptData(data); err == nil {
+	if e := l.encryptData(t.data); err == nil {
 		err = e
 	}
-	if w.last && err == nil {
+	if t.Last && err == nil {
 		err = l.records.EndWriting()
 	}
 	if err == nil {
@@ -198,19 +164,19 @@ func (l *Link) writeTurn(w work, data *chunk) error {
 	return err
 }
 
-// encryptData has a chunk of the queue encrypted. From here on its messages are
-// sent, or lost with the link.
-func (l *Link) encryptData(c *chunk) error {
+// encryptData encrypts a chunk of the queue. From here on its messages are sent, or
+// lost with the link.
+func (l *Link) encryptData(c *sendq.Chunk) error {
 	if c == nil {
 		return nil
 	}
-	l.sent.Add(uint64(c.messages))
-	err := l.encrypt(c.buf)
-	c.release()
+	l.sent.Add(uint64(c.Load().Messages))
+	err := l.encrypt(c.Frames())
+	l.cfg.Queue.out.Wrote(c, 0)
 	return err
 }
 
-// encrypt has b, of one chunk at most, encrypted and gathered for flush.
+// encrypt encrypts b, of one chunk at most, and gathers it for flush.
 func (l *Link) encrypt(b []byte) error {
 	const record, overhead = 16 << 10, 22 // TLS 1.3: header, type, tag
 	size := len(b) + (len(b)/record+1)*overhead
@@ -236,42 +202,30 @@ func (l *Link) flush() error {
 	return err
 }
 
-// writeAtOnce does the work of the writer whose place the caller has claimed, one
-// chunk of data, as far as that takes no waiting, and reports whether nothing is
-// left. Otherwise the caller starts the writer.
-func (l *Link) writeAtOnce() bool {
-	c := l.takeData()
-	if c == nil {
-		return l.endIfIdle()
+// writeAtOnce does the work of the writer as far as that is data of one chunk that
+// the socket takes without waiting, and reports whether nothing is left. Otherwise
+// the caller starts the writer. See ADR-0031.
+func (l *Link) writeAtOnce() (ended bool) {
+	t, ok := l.next(0)
+	if !ok || t.data == nil || t.Due&^dueData != 0 || t.Data != nil {
+		l.first = t
+		return !ok
 	}
-	if err := l.encryptData(c); err != nil {
+	if err := l.encryptData(t.data); err != nil {
 		l.wrote(err)
-		return l.endIfIdle()
+	} else {
+		b, lent := l.records.Take()
+		l.gathered = 0
+		n, err := l.out.Try(b)
+		if err == nil && n < len(b) {
+			l.rest, l.lent = b[n:], lent
+			return false
+		}
+		netbatch.GiveBack(lent)
+		l.wrote(err)
 	}
-	b, lent := l.records.Take()
-	l.gathered = 0
-	n, err := l.out.Try(b)
-	if err == nil && n < len(b) {
-		l.rest, l.lent = b[n:], lent
-		return false
-	}
-	netbatch.GiveBack(lent)
-	l.wrote(err)
-	return l.endIfIdle()
-}
-
-// endIfIdle ends the writer if there is no work for it and reports whether it
-// did.
-func (l *Link) endIfIdle() bool {
-	more := l.cfg.Queue.pending(l)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.closed && !l.silent && (more || l.dataDue || l.dueLocked()) {
-		l.dataDue = true
-		return false
-	}
-	l.endWriterLocked()
-	return true
+	l.first, ok = l.next(dueData)
+	return !ok
 }
 
 func (l *Link) clock() uint64 {

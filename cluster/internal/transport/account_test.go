@@ -23,7 +23,7 @@ type exchange struct {
 func (e *exchange) flow(d time.Duration) {
 	for start := time.Now(); time.Since(start) < d; time.Sleep(200 * time.Microsecond) {
 		for from, to := range map[*rigPod]*rigPod{e.a: e.b, e.b: e.a} {
-			if !from.stopped && from.send(to, "text") < link.RefusedFull {
+			if !from.stopped && from.send(to, "text") == drop.None {
 				e.sent[from]++
 			}
 		}

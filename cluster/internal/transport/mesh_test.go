@@ -6,9 +6,9 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/discovery"
-	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/nolink"
 	"github.com/crosspod/crosspod/cluster/internal/status"
+	"github.com/crosspod/crosspod/internal/drop"
 )
 
 const pace = 5 * time.Millisecond // latency of most tests, one way
@@ -51,7 +51,7 @@ func oneLink(t *testing.T, a, b *rigPod) {
 	if na, nb := r.net.Conns(a.host), r.net.Conns(b.host); na != 1 || nb != 1 {
 		t.Errorf("%d and %d connections are open, want 1", na, nb)
 	}
-	if there, back := a.send(b, "there"), b.send(a, "and back"); there > link.WakeDue || back > link.WakeDue {
+	if there, back := a.send(b, "there"), b.send(a, "and back"); there != drop.None || back != drop.None {
 		t.Errorf("sending gives %d and %d", there, back)
 	}
 	r.within(time.Second, "messages both ways", func() bool { return b.received("there") && a.received("and back") })

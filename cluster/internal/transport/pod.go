@@ -10,7 +10,6 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/status"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/budget"
-	"github.com/crosspod/crosspod/internal/drop"
 )
 
 // pod is one process of another pod: what is known of it, the queue of messages
@@ -70,8 +69,7 @@ func newPod(t *Transport, c *handshake.Conn, addr netip.AddrPort) *pod {
 	}
 	p.queue = link.NewQueue(link.QueueConfig{
 		Budget:  t.budget,
-		Dropped: func(n int) { t.users.Dropped(drop.LinkFull, n) },
-		Yielded: func(n int) { t.users.Dropped(drop.MemoryLimit, n) },
+		Dropped: t.users.Dropped,
 	})
 	return p
 }

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/discovery"
-	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/metrics"
 	"github.com/crosspod/crosspod/cluster/internal/node"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
@@ -257,19 +256,19 @@ func (r *rig) throughout(d time.Duration, what string, is func() bool) {
 }
 
 // send has p send one message to a peer at o.
-func (p *rigPod) send(o *rigPod, text string) link.Result {
+func (p *rigPod) send(o *rigPod, text string) drop.Reason {
 	out := p.transport.Queue(o.id())
 	if out == nil {
-		return link.RefusedNoLink
+		return drop.NoLink
 	}
 	var id messages.PeerID
 	copy(id[:], text)
 	msg := messages.AppendTransport(nil, id, []byte(text))
-	result := out.Push(id, 1, false, msg)
-	if result == link.WakeDue {
+	wake, why := out.Push(id, 1, false, msg)
+	if wake {
 		out.Wake()
 	}
-	return result
+	return why
 }
 
 // witness is what a transport serves, and notes what comes.

@@ -252,7 +252,7 @@ func (t *Transport) graceOver(p *pod, timer *time.Timer) {
 	}
 	t.mu.Unlock()
 	t.count(drop.LinkLost, lost)
-	t.count(drop.NoLink, p.queue.Suspend())
+	t.count(drop.NoLink, p.queue.Suspend(drop.NoLink))
 }
 
 // goneLocked ends a pod that another one has taken the place of.
@@ -290,6 +290,6 @@ func (t *Transport) suspendForgotten(p *pod) {
 	forgotten := p.forgotten
 	t.mu.Unlock()
 	if forgotten {
-		t.count(drop.NoLink, p.queue.Suspend())
+		t.count(drop.NoLink, p.queue.Suspend(drop.NoLink))
 	}
 }

@@ -121,6 +121,6 @@ func (t *Transport) abandon() {
 	t.mu.Unlock()
 	t.count(drop.LinkLost, lost)
 	for _, p := range pods {
-		t.count(drop.FabricStopped, p.queue.Suspend())
+		t.count(drop.FabricStopped, p.queue.Suspend(drop.FabricStopped))
 	}
 }

@@ -391,7 +391,7 @@ func (t *Transport) report() {
 		}
 		if r.ended != nil {
 			t.count(drop.LinkLost, r.messages)
-			t.count(drop.NoLink, r.ended.queue.Suspend())
+			t.count(drop.NoLink, r.ended.queue.Suspend(drop.NoLink))
 		}
 		t.users.LinksChanged(r.lost)
 	}

@@ -95,7 +95,7 @@ func TestFrozenPodHoldsUpNobody(t *testing.T) {
 		for i := 0; time.Since(start) < 20*time.Second; i++ {
 			for range 10 {
 				before := time.Now()
-				if a.send(b, fmt.Sprintf("m%d", i%100)) < link.RefusedFull {
+				if a.send(b, fmt.Sprintf("m%d", i%100)) == drop.None {
 					sent++
 				} else {
 					refused++
@@ -144,7 +144,7 @@ func TestMessagesSurviveTheirLink(t *testing.T) {
 		sent := map[*rigPod]int{}
 		for i := range 4000 {
 			for from, to := range map[*rigPod]*rigPod{a: b, b: a} {
-				if from.send(to, fmt.Sprintf("m%d", i)) < link.RefusedFull {
+				if from.send(to, fmt.Sprintf("m%d", i)) == drop.None {
 					sent[from]++
 				}
 			}
@@ -183,7 +183,7 @@ func TestQueueWaitsForTheGrace(t *testing.T) {
 		}
 		r.within(time.Second, "a link", func() bool { return meshed(a, b) })
 		lose()
-		if got := a.send(b, "early"); got != link.Queued {
+		if got := a.send(b, "early"); got != drop.None {
 			t.Errorf("beside a lost link a message is %d", got)
 		}
 		time.Sleep(linkGrace / 4)
@@ -199,7 +199,7 @@ func TestQueueWaitsForTheGrace(t *testing.T) {
 		if a.drops[drop.NoLink] != 1 || a.transport.Queue(b.id()) != nil {
 			t.Errorf("after the grace %v are dropped, and the pod has %v", a.drops, a.transport.Queue(b.id()))
 		}
-		if got := out.Push(testPeer, 0, false, testMessage); got != link.RefusedNoLink {
+		if _, got := out.Push(testPeer, 0, false, testMessage); got != drop.NoLink {
 			t.Errorf("to a pod that is gone a message is %d", got)
 		}
 	})
@@ -523,7 +523,7 @@ func TestStopNeverHangs(t *testing.T) {
 			b.ice.freeze()
 			sent := 0
 			for i := range 20000 {
-				if a.send(b, fmt.Sprintf("m%d%s", i, strings.Repeat(".", 1000))) < link.RefusedFull {
+				if a.send(b, fmt.Sprintf("m%d%s", i, strings.Repeat(".", 1000))) == drop.None {
 					sent++
 				}
 			}
@@ -589,7 +589,7 @@ func TestStopSaysItLast(t *testing.T) {
 		ups := b.count("up")
 		const n = 3000
 		for i := range n {
-			if got := a.send(b, fmt.Sprintf("%d%s", i, strings.Repeat(".", 900))); got > link.WakeDue {
+			if got := a.send(b, fmt.Sprintf("%d%s", i, strings.Repeat(".", 900))); got != drop.None {
 				t.Fatalf("message %d is %d", i, got)
 			}
 		}
@@ -665,7 +665,7 @@ func TestRotation(t *testing.T) {
 		sent := 0
 		talk := func() {
 			for i, p := range pods {
-				if p.send(pods[(i+1)%3], fmt.Sprintf("message %d", sent)) < link.RefusedFull {
+				if p.send(pods[(i+1)%3], fmt.Sprintf("message %d", sent)) == drop.None {
 					sent++
 				} else {
 					t.Error("a message was refused")

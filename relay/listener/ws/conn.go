@@ -40,10 +40,11 @@ type Conn struct {
 	writing chan struct{}
 
 	// Guarded by writing.
-	out      netbatch.Writer
-	silent   bool  // a close frame was sent, or the connection is closed
-	midFrame bool  // TryWriteBatch has left off inside a frame: WriteBatch comes next
-	lost     error // why a pong was not written, until WriteBatch has said so
+	out    netbatch.Writer
+	silent bool   // a close frame was sent, or the connection is closed
+	rest   []byte // what TryWriteBatch has begun and not written: WriteBatch comes next
+	lent   []byte // the buffer rest is in; nil: it is the caller's
+	lost   error  // why a pong was not written, until WriteBatch has said so
 
 	pong   atomic.Pointer[[]byte] // the frame that answers the newest ping, until written
 	closed atomic.Bool
@@ -54,9 +55,8 @@ type Conn struct {
 const probeAfter = 5 * time.Second
 
 var (
-	_ listener.Watcher   = (*Conn)(nil)
-	_ listener.Conn      = (*Conn)(nil)
-	_ listener.TryWriter = (*Conn)(nil)
+	_ listener.Watcher = (*Conn)(nil)
+	_ listener.Conn    = (*Conn)(nil)
 )
 
 // newConn makes a Conn of an upgraded socket, over which tlsConn runs unless it
@@ -173,42 +173,84 @@ func (c *Conn) WriteBatch(b []byte) (int, error) {
 	if c.silent {
 		return 0, net.ErrClosed
 	}
-	c.midFrame = false
-	n, err := c.send(b)
+	var n int
+	err := c.finishRest()
+	if err == nil && len(b) > 0 {
+		n, err = c.send(b)
+	}
 	if err != nil {
 		c.silent = true // part of a frame may be out: nothing may follow it
 	}
 	return n, err
 }
 
-// TryWriteBatch implements [listener.TryWriter]. Over TLS and on the plain path
-// it writes nothing: there what is encrypted, or handed to Write, must all go.
-func (c *Conn) TryWriteBatch(b []byte) (n int, err error) {
-	if c.socket.Raw() == nil || c.tls != nil {
-		return 0, nil
+// finishRest writes what TryWriteBatch has begun.
+func (c *Conn) finishRest() error {
+	if c.rest == nil {
+		return nil
+	}
+	_, err := c.out.Write(c.rest)
+	c.dropRest()
+	return err
+}
+
+// dropRest forgets what TryWriteBatch has begun.
+func (c *Conn) dropRest() {
+	netbatch.GiveBack(c.lent)
+	c.rest, c.lent = nil, nil
+}
+
+// maxTry is how much TryWriteBatch writes: one TLS record, and any one message.
+const maxTry = 16 << 10
+
+// TryWriteBatch implements [listener.Conn]. On the plain path it writes nothing:
+// what is handed to Write must all go.
+func (c *Conn) TryWriteBatch(b []byte) (a listener.Attempt, err error) {
+	if c.socket.Raw() == nil || len(b) > maxTry {
+		return listener.Untouched, nil
 	}
 	select {
 	case c.writing <- struct{}{}:
 	default:
-		return 0, nil
+		return listener.Untouched, nil
 	}
-	if !c.silent && c.lost == nil { // else WriteBatch tells
-		n, err = c.out.Try(b)
-		c.silent = err != nil
-		c.midFrame = err == nil && n > 0 && n < len(b)
+	if !c.silent && c.lost == nil { // else WriteBatch returns the error
+		a, err = c.try(b)
 	}
-	held := c.midFrame
 	<-c.writing
-	if held || !c.due() {
-		return n, err // behind part of a frame WriteBatch comes next
+	if a == listener.Begun || !c.due() {
+		return a, err // what is due waits behind the rest
 	}
 	// The reader found c.writing taken. It may have to be waited for.
 	select {
 	case c.writing <- struct{}{}:
-		go c.doneWriting() // ended and waited for as the one of startDue
+		go c.doneWriting() // ended and waited for as the goroutine of startDue
 	default:
 	}
-	return n, err
+	return a, err
+}
+
+// try writes of b what the socket takes. The caller holds c.writing.
+func (c *Conn) try(b []byte) (a listener.Attempt, err error) {
+	if c.tls != nil {
+		if err := c.tls.Encrypt(b); err != nil {
+			c.silent = true
+			return listener.Untouched, err
+		}
+		b, c.lent = c.tls.Take()
+	}
+	n, err := c.out.Try(b)
+	switch {
+	case err != nil:
+		c.silent = true
+	case n == len(b):
+		a = listener.Written
+	case n > 0 || c.tls != nil: // what is encrypted must all go, and next
+		c.rest = b[n:]
+		return listener.Begun, nil
+	}
+	c.dropRest()
+	return a, err
 }
 
 // send writes b, waiting for the other side as long as it takes bytes. With TLS
@@ -285,6 +327,7 @@ func (c *Conn) Close() error {
 	c.socket.half.End(listener.OutcomeClosed)
 	c.writing <- struct{}{}
 	c.silent = true
+	c.dropRest()
 	if c.tls != nil {
 		_, lent := c.tls.Take()
 		netbatch.GiveBack(lent)

@@ -184,7 +184,7 @@ func (c *Conn) sayClose(body []byte) {
 			return
 		}
 	}
-	if !c.silent && !c.midFrame {
+	if !c.silent && c.rest == nil {
 		c.silent = true
 		var b []byte
 		if pong := c.pong.Swap(nil); pong != nil {
@@ -198,7 +198,7 @@ func (c *Conn) sayClose(body []byte) {
 // sayGoodbye ends TLS properly where that takes no waiting. The caller holds
 // c.writing.
 func (c *Conn) sayGoodbye() {
-	if c.tls != nil && c.socket.Raw() != nil && !c.silent {
+	if c.tls != nil && c.socket.Raw() != nil && !c.silent && c.rest == nil {
 		c.sendLast(nil)
 	}
 }
@@ -268,7 +268,7 @@ func (c *Conn) startDue() {
 // tryDue writes what is due as far as the socket takes it and returns what is
 // left, a part of lent when that is not nil. The caller holds c.writing.
 func (c *Conn) tryDue() (rest, lent []byte) {
-	if c.midFrame {
+	if c.rest != nil {
 		return nil, nil
 	}
 	frame := c.pong.Swap(nil)
@@ -328,7 +328,7 @@ func (c *Conn) doneWriting() {
 		}
 		select {
 		case c.writing <- struct{}{}:
-			if c.silent || c.midFrame {
+			if c.silent || c.rest != nil {
 				<-c.writing
 				return // it stays due, for ever or until WriteBatch has been called
 			}

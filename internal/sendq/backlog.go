@@ -1,13 +1,8 @@
-package link
+package sendq
 
 import (
-	"hash/maphash"
-	"math/bits"
 	"slices"
 	"sync"
-
-	"github.com/crosspod/crosspod/cluster/internal/wire"
-	"github.com/crosspod/crosspod/messages"
 )
 
 // See ADR-0025.
@@ -21,10 +16,9 @@ const (
 	quantum = 2 << 10
 )
 
-// backlog is messages that wait longer than for the next write, in flows: a flow
-// is what one source sends to one destination. Flows take turns (deficit round
-// robin); one that had nothing to send goes ahead of the others for one turn, as
-// in FQ-CoDel (RFC 8290, section 4.2).
+// backlog is messages that wait longer than for the next write, in flows. Flows
+// take turns (deficit round robin); one that had nothing to send goes ahead of the
+// others for one turn, as in FQ-CoDel (RFC 8290, section 4.2).
 type backlog struct {
 	flows       [slots]flow
 	costs       [slots]int32 // of the messages of each flow; beside them since all are looked at to find the longest
@@ -32,20 +26,21 @@ type backlog struct {
 	messages    int
 }
 
-// flow is the messages of one source for one destination, or of a few such pairs.
+// flow is the messages of one flow, or of a few that share a slot.
 type flow struct {
 	slot       uint16
-	pair       uint64 // hash of source and destination; 0: the slot is free
-	shared     bool   // there are messages of other pairs in it
+	key        uint64 // see [Frame.Flow]; 0: the slot is free
+	shared     bool   // there are messages of other flows in it
 	waits      bool   // it is in a list of turns
 	credit     int    // what it may send before its turn is over
 	head, tail *item
 	next       *flow // in that list
 }
 
-// item is one frame of data.
+// item is one frame.
 type item struct {
 	buf  []byte
+	cost int
 	next *item
 }
 
@@ -70,7 +65,6 @@ var (
 		}
 		return b
 	}}
-	pairSeed = maphash.MakeSeed() // nobody outside can choose who shares a slot
 )
 
 // itemClass is the index in itemSizes for a frame of n bytes.
@@ -88,25 +82,19 @@ func (it *item) release() {
 	pool.Put(it)
 }
 
-// pairOf tells flows apart.
-func pairOf(d *wire.Data) uint64 {
-	source := d.Message[messages.HeaderSize:messages.TransportHeaderSize]
-	pair := maphash.Bytes(pairSeed, d.Destination[:]) ^ bits.RotateLeft64(maphash.Bytes(pairSeed, source), 1)
-	return max(pair, 1)
-}
-
-// flow returns the flow of a pair, or a free one for it. Where all slots of its set are taken it shares
-// the first. As long as that one is shared, no further pair gets a slot of its
-// own in the set, so the messages of a pair are never in two.
-func (b *backlog) flow(pair uint64) *flow {
-	set := b.flows[pair%(slots/ways)*ways:][:ways]
+// flow returns the flow with a key, or a free one for it. Where all slots of its
+// set are taken, it shares the first. As long as that one is shared, no further
+// flow gets a slot of its own in the set, so the messages of a flow are never in
+// two slots.
+func (b *backlog) flow(key uint64) *flow {
+	set := b.flows[key%(slots/ways)*ways:][:ways]
 	var free *flow
 	for i := range set {
 		f := &set[i]
-		if f.pair == pair {
+		if f.key == key {
 			return f
 		}
-		if f.pair == 0 && free == nil {
+		if f.key == 0 && free == nil {
 			free = f
 		}
 	}
@@ -119,18 +107,18 @@ func (b *backlog) flow(pair uint64) *flow {
 
 func (b *backlog) cost(f *flow) int { return int(b.costs[f.slot]) }
 
-// push appends it to f, which is the flow of pair.
-func (b *backlog) push(f *flow, pair uint64, it *item) {
+// push appends it to f, which is the flow with that key.
+func (b *backlog) push(f *flow, key uint64, it *item) {
 	if f.tail == nil {
 		f.head = it
 	} else {
 		f.tail.next = it
 	}
 	f.tail = it
-	b.costs[f.slot] += int32(costOf(len(it.buf)))
+	b.costs[f.slot] += int32(it.cost)
 	b.messages++
 	if !f.waits {
-		f.pair, f.waits, f.credit = pair, true, quantum
+		f.key, f.waits, f.credit = key, true, quantum
 		b.fresh.push(f)
 	}
 }
@@ -141,7 +129,7 @@ func (b *backlog) pop(f *flow) *item {
 	if f.head = it.next; f.head == nil {
 		f.tail = nil
 	}
-	b.costs[f.slot] -= int32(costOf(len(it.buf)))
+	b.costs[f.slot] -= int32(it.cost)
 	b.messages--
 	return it
 }

@@ -1,0 +1,6 @@
+//go:build !race
+
+package sendq
+
+// raceEnabled says that pools keep what they are given.
+const raceEnabled = false
