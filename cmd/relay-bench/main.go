@@ -93,7 +93,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	f.DurationVar(&b.stall, "stall", 8*time.Second, "how `long` one receiver does not read")
 	f.IntVar(&b.moves, "moves", 20, "how `often` a peer moves to another pod under traffic")
 	f.StringVar(&relay, "relay", "", "the relay's `binary` (default: relay beside this program, or in the PATH)")
-	f.StringVar(&against, "against", "", "another `binary` of the relay, to take turns with the first")
+	f.StringVar(&against, "against", "", "other `binaries` of the relay, with commas between, to take turns with the first")
 	f.StringVar(&b.serverCommand, "server-command", relayCommand, "`command` that starts a server, with {relay} {addr} {url} {secret} {cert} {key} {free} {freeport} in it")
 	f.StringVar(&file, "json", "", "`file` for the figures of all rounds as JSON")
 	f.Usage = func() {
@@ -134,7 +134,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	}
 	b.relays = []string{relay}
 	if against != "" {
-		b.relays = append(b.relays, against)
+		b.relays = append(b.relays, strings.Split(against, ",")...)
 	}
 	if b.dir, err = os.MkdirTemp("", "relay-bench-"); err != nil {
 		return err
