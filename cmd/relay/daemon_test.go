@@ -37,7 +37,7 @@ func quiet(more ...string) []string {
 // address returns what the line with part says is listened on.
 func (l *live) address(t *testing.T, part string) string {
 	t.Helper()
-	_, rest, _ := strings.Cut(l.stderr.has(t, part), "address=")
+	_, rest, _ := strings.Cut(l.stderr.Line(t, part), "address=")
 	return strings.Fields(rest)[0]
 }
 
@@ -226,7 +226,7 @@ func TestCertificateThatHasEnded(t *testing.T) {
 	end := time.Now().Add(-time.Hour).Truncate(time.Second)
 	certFile, keyFile := writeCertificate(t, end)
 	pod := runLive(t, nil, quiet("-s", "secret", "-c", certFile, "-k", keyFile)...)
-	pod.stderr.has(t, "certificate has ended")
+	pod.stderr.Line(t, "certificate has ended")
 	found := regexp.MustCompile(`(?m)^relay_certificate_expiry_timestamp_seconds.* (\S+)$`).FindStringSubmatch(pod.scrape(t))
 	if found == nil {
 		t.Fatal("no metric of the end")

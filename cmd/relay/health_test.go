@@ -29,7 +29,7 @@ func TestHealthBesideFailures(t *testing.T) {
 	pod := runLive(t, nil, "-l", "127.0.0.1:0", "-e", "relay.example.com:443", "-s", "secret", "--log-level", "debug",
 		"--metrics-listen-address", "127.0.0.1:0", "-H", "127.0.0.1:0", "--ops-listen-address", "127.0.0.1:0")
 	address := func(what string) string {
-		_, rest, _ := strings.Cut(pod.stderr.has(t, what), "address=")
+		_, rest, _ := strings.Cut(pod.stderr.Line(t, what), "address=")
 		return strings.Fields(rest)[0]
 	}
 	peers, health, metrics := address("tls=false"), address("for=health"), address("for=metrics")
@@ -49,8 +49,8 @@ func TestHealthBesideFailures(t *testing.T) {
 		_, _ = io.Copy(io.Discard, conn)
 		_ = conn.Close()
 	}
-	pod.stderr.has(t, `level=INFO msg="refusing connections: too many failed handshakes from their source" source=127.0.0.1/32`)
-	pod.stderr.has(t, "level=DEBUG msg=\"connection ended before its handshake\" remote=127.0.0.1:")
+	pod.stderr.Line(t, `level=INFO msg="refusing connections: too many failed handshakes from their source" source=127.0.0.1/32`)
+	pod.stderr.Line(t, "level=DEBUG msg=\"connection ended before its handshake\" remote=127.0.0.1:")
 	if status, body := get(health, "/health"); status != http.StatusOK {
 		t.Errorf("/health: status %d, %s", status, body)
 	}

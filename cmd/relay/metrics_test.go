@@ -12,7 +12,7 @@ func TestNoEmptyLabels(t *testing.T) {
 	pod := runLive(t, nil, "-l", "127.0.0.1:0", "-e", "relay.example.com:443", "-s", "of sixteen or so",
 		"--cluster-listen-address", "127.0.0.1:0", "--cluster-peers", "127.0.0.2", "--pod-ip", "127.0.0.1",
 		"--metrics-listen-address", "127.0.0.1:0", "-H", "127.0.0.1:0", "--ops-listen-address", "127.0.0.1:0")
-	_, rest, _ := strings.Cut(pod.stderr.has(t, "for=metrics"), "address=")
+	_, rest, _ := strings.Cut(pod.stderr.Line(t, "for=metrics"), "address=")
 	resp, err := http.Get("http://" + strings.Fields(rest)[0] + "/metrics")
 	if err != nil {
 		t.Fatal(err)

@@ -77,7 +77,7 @@ type ncRun struct {
 func (nt *ncTest) nc(o ncOptions, in io.Reader, out io.Writer, change ...func(*netcat)) *ncRun {
 	nt.t.Helper()
 	o.url = "rel://relay:80"
-	r := &ncRun{status: newText(), err: make(chan error, 1)}
+	r := &ncRun{status: new(text), err: make(chan error, 1)}
 	r.netcat = newNetcat(&o, out, r.status)
 	for _, f := range change {
 		f(r.netcat)
@@ -102,7 +102,7 @@ func (r *ncRun) ends(t *testing.T, want string) {
 	}
 }
 
-func (r *ncRun) said() string { return r.status.said() }
+func (r *ncRun) said() string { return r.status.String() }
 
 // never is an input that has no end and no lines.
 func never(t *testing.T) io.Reader {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"io"
 	"net"
 	"os"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/internal/devcluster"
+	"github.com/crosspod/crosspod/internal/test/podproc"
 )
 
 // live is a run of the program that a test talks to.
@@ -26,7 +26,7 @@ type live struct {
 func runLive(t *testing.T, env map[string]string, args ...string) *live {
 	t.Helper()
 	in, typed := io.Pipe()
-	l := &live{stdin: typed, stdout: newText(), stderr: newText(), signals: make(chan os.Signal, 2), code: make(chan int, 1)}
+	l := &live{stdin: typed, stdout: new(text), stderr: new(text), signals: make(chan os.Signal, 2), code: make(chan int, 1)}
 	p := &program{
 		stdin: in, stdout: l.stdout, stderr: l.stderr, signals: l.signals,
 		lookupEnv: func(name string) (string, bool) {
@@ -38,8 +38,8 @@ func runLive(t *testing.T, env map[string]string, args ...string) *live {
 	go func() {
 		defer close(done)
 		l.code <- p.run(append([]string{"relay"}, args...))
-		l.stdout.end()
-		l.stderr.end()
+		l.stdout.End()
+		l.stderr.End()
 	}()
 	t.Cleanup(func() {
 		close(l.signals) // reads of it are signals without end
@@ -49,70 +49,22 @@ func runLive(t *testing.T, env map[string]string, args ...string) *live {
 	return l
 }
 
-// text is an output that a test can wait for, and can freeze by holding freeze.
+// text is an output that a test can freeze by holding freeze.
 type text struct {
+	podproc.Output
 	freeze sync.Mutex
-
-	mu    sync.Mutex // guards what follows
-	more  sync.Cond
-	b     bytes.Buffer
-	ended bool
-}
-
-func newText() *text {
-	t := new(text)
-	t.more.L = &t.mu
-	return t
 }
 
 func (t *text) Write(p []byte) (int, error) {
 	t.freeze.Lock()
 	defer t.freeze.Unlock()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	defer t.more.Broadcast()
-	return t.b.Write(p)
-}
-
-func (t *text) said() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.b.String()
-}
-
-func (t *text) end() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.ended = true
-	t.more.Broadcast()
-}
-
-// has waits until the text has part, and returns the line it is in.
-func (t *text) has(tb testing.TB, part string) string {
-	tb.Helper()
-	const patience = time.Minute
-	overdue := time.Now().Add(patience)
-	look := time.AfterFunc(patience, t.more.Broadcast)
-	defer look.Stop()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for {
-		for line := range strings.Lines(t.b.String()) {
-			if strings.HasSuffix(line, "\n") && strings.Contains(line, part) {
-				return line
-			}
-		}
-		if t.ended || !time.Now().Before(overdue) {
-			tb.Fatalf("ended, or a minute passed, without %q:\n%s", part, &t.b)
-		}
-		t.more.Wait()
-	}
+	return t.Output.Write(p)
 }
 
 func (l *live) ends(t *testing.T, want int) {
 	t.Helper()
 	if code := <-l.code; code != want {
-		t.Errorf("exit code %d, want %d; stderr:\n%s", code, want, &l.stderr.b)
+		t.Errorf("exit code %d, want %d; stderr:\n%s", code, want, l.stderr)
 	}
 }
 
@@ -137,19 +89,19 @@ func TestMain(m *testing.M) {
 func TestDevPods(t *testing.T) {
 	dev := runLive(t, map[string]string{"RELAY_AUTH_SECRET": "given"}, "dev", "-l", "127.0.0.1:0", "--verbose")
 	for _, want := range []string{"pod 1 ", "alice  ", "sent  ", "bob            moves to pod", "killed, with bob on it", "answers again", "none lost", "started again"} {
-		dev.stdout.has(t, want)
+		dev.stdout.Line(t, want)
 	}
-	dev.stdout.has(t, "  export RELAY_AUTH_SECRET=given\n")
-	dev.stdout.has(t, " nc carol --to dave --url rel://")
-	narrow(t, dev.stdout.said())
-	status := strings.Fields(dev.stdout.has(t, " cluster status "))
+	dev.stdout.Line(t, "  export RELAY_AUTH_SECRET=given\n")
+	dev.stdout.Line(t, " nc carol --to dave --url rel://")
+	narrow(t, dev.stdout.String())
+	status := strings.Fields(dev.stdout.Line(t, " cluster status "))
 	if got := run(t, nil, status[1:]...); got.code != exitOK || strings.Count(got.stdout, " up ") != 2 {
 		t.Errorf("relay cluster status: code %d, %s%s", got.code, got.stdout, got.stderr)
 	}
 	if got := run(t, nil, append([]string{"cluster", "doctor"}, status[3:]...)...); got.code != exitOK {
 		t.Errorf("relay cluster doctor: code %d, %s%s", got.code, got.stdout, got.stderr)
 	}
-	dev.stderr.has(t, `self="pod 3"`)
+	dev.stderr.Line(t, `self="pod 3"`)
 	dev.signals <- os.Interrupt
 	dev.ends(t, exitOK)
 }
@@ -157,9 +109,9 @@ func TestDevPods(t *testing.T) {
 func TestDev(t *testing.T) {
 	// The second variable is of another relay.
 	dev := runLive(t, map[string]string{"RELAY_AUTH_SECRET": "given", "RELAY_LISTEN_ADDRESS": ":443"}, "dev", "-l", "127.0.0.1:0", "--verbose", "--pods", "1")
-	dev.stdout.has(t, "  export RELAY_AUTH_SECRET=given\n")
-	dev.stdout.has(t, " nc carol --to dave --url rel://")
-	dev.stdout.has(t, "Ctrl-C ends it.")
+	dev.stdout.Line(t, "  export RELAY_AUTH_SECRET=given\n")
+	dev.stdout.Line(t, " nc carol --to dave --url rel://")
+	dev.stdout.Line(t, "Ctrl-C ends it.")
 	dev.signals <- os.Interrupt
 	dev.ends(t, exitOK)
 }
@@ -167,18 +119,18 @@ func TestDev(t *testing.T) {
 func TestDevOnce(t *testing.T) {
 	dev := runLive(t, nil, "dev", "--once", "--pods", "1")
 	dev.ends(t, exitOK)
-	if out := dev.stdout.b.String(); strings.Count(out, "equal") != 2 || strings.Contains(out, "\x1b") {
+	if out := dev.stdout.String(); strings.Count(out, "equal") != 2 || strings.Contains(out, "\x1b") {
 		t.Errorf("printed\n%s", out)
 	}
 }
 
 func TestDevOnAnAddressThatIsTaken(t *testing.T) {
 	dev := runLive(t, nil, "dev", "-l", "127.0.0.1:0", "--pods", "1")
-	url := strings.Fields(dev.stdout.has(t, "relay "))[1]
+	url := strings.Fields(dev.stdout.Line(t, "relay "))[1]
 	for _, pods := range []string{"1", "3"} {
 		other := runLive(t, nil, "dev", "-l", strings.TrimPrefix(url, "rel://"), "--pods", pods)
 		other.ends(t, exitError)
-		other.stderr.has(t, "takes any free port")
+		other.stderr.Line(t, "takes any free port")
 	}
 }
 
@@ -193,26 +145,26 @@ func TestNetcat(t *testing.T) {
 	env := map[string]string{"RELAY_AUTH_SECRET": cluster.Secret(), "RELAY_URL": cluster.URL()}
 
 	alice := runLive(t, env, "nc", "alice", "--to", "bob")
-	alice.stderr.has(t, "waiting for bob")
+	alice.stderr.Line(t, "waiting for bob")
 	bob := runLive(t, env, "nc", "--named", "bob")
-	alice.stderr.has(t, "bob is here")
+	alice.stderr.Line(t, "bob is here")
 	alice.types(t, "hello")
-	bob.stdout.has(t, "hello")
+	bob.stdout.Line(t, "hello")
 	bob.types(t, "hello yourself")
-	alice.stdout.has(t, "hello yourself")
+	alice.stdout.Line(t, "hello yourself")
 
 	// A peer that goes and comes again.
 	bob.signals <- syscall.SIGTERM
 	bob.ends(t, exitOK)
-	alice.stderr.has(t, "bob has gone")
+	alice.stderr.Line(t, "bob has gone")
 	alice.types(t, "are you there?") // waits too
 	again := runLive(t, env, "nc", "bob")
-	again.stdout.has(t, "are you there?")
+	again.stdout.Line(t, "are you there?")
 	alice.types(t, "once more") // waits for bob
-	again.stdout.has(t, "once more")
+	again.stdout.Line(t, "once more")
 	_ = again.stdin.Close() // has nothing more to say, and listens on
 	alice.types(t, "the end")
-	again.stdout.has(t, "the end")
+	again.stdout.Line(t, "the end")
 	_ = alice.stdin.Close()
 	alice.ends(t, exitOK)
 }
@@ -225,14 +177,14 @@ func TestNetcatRefused(t *testing.T) {
 	defer cluster.Shutdown(t.Context())
 	nc := runLive(t, nil, "nc", "alice", "--url", cluster.URL(), "--secret", "wrong")
 	nc.ends(t, exitError)
-	nc.stderr.has(t, "refused")
+	nc.stderr.Line(t, "refused")
 }
 
 // All ways to prove who we are, and that the relay is the relay.
 func TestNetcatAccess(t *testing.T) {
 	certFile, keyFile := writeCertificate(t, time.Now().Add(time.Hour))
 	pod := runLive(t, nil, quiet("-s", "a secret of the relay", "-c", certFile, "-k", keyFile)...)
-	_, rest, _ := strings.Cut(pod.stderr.has(t, "tls=true"), "address=")
+	_, rest, _ := strings.Cut(pod.stderr.Line(t, "tls=true"), "address=")
 	address := strings.Fields(rest)[0]
 	printed := run(t, nil, "token", "--secret", "a secret of the relay").stdout
 	token := strings.Fields(printed)[1]
@@ -262,10 +214,10 @@ func TestNetcatAccess(t *testing.T) {
 			nc := runLive(t, tt.env, append([]string{"nc", "alice", "--url", "rels://" + address}, tt.args...)...)
 			if tt.want != "" {
 				nc.ends(t, exitError)
-				nc.stderr.has(t, tt.want)
+				nc.stderr.Line(t, tt.want)
 				return
 			}
-			nc.stderr.has(t, "connected to rels://"+address+" as alice")
+			nc.stderr.Line(t, "connected to rels://"+address+" as alice")
 			nc.signals <- os.Interrupt
 			nc.ends(t, exitOK)
 		})
@@ -275,7 +227,7 @@ func TestNetcatAccess(t *testing.T) {
 // A relay that is not there yet is waited for, until somebody has enough.
 func TestNetcatWaits(t *testing.T) {
 	nc := runLive(t, nil, "nc", "alice", "--url", "rel://127.0.0.1:1", "--secret", "secret")
-	nc.stderr.has(t, "waiting for the relay at rel://127.0.0.1:1\n")
+	nc.stderr.Line(t, "waiting for the relay at rel://127.0.0.1:1\n")
 	nc.signals <- os.Interrupt
 	nc.ends(t, exitOK)
 }
@@ -288,18 +240,18 @@ func TestStart(t *testing.T) {
 		"RELAY_METRICS_PORT": "tcp://10.96.0.12:9090", "NB_ENABLE_STUN": "true",
 	}
 	pod := runLive(t, env, "--drain-delay", "1h")
-	pod.stderr.has(t, "RELAY_METRICS_PORT=tcp://10.96.0.12:9090 is ignored")
-	pod.stderr.has(t, "--enable-stun has no effect yet")
-	line := pod.stderr.has(t, "tls=false")
+	pod.stderr.Line(t, "RELAY_METRICS_PORT=tcp://10.96.0.12:9090 is ignored")
+	pod.stderr.Line(t, "--enable-stun has no effect yet")
+	line := pod.stderr.Line(t, "tls=false")
 	_, rest, _ := strings.Cut(line, "address=")
 	nc := runLive(t, nil, "nc", "alice", "--url", "rel://"+strings.Fields(rest)[0], "--secret", "secret")
-	nc.stderr.has(t, "connected to rel://"+strings.Fields(rest)[0]+" as alice")
-	nc.stderr.has(t, "the relay calls itself rel://relay.example.com:443")
+	nc.stderr.Line(t, "connected to rel://"+strings.Fields(rest)[0]+" as alice")
+	nc.stderr.Line(t, "the relay calls itself rel://relay.example.com:443")
 	pod.signals <- syscall.SIGTERM
-	pod.stderr.has(t, "msg=draining")
+	pod.stderr.Line(t, "msg=draining")
 	pod.signals <- syscall.SIGTERM
 	pod.ends(t, exitOK)
-	pod.stderr.has(t, "relay has stopped")
+	pod.stderr.Line(t, "relay has stopped")
 }
 
 // Two pods in this process link, take other secrets from files that change, not
@@ -343,20 +295,20 @@ func TestStartPods(t *testing.T) {
 			"--drain-delay", "0s", "--cluster-peers", strings.Join(links, ","), "--cluster-port", port, "--cluster-auth-secret-file", file, "--cluster-dns", "127.0.0.1:1"))
 	}
 	for _, p := range pods {
-		p.stderr.has(t, "pod linked")
+		p.stderr.Line(t, "pod linked")
 	}
-	line := pods[0].stderr.has(t, "for=operations")
+	line := pods[0].stderr.Line(t, "for=operations")
 	_, operations, _ := strings.Cut(strings.TrimSpace(line), "address=")
 	if got := run(t, nil, "cluster", "doctor", "--ops-address", operations); got.code != exitOK {
 		t.Errorf("relay cluster doctor: code %d, %s%s", got.code, got.stdout, got.stderr)
 	}
 	write(tokens[0], "another secret\n")
-	pods[1].stderr.has(t, "other peer tokens") // told on the link that there is
+	pods[1].stderr.Line(t, "other peer tokens") // told on the link that there is
 	if got := run(t, nil, "cluster", "doctor", "--ops-address", operations); got.code == exitOK {
 		t.Errorf("relay cluster doctor: token secrets that differ are no problem: %s", got.stdout)
 	}
 	write(tokens[1], "another secret\n")
-	pods[1].stderr.has(t, "secrets changed")
+	pods[1].stderr.Line(t, "secrets changed")
 	for start := time.Now(); run(t, nil, "cluster", "doctor", "--ops-address", operations).code != exitOK; time.Sleep(10 * time.Millisecond) {
 		if time.Since(start) > 20*time.Second {
 			t.Fatal("relay cluster doctor finds a problem after both have the other token secret")
@@ -364,19 +316,19 @@ func TestStartPods(t *testing.T) {
 	}
 	secret("short\n")
 	for _, p := range pods {
-		p.stderr.has(t, "secret file not usable")
+		p.stderr.Line(t, "secret file not usable")
 	}
 	secret("another secret for pods, 123456789\na secret that only pods have, 1234\n")
 	for _, p := range pods {
-		p.stderr.has(t, "count=2")
+		p.stderr.Line(t, "count=2")
 	}
 	pods[0].signals <- syscall.SIGTERM
 	pods[0].ends(t, exitOK)
-	pods[1].stderr.has(t, "the other pod is stopping")
+	pods[1].stderr.Line(t, "the other pod is stopping")
 	pods[1].signals <- syscall.SIGTERM
 	pods[1].ends(t, exitOK)
 	for _, p := range pods {
-		p.stderr.has(t, "left the other pods")
+		p.stderr.Line(t, "left the other pods")
 	}
 }
 

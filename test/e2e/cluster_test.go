@@ -15,6 +15,7 @@ import (
 	"github.com/crosspod/crosspod/client"
 	"github.com/crosspod/crosspod/cluster"
 	"github.com/crosspod/crosspod/internal/test/flow"
+	"github.com/crosspod/crosspod/internal/test/podproc"
 )
 
 // Three pods are one relay: whoever lands where, all talk to all.
@@ -35,7 +36,7 @@ func TestPods(t *testing.T) {
 		if i == 1 {
 			want = []string{p.links, "self"}
 		}
-		if _, err := find(out, want); err != nil {
+		if _, ok := podproc.Find(out, want...); !ok {
 			t.Errorf("status has no line with %q:\n%s", want, out)
 		}
 	}
@@ -49,7 +50,7 @@ func TestPods(t *testing.T) {
 		}
 	}
 	for _, p := range all {
-		if log := p.err.String(); strings.Contains(log, podSecret) || strings.Contains(log, secret) {
+		if log := p.Err.String(); strings.Contains(log, podSecret) || strings.Contains(log, secret) {
 			t.Errorf("%s logs a secret", p.host)
 		}
 	}
@@ -118,8 +119,8 @@ func TestReadiness(t *testing.T) {
 	flow.Eventually(t, "ready", func() error { return ready(t, all[0]) })
 	all[1].start(t)
 	all[0].linked(t, 1)
-	all[1].signal(syscall.SIGKILL)
-	all[1].exit()
+	all[1].Signal(syscall.SIGKILL)
+	all[1].Exit()
 	all[0].sees(t, all[1], cluster.PodUnreachable)
 	if err := ready(t, all[0]); err != nil {
 		t.Errorf("after the loss of a link: %v", err)
@@ -171,7 +172,7 @@ func TestPodsWithoutSecret(t *testing.T) {
 	}
 	for _, p := range all {
 		p.linked(t, 1)
-		p.err.line(t, "level=WARN", "secret")
+		p.Err.Line(t, "level=WARN", "secret")
 	}
 	if code, out := all[0].ask(t, "doctor"); code != 1 || !strings.Contains(out, "links are not proved") {
 		t.Errorf("relay cluster doctor: exit code %d\n%s", code, out)
@@ -186,8 +187,8 @@ func TestPodKilled(t *testing.T) {
 	before := all[0].sees(t, all[1], cluster.PodUp)
 	talk(t, a, connect(t, peer(all[1].url(), "bob")))
 
-	all[1].signal(syscall.SIGKILL)
-	all[1].exit()
+	all[1].Signal(syscall.SIGKILL)
+	all[1].Exit()
 	talk(t, a, c)
 	talk(t, c, connect(t, peer(all[0].url(), "dave")))
 
@@ -223,11 +224,11 @@ func TestPodDrains(t *testing.T) {
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
-	all[1].signal(syscall.SIGTERM)
-	if code := all[1].exit(); code != 0 {
+	all[1].Signal(syscall.SIGTERM)
+	if code := all[1].Exit(); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
-	log := all[1].err.String()
+	log := all[1].Err.String()
 	last := -1
 	for _, step := range []string{"msg=draining", "peers have gone", "left the other pods", "relay has stopped"} {
 		at := strings.Index(log, step)
@@ -238,7 +239,7 @@ func TestPodDrains(t *testing.T) {
 	}
 	// Nobody waits for a grace: it has said that it goes.
 	for _, p := range []*pod{all[0], all[2]} {
-		p.err.line(t, "pod link ended", all[1].links, "the other pod is stopping")
+		p.Err.Line(t, "pod link ended", all[1].links, "the other pod is stopping")
 	}
 }
 
@@ -270,22 +271,22 @@ func TestClusterSecretRotation(t *testing.T) {
 	for i, secrets := range []string{newer + "\n" + older + "\n", newer + "\n"} {
 		write(t, file, secrets)
 		for _, p := range all[:3] {
-			p.err.count(t, i+1, "secrets changed")
+			p.Err.Lines(t, i+1, "secrets changed")
 		}
 		traffic.More(t)
 	}
 	// One with the new secret alone, and then one with the old.
 	begin(all[3])
 	all[0].sees(t, all[3], cluster.PodUp)
-	all[3].signal(syscall.SIGKILL)
-	all[3].exit()
+	all[3].Signal(syscall.SIGKILL)
+	all[3].Exit()
 	write(t, file+".old", older+"\n")
 	all[3].args = append(all[3].args, "--cluster-auth-secret-file", file+".old")
 	begin(all[3])
 	all[3].sees(t, all[0], cluster.PodRefused)
 	// A pod that begins anew proves the new secret too.
-	all[2].signal(syscall.SIGTERM)
-	all[2].exit()
+	all[2].Signal(syscall.SIGTERM)
+	all[2].Exit()
 	begin(all[2])
 	all[2].sees(t, all[0], cluster.PodUp)
 	traffic.More(t)
@@ -303,8 +304,8 @@ func TestPodsThatDiffer(t *testing.T) {
 	if code, out := all[0].ask(t, "doctor"); code != 1 || !strings.Contains(out, "have no instance address") || !strings.Contains(out, all[1].links) {
 		t.Errorf("relay cluster doctor: exit code %d\n%s", code, out)
 	}
-	all[1].signal(syscall.SIGTERM)
-	all[1].exit()
+	all[1].Signal(syscall.SIGTERM)
+	all[1].Exit()
 	all[1].start(t, "--exposed-address", "rel://elsewhere.test:443", "--cluster-exposed-address-previous", "rel://relay.test:443")
 	for _, p := range all {
 		p.linked(t, 1)

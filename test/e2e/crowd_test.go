@@ -21,6 +21,8 @@ import (
 
 	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/messages"
+
+	"github.com/crosspod/crosspod/internal/test/podproc"
 )
 
 // The relay's process and the test's each hold one open file per peer:
@@ -63,9 +65,9 @@ func TestCrowdIsTold(t *testing.T) {
 		})
 	}
 	asked := time.Now()
-	p.signal(syscall.SIGTERM)
+	p.Signal(syscall.SIGTERM)
 	reading.Wait()
-	if code := p.exit(); code != 0 {
+	if code := p.Exit(); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
 	took := time.Since(asked)
@@ -76,7 +78,7 @@ func TestCrowdIsTold(t *testing.T) {
 	if took > grace+10*time.Second {
 		t.Errorf("the relay ended %v after SIGTERM, its grace is %v", took, grace)
 	}
-	left, err := strconv.Atoi(field(t, p.err.line(t, "relay has stopped"), "goroutines"))
+	left, err := strconv.Atoi(podproc.Field(t, p.Err.Line(t, "relay has stopped"), "goroutines"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,17 +3,15 @@
 package e2e
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/crosspod/crosspod/cluster"
 	"github.com/crosspod/crosspod/internal/test/flow"
+	"github.com/crosspod/crosspod/internal/test/podproc"
 )
 
 const podSecret = "a secret that only pods have, 1234"
@@ -64,7 +62,7 @@ func planPods(t *testing.T, n int, args ...string) []*pod {
 func startAtOnce(t *testing.T, all []*pod) {
 	t.Helper()
 	for _, p := range all {
-		p.relayProcess = &relayProcess{process: start(t, podEnv, p.args...)}
+		p.relayProcess = &relayProcess{Process: start(t, podEnv, p.args...)}
 	}
 	for _, p := range all {
 		p.listens(t)
@@ -102,12 +100,15 @@ tries:
 	return ""
 }
 
+// ops asks the pod.
+func (p *pod) ops() podproc.Operations { return podproc.Operations{Address: p.operations} }
+
 // status returns what the pod knows of the others.
-func (p *pod) status(t *testing.T) (s cluster.Status) {
+func (p *pod) status(t *testing.T) cluster.Status {
 	t.Helper()
-	code, body := get(t, "http://"+p.operations+"/v1/cluster")
-	if err := json.Unmarshal([]byte(body), &s); err != nil || code != http.StatusOK {
-		t.Fatalf("status of %s: %d %s: %v", p.host, code, body, err)
+	s, err := p.ops().Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
 	}
 	return s
 }
@@ -115,44 +116,19 @@ func (p *pod) status(t *testing.T) (s cluster.Status) {
 // linked waits until the pod is ready and linked to n others.
 func (p *pod) linked(t *testing.T, n int) {
 	t.Helper()
-	flow.Eventually(t, p.host+" is linked", func() error {
-		if code, _ := get(t, "http://"+p.health+"/readyz"); code != http.StatusOK {
-			return fmt.Errorf("/readyz: %d", code)
-		}
-		s := p.status(t)
-		up := 0
-		for _, other := range s.Pods {
-			if other.State == cluster.PodUp {
-				up++
-			}
-		}
-		if up != n || !s.Ready {
-			return fmt.Errorf("linked to %d of %d, ready %v: %+v", up, n, s.Ready, s.Pods)
-		}
-		return nil
-	})
+	p.ops().AwaitLinked(t, n)
+	flow.Eventually(t, p.host+" is ready", func() error { return ready(t, p) })
 }
 
 // sees waits until the pod p has the pod other in this state.
-func (p *pod) sees(t *testing.T, other *pod, want cluster.PodState) (seen cluster.PodStatus) {
+func (p *pod) sees(t *testing.T, other *pod, want cluster.PodState) cluster.PodStatus {
 	t.Helper()
-	flow.Eventually(t, fmt.Sprintf("%s sees %s as %s", p.host, other.host, want), func() error {
-		for _, o := range p.status(t).Pods {
-			if o.Address == other.links {
-				if seen = o; o.State == want {
-					return nil
-				}
-				return fmt.Errorf("it is %+v", o)
-			}
-		}
-		return errors.New("it is not there")
-	})
-	return seen
+	return p.ops().AwaitPod(t, other.links, func(seen cluster.PodStatus) bool { return seen.State == want })
 }
 
 // ask runs relay cluster on a pod and returns its exit code and what it printed.
 func (p *pod) ask(t *testing.T, command string, args ...string) (code int, out string) {
 	t.Helper()
 	asked := start(t, nil, append([]string{"cluster", command, "--ops-address", p.operations}, args...)...)
-	return asked.exit(), asked.out.String()
+	return asked.Exit(), asked.Out.String()
 }

@@ -25,6 +25,8 @@ import (
 	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/client"
 	"github.com/crosspod/crosspod/messages"
+
+	"github.com/crosspod/crosspod/internal/test/podproc"
 )
 
 const secret = "a secret, with a comma"
@@ -39,13 +41,13 @@ func onLoopback(args ...string) []string {
 
 // relayProcess is a relay that listens.
 type relayProcess struct {
-	*process
+	*podproc.Process
 	peers, metrics, health, operations string
 }
 
 func startRelay(t *testing.T, env []string, args ...string) *relayProcess {
 	t.Helper()
-	p := &relayProcess{process: start(t, env, args...)}
+	p := &relayProcess{Process: start(t, env, args...)}
 	p.listens(t)
 	return p
 }
@@ -54,7 +56,7 @@ func startRelay(t *testing.T, env []string, args ...string) *relayProcess {
 func (p *relayProcess) listens(t *testing.T) {
 	t.Helper()
 	for what, to := range map[string]*string{"tls=": &p.peers, "for=metrics": &p.metrics, "for=health": &p.health, "for=operations": &p.operations} {
-		*to = field(t, p.err.line(t, "msg=listening", " "+what), "address")
+		*to = podproc.Field(t, p.Err.Line(t, "msg=listening", " "+what), "address")
 	}
 }
 
@@ -152,14 +154,14 @@ func TestStart(t *testing.T) {
 				t.Errorf("instance address %q", got)
 			}
 			talk(t, a, b)
-			r.signal(syscall.SIGTERM)
-			if code := r.exit(); code != 0 {
+			r.Signal(syscall.SIGTERM)
+			if code := r.Exit(); code != 0 {
 				t.Errorf("exit code %d after SIGTERM, want 0", code)
 			}
-			if out := r.out.String(); out != "" {
+			if out := r.Out.String(); out != "" {
 				t.Errorf("standard output %q, want nothing", out)
 			}
-			if log := r.err.String(); strings.Contains(log, secret) {
+			if log := r.Err.String(); strings.Contains(log, secret) {
 				t.Error("the log has the secret")
 			}
 		})
@@ -186,7 +188,7 @@ func TestExitCodes(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			p := start(t, tt.env, tt.args...)
-			if code := p.exit(); code != tt.code || !strings.Contains(p.err.String(), tt.want) {
+			if code := p.Exit(); code != tt.code || !strings.Contains(p.Err.String(), tt.want) {
 				t.Errorf("exit code %d, want %d and %q", code, tt.code, tt.want)
 			}
 		})
@@ -203,8 +205,8 @@ func TestDrain(t *testing.T) {
 	}
 	url := "rel://" + r.peers
 	a := connect(t, peer(url, "alice"))
-	r.signal(syscall.SIGTERM)
-	r.err.line(t, "msg=draining")
+	r.Signal(syscall.SIGTERM)
+	r.Err.Line(t, "msg=draining")
 	if status, _ := get(t, ready); status != http.StatusServiceUnavailable {
 		t.Errorf("/readyz: %d while draining, want 503", status)
 	}
@@ -212,8 +214,8 @@ func TestDrain(t *testing.T) {
 		t.Errorf("/livez: %d while draining, want 200", status)
 	}
 	talk(t, a, connect(t, peer(url, "late"))) // the load balancer does not know yet
-	r.signal(syscall.SIGTERM)
-	if code := r.exit(); code != 0 {
+	r.Signal(syscall.SIGTERM)
+	if code := r.Exit(); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
 }
@@ -259,7 +261,7 @@ func TestSecretFile(t *testing.T) {
 		t.Fatal("a token of a secret to come is accepted")
 	}
 	write(t, file, "new\nold\n")
-	r.err.line(t, "secrets") // says that it has read them
+	r.Err.Line(t, "secrets") // says that it has read them
 	talk(t, before, connect(t, with("bob", "new")))
 	talk(t, before, connect(t, with("carol", "old")))
 }
@@ -274,11 +276,11 @@ func TestNamedTokens(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "secret")
 	write(t, file, secret)
 	made := start(t, nil, "token", "--secret-file", file, "--peer", "alice", "--json")
-	if code := made.exit(); code != 0 {
+	if code := made.Exit(); code != 0 {
 		t.Fatalf("relay token: exit code %d", code)
 	}
 	var printed struct{ Token hexBytes }
-	if err := json.Unmarshal([]byte(made.out.String()), &printed); err != nil {
+	if err := json.Unmarshal([]byte(made.Out.String()), &printed); err != nil {
 		t.Fatal(err)
 	}
 	connect(t, client.Config{URL: url, Name: "alice", Token: client.StaticToken(printed.Token)})
@@ -303,7 +305,7 @@ func TestCertificate(t *testing.T) {
 		t.Errorf("instance address %q", got)
 	}
 	second := newCertificate(t, certFile, keyFile)
-	r.err.line(t, "certificate changed") // says that it has read it
+	r.Err.Line(t, "certificate changed") // says that it has read it
 	cfg = peer("rels://"+r.peers, "bob")
 	cfg.TLSConfig = &tls.Config{RootCAs: second, ServerName: "localhost"}
 	talk(t, a, connect(t, cfg))
@@ -345,11 +347,11 @@ func newCertificate(t *testing.T, certFile, keyFile string) *x509.CertPool {
 func TestLogFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "relay.log")
 	p := start(t, []string{"NB_LOG_FORMAT=json"}, onLoopback("-e", "r:443", "-s", secret, "--log-file", file, "--drain-grace", "bad")...)
-	if code := p.exit(); code != 2 {
+	if code := p.Exit(); code != 2 {
 		t.Errorf("exit code %d, want 2", code)
 	}
 	p = start(t, []string{"NB_LOG_FORMAT=json", "NB_ENABLE_STUN=true"}, append(onLoopback("-e", "r:443", "-s", secret, "--log-file", file), "--listen-address", "256.0.0.1:1")...)
-	if code := p.exit(); code != 1 {
+	if code := p.Exit(); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
 	text, err := os.ReadFile(file)

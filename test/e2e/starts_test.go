@@ -5,14 +5,13 @@ package e2e
 import (
 	"errors"
 	"flag"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/crosspod/crosspod/cluster"
 	"github.com/crosspod/crosspod/internal/test/flow"
+	"github.com/crosspod/crosspod/internal/test/podproc"
 )
 
 // How often three pods are started at once, for the record:
@@ -24,9 +23,9 @@ var starts = flag.Int("starts", 5, "starts of TestStarts")
 // each time everybody must be linked to everybody. It says how long that took,
 // with the binary that people run, without the race detector.
 func TestStarts(t *testing.T) {
-	plain := filepath.Join(t.TempDir(), "relay")
-	if out, err := exec.Command("go", "build", "-o", plain, "github.com/crosspod/crosspod/cmd/relay").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
+	plain, err := podproc.Build(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
 	}
 	slow := binary
 	binary = plain

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/crosspod/crosspod/internal/test/podproc"
 )
 
 // hexBytes are bytes written in hexadecimal.
@@ -24,10 +26,10 @@ func TestDevOnce(t *testing.T) {
 	seen := map[string]bool{}
 	for range 2 {
 		p := start(t, nil, "dev", "--once")
-		if code := p.exit(); code != 0 {
+		if code := p.Exit(); code != 0 {
 			t.Fatalf("exit code %d", code)
 		}
-		out := p.out.String()
+		out := p.Out.String()
 		if strings.Contains(out, "\x1b") {
 			t.Error("colour, and no terminal")
 		}
@@ -57,31 +59,31 @@ func TestDevOnce(t *testing.T) {
 // peers talk. Ctrl-C ends it.
 func TestDevAndTwoPeers(t *testing.T) {
 	dev := start(t, nil, "dev", "--listen-address", "127.0.0.1:0")
-	secret := strings.Fields(dev.out.line(t, "export RELAY_AUTH_SECRET="))[1]
-	carol := startPrinted(t, secret, dev.out.line(t, " nc carol --to dave "))
-	dave := startPrinted(t, secret, dev.out.line(t, " nc dave --to carol "))
-	carol.type_("hello dave")
-	dave.type_("hello carol")
-	dave.out.line(t, "hello dave")
-	carol.out.line(t, "hello carol")
+	secret := strings.Fields(dev.Out.Line(t, "export RELAY_AUTH_SECRET="))[1]
+	carol := startPrinted(t, secret, dev.Out.Line(t, " nc carol --to dave "))
+	dave := startPrinted(t, secret, dev.Out.Line(t, " nc dave --to carol "))
+	carol.Type("hello dave")
+	dave.Type("hello carol")
+	dave.Out.Line(t, "hello dave")
+	carol.Out.Line(t, "hello carol")
 
 	// dave is still there to confirm carol's line, and she waits for that.
-	carol.signal(os.Interrupt)
-	if code := carol.exit(); code != 0 {
+	carol.Signal(os.Interrupt)
+	if code := carol.Exit(); code != 0 {
 		t.Errorf("carol: exit code %d after Ctrl-C, want 0", code)
 	}
-	dev.signal(os.Interrupt)
-	if code := dev.exit(); code != 0 {
+	dev.Signal(os.Interrupt)
+	if code := dev.Exit(); code != 0 {
 		t.Errorf("relay dev: exit code %d after Ctrl-C, want 0", code)
 	}
 	// Whether carol's confirmation came before the news that she left is open, and
 	// so is the exit code.
-	dave.signal(os.Interrupt)
-	dave.exit()
+	dave.Signal(os.Interrupt)
+	dave.Exit()
 }
 
 // startPrinted starts what a line of relay dev says to type, after a variable.
-func startPrinted(t *testing.T, variable, line string) *process {
+func startPrinted(t *testing.T, variable, line string) *podproc.Process {
 	t.Helper()
 	words := strings.Fields(line)
 	return start(t, []string{variable}, words[1:]...)
@@ -93,32 +95,32 @@ func TestPipe(t *testing.T) {
 	r := startRelay(t, nil, onLoopback("-e", "r:443", "-s", secret)...)
 	env := []string{"RELAY_AUTH_SECRET=" + secret, "RELAY_URL=rel://" + r.peers}
 	alice := start(t, env, "nc", "alice", "--to", "bob")
-	alice.type_("first")
-	alice.err.line(t, "waiting for bob")
+	alice.Type("first")
+	alice.Err.Line(t, "waiting for bob")
 	bob := start(t, env, "nc", "bob")
-	bob.out.line(t, "first")
-	bob.type_("answer") // goes to whoever wrote last
-	alice.out.line(t, "answer")
-	alice.type_(strings.Repeat("x", 8782))
-	alice.type_("last")
-	if err := alice.stdin.Close(); err != nil {
+	bob.Out.Line(t, "first")
+	bob.Type("answer") // goes to whoever wrote last
+	alice.Out.Line(t, "answer")
+	alice.Type(strings.Repeat("x", 8782))
+	alice.Type("last")
+	if err := alice.Stdin.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if code := alice.exit(); code != 0 {
+	if code := alice.Exit(); code != 0 {
 		t.Errorf("alice: exit code %d at the end of the input, want 0", code)
 	}
-	bob.out.line(t, "last")
-	if got, want := bob.out.String(), "first\n"+strings.Repeat("x", 8782)+"\nlast\n"; got != want {
+	bob.Out.Line(t, "last")
+	if got, want := bob.Out.String(), "first\n"+strings.Repeat("x", 8782)+"\nlast\n"; got != want {
 		t.Errorf("bob received %d bytes, want %d", len(got), len(want))
 	}
 
 	tooLong := start(t, env, "nc", "eve", "--to", "bob")
-	tooLong.type_(strings.Repeat("x", 8783))
-	if code := tooLong.exit(); code != 1 || !strings.Contains(tooLong.err.String(), "longer than 8782 bytes") {
+	tooLong.Type(strings.Repeat("x", 8783))
+	if code := tooLong.Exit(); code != 1 || !strings.Contains(tooLong.Err.String(), "longer than 8782 bytes") {
 		t.Errorf("a line that is too long: exit code %d", code)
 	}
-	bob.signal(syscall.SIGTERM)
-	if code := bob.exit(); code != 0 {
+	bob.Signal(syscall.SIGTERM)
+	if code := bob.Exit(); code != 0 {
 		t.Errorf("bob: exit code %d after SIGTERM, want 0", code)
 	}
 }
@@ -126,7 +128,7 @@ func TestPipe(t *testing.T) {
 func TestWrongSecret(t *testing.T) {
 	r := startRelay(t, nil, onLoopback("-e", "r:443", "-s", secret)...)
 	p := start(t, nil, "nc", "alice", "--url", "rel://"+r.peers, "--secret", "wrong")
-	if code := p.exit(); code != 1 || !strings.Contains(p.err.String(), "refused") {
+	if code := p.Exit(); code != 1 || !strings.Contains(p.Err.String(), "refused") {
 		t.Errorf("exit code %d, want 1 and why", code)
 	}
 }

@@ -59,7 +59,7 @@ func TestCutOneWay(t *testing.T) {
 	pods[1].drop("ip saddr " + pods[0].address)
 	pods[0].apart(pods[1])
 	pods[1].apart(pods[0])
-	pods[2].finds(pods[0].links + " and " + pods[1].links + " cannot link to each other")
+	pods[2].AwaitFinding(t, pods[0].links+" and "+pods[1].links+" cannot link to each other")
 	ac.More(t)
 	bc.More(t)
 	pods[1].drop("")
@@ -77,11 +77,11 @@ func TestFrozen(t *testing.T) {
 	pods := newPods(t, 3)
 	one := connect(t, "one", pods[0])
 	ac := flow.Between(t, one, connect(t, "three", pods[2]))
-	pods[1].signal(syscall.SIGSTOP)
+	pods[1].Signal(syscall.SIGSTOP)
 	pods[0].apart(pods[1])
 	pods[2].apart(pods[1])
 	ac.More(t)
-	pods[1].signal(syscall.SIGCONT)
+	pods[1].Signal(syscall.SIGCONT)
 	for _, p := range pods {
 		p.linked(2)
 	}
@@ -100,8 +100,8 @@ func TestKilled(t *testing.T) {
 	moving.More(t)
 
 	before := incarnation(t, pods[1], pods[0])
-	pods[1].signal(syscall.SIGKILL)
-	<-pods[1].done
+	pods[1].Signal(syscall.SIGKILL)
+	pods[1].Exit()
 	moving.More(t) // what was on the pod is lost, what comes after is not
 
 	pods[1].start(len(pods))
@@ -119,7 +119,7 @@ func TestKilled(t *testing.T) {
 func incarnation(t *testing.T, seen, by *pod) (number string) {
 	t.Helper()
 	flow.Eventually(t, seen.address+" is known", func() error {
-		s, err := by.status()
+		s, err := by.Status(t.Context())
 		if err != nil {
 			return err
 		}

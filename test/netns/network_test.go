@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/crosspod/crosspod/internal/test/podproc"
 )
 
 // subnet is that of the bridge; it is for such tests (RFC 2544).
@@ -66,10 +68,8 @@ func withBridge(m *testing.M) error {
 	if err != nil {
 		return err
 	}
-	binary = dir + "/relay"
-	build := exec.Command("go", "build", "-race", "-o", binary, "github.com/crosspod/crosspod/cmd/relay")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build: %w\n%s", err, out)
+	if binary, err = podproc.Build(dir, "-race"); err != nil {
+		return err
 	}
 	code := m.Run()
 	_ = os.RemoveAll(dir) // a folder left behind is no failure

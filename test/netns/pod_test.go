@@ -3,9 +3,7 @@
 package netns
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,13 +14,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/crosspod/crosspod/client"
 	"github.com/crosspod/crosspod/cluster"
-	"github.com/crosspod/crosspod/internal/test/flow"
+	"github.com/crosspod/crosspod/internal/test/podproc"
 )
 
 const (
@@ -37,12 +34,10 @@ var binary string
 // pod is a relay on a host of its own.
 type pod struct {
 	*host
+	*podproc.Process
+	podproc.Operations
 	t     *testing.T
 	links string // its address among pods
-
-	cmd  *exec.Cmd
-	log  *bytes.Buffer // whole when done is closed
-	done chan struct{}
 }
 
 // newPods starts n pods, each on its host, and waits until all are linked.
@@ -51,7 +46,7 @@ func newPods(t *testing.T, n int) []*pod {
 	var all []*pod
 	for i := range n {
 		h := newHost(t, i+1)
-		all = append(all, &pod{host: h, t: t, links: h.address + ":7090"})
+		all = append(all, &pod{host: h, t: t, links: h.address + ":7090", Operations: podproc.Operations{Address: h.address + ":9091", Token: opsToken}})
 	}
 	for _, p := range all {
 		p.start(n)
@@ -76,40 +71,14 @@ func (p *pod) start(n int) {
 	words := append(strings.Fields(p.in(binary)), "start",
 		"--listen-address", ":80", "--exposed-address", "rel://relay.test:80", "--metrics-port", "9090", "--ops-listen-address", ":9091", "--ops-token-file", token,
 		"--pod-ip", p.address, "--cluster-peers", strings.Join(peers, ","), "--cluster-interval", "1s", "--drain-delay", "0s")
-	p.cmd = exec.Command(words[0], words[1:]...)
-	p.cmd.Env = append(os.Environ(), "RELAY_AUTH_SECRET="+secret, "RELAY_CLUSTER_AUTH_SECRET="+podSecret)
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	p.log, p.done = new(bytes.Buffer), make(chan struct{})
-	p.cmd.Stderr = p.log
-	if err := p.cmd.Start(); err != nil {
-		p.t.Fatal(err)
-	}
-	cmd, log, done := p.cmd, p.log, p.done
-	go func() {
-		defer close(done)
-		_ = cmd.Wait() // how it ended is in its log
-	}()
+	cmd := exec.Command(words[0], words[1:]...)
+	cmd.Env = append(os.Environ(), "RELAY_AUTH_SECRET="+secret, "RELAY_CLUSTER_AUTH_SECRET="+podSecret)
+	p.Process = podproc.Start(p.t, cmd)
 	p.t.Cleanup(func() {
-		drops := ""
 		if p.t.Failed() {
-			drops = p.drops()
-		}
-		_ = cmd.Process.Kill() // it may have ended long ago
-		<-done
-		if p.t.Failed() {
-			p.t.Logf("%s:\n%s%s", p.address, log, drops)
-		}
-		if strings.Contains(log.String(), "DATA RACE") {
-			p.t.Errorf("%s has a data race:\n%s", p.address, log)
+			p.t.Logf("%s:\n%s", p.address, p.drops())
 		}
 	})
-}
-
-func (p *pod) signal(s os.Signal) {
-	p.t.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil {
-		p.t.Fatal(err)
-	}
 }
 
 // peers returns an error unless the pod has that many peers.
@@ -146,81 +115,16 @@ func (p *pod) drops() (lines string) {
 	return lines
 }
 
-// status returns what the pod knows of the others.
-func (p *pod) status() (s cluster.Status, err error) {
-	ctx, cancel := context.WithTimeout(p.t.Context(), time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.address+":9091/v1/cluster", nil)
-	if err != nil {
-		return s, err
-	}
-	req.Header.Set("Authorization", "Bearer "+opsToken)
-	req.Close = true
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return s, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return s, fmt.Errorf("status of %s: %s", p.address, resp.Status)
-	}
-	return s, json.NewDecoder(resp.Body).Decode(&s)
-}
-
 // linked waits until the pod is ready and linked to n others.
 func (p *pod) linked(n int) {
 	p.t.Helper()
-	flow.Eventually(p.t, p.address+" is linked", func() error {
-		s, err := p.status()
-		if err != nil {
-			return err
-		}
-		up := 0
-		for _, other := range s.Pods {
-			if other.State == cluster.PodUp {
-				up++
-			}
-		}
-		if up != n || !s.Ready {
-			return fmt.Errorf("linked to %d of %d, ready %v: %+v", up, n, s.Ready, s.Pods)
-		}
-		return nil
-	})
+	p.AwaitLinked(p.t, n)
 }
 
 // apart waits until the pod has no link to another one.
 func (p *pod) apart(other *pod) {
 	p.t.Helper()
-	flow.Eventually(p.t, p.address+" is apart from "+other.address, func() error {
-		s, err := p.status()
-		if err != nil {
-			return err
-		}
-		for _, o := range s.Pods {
-			if o.Address == other.links && o.State == cluster.PodUp {
-				return fmt.Errorf("it is %+v", o)
-			}
-		}
-		return nil
-	})
-}
-
-// finds waits until the doctor of the pod says this of a pod.
-func (p *pod) finds(problem string) {
-	p.t.Helper()
-	flow.Eventually(p.t, "the doctor of "+p.address+" finds "+problem, func() error {
-		s, err := p.status()
-		if err != nil {
-			return err
-		}
-		found := s.Diagnose()
-		for _, f := range found {
-			if strings.Contains(f.Problem, problem) {
-				return nil
-			}
-		}
-		return fmt.Errorf("it finds %+v", found)
-	})
+	p.AwaitPod(p.t, other.links, func(seen cluster.PodStatus) bool { return seen.State != cluster.PodUp })
 }
 
 // connect connects a peer to a pod.
