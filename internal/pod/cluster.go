@@ -319,21 +319,21 @@ func (p *Pod) otherPods(files Files) (Part, error) {
 		if err != nil {
 			return Indented("cannot listen", p.cfg.cannotListen("cluster", err))
 		}
-		p.others = others
+		p.others.Store(others)
 		p.relay.SetCrossPodForwarder(others.Forwarder)
 		return nil
 	}
 	if file := p.cfg.Cluster.SecretFile; file != "" {
 		part.Serve = func(ctx context.Context) error {
 			return auth.WatchCheckedSecretFile(ctx, file, p.log.Logger, CheckClusterSecrets, func(secrets []string) {
-				if err := p.others.SetSecrets(secrets...); err != nil {
+				if err := p.others.Load().SetSecrets(secrets...); err != nil {
 					p.log.Warn("cluster secrets not usable, they stay as they are", "file", file, "err", err)
 				}
 			})
 		}
 	}
 	part.Stop = func() {
-		p.others.Stop()
+		p.others.Load().Stop()
 		p.log.Info("left the other pods")
 	}
 	return part, nil

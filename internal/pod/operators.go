@@ -107,10 +107,10 @@ func (p *Pod) operators(metrics prometheus.Gatherer, token string) Part {
 // clusterStatus returns what operators are told of the other pods; nil: there
 // are none.
 func (p *Pod) clusterStatus() any {
-	if p.others == nil {
-		return nil
+	if others := p.others.Load(); others != nil {
+		return others.Status()
 	}
-	return p.others.Status()
+	return nil
 }
 
 // operatorsCannotListen is cannotListen for the joined errors of their listeners.

@@ -219,10 +219,11 @@ func (p *Pod) readiness() Part {
 		Name: "readiness",
 		Start: func(ctx context.Context) error {
 			p.health.SetListeners("ws")
-			if p.others != nil {
-				p.health.SetReason(p.others.NotReady)
+			others := p.others.Load()
+			if others != nil {
+				p.health.SetReason(others.NotReady)
 			}
-			if p.others == nil || p.others.WaitReady(ctx) == nil {
+			if others == nil || others.WaitReady(ctx) == nil {
 				p.health.SetReady(true)
 			}
 			return nil

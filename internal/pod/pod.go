@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	otelprom "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/metric"
@@ -63,8 +64,9 @@ type Pod struct {
 	// Set while the parts listen and start.
 	ln      net.Listener // for peers
 	health  *admin.Health
-	others  *relay.ClusterBootstrap // nil: there are no other pods
-	started bool                    // peers are served, or were
+	started bool // peers are served, or were
+
+	others atomic.Pointer[relay.ClusterBootstrap] // nil: there are no other pods, or it has not started
 
 	// Set by Run, see there.
 	asked, cut context.Context
@@ -200,8 +202,8 @@ func (p *Pod) trim(ctx context.Context) error {
 // held is how much the pod holds for its peers and those of other pods, in peers.
 func (p *Pod) held() int {
 	subscriptions := p.relay.Subscriptions()
-	if p.others != nil {
-		subscriptions += p.others.Status().Directory.Subscriptions
+	if others := p.others.Load(); others != nil {
+		subscriptions += others.Status().Directory.Subscriptions
 	}
 	return p.relay.Store().Len() + subscriptions/memtrim.PeerWeight
 }

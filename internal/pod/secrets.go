@@ -51,8 +51,8 @@ func (p *Pod) secrets() Part {
 	return Part{Name: "secrets", Serve: func(ctx context.Context) error {
 		return auth.WatchSecretFile(ctx, p.cfg.AuthSecretFile, p.log.Logger, func(secrets []string) {
 			p.validator.SetSecrets(secrets...)
-			if p.others != nil {
-				p.others.SetTokenSecrets(secrets...)
+			if others := p.others.Load(); others != nil {
+				others.SetTokenSecrets(secrets...)
 			}
 		})
 	}}
