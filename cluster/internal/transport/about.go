@@ -25,7 +25,7 @@ const (
 
 // aboutLocked returns an ABOUT frame of now.
 func (t *Transport) aboutLocked() []byte {
-	a := wire.About{Keys: t.keys.IDs(), Own: t.owns}
+	a := wire.About{Keys: t.keys.IDs(), Own: t.self.addresses}
 	for _, c := range t.usedLocked() {
 		a.Linked = append(a.Linked, c.of.addr)
 	}
@@ -35,15 +35,17 @@ func (t *Transport) aboutLocked() []byte {
 
 // aboutChangedLocked makes the other pods hear of a change.
 func (t *Transport) aboutChangedLocked() {
-	if !t.aboutDue && !t.stopped {
-		t.aboutDue = true
-		time.AfterFunc(aboutPause, t.tellAbout)
+	if t.aboutDue == nil && !t.stopped {
+		t.aboutDue = time.AfterFunc(aboutPause, t.tellAbout)
 	}
 }
 
 func (t *Transport) tellAbout() {
 	t.mu.Lock()
-	t.aboutDue = false
+	if t.aboutDue != nil {
+		t.aboutDue.Stop()
+		t.aboutDue = nil
+	}
 	frame, to := t.aboutLocked(), t.usedLocked()
 	if t.stopped {
 		to = nil
@@ -54,7 +56,7 @@ func (t *Transport) tellAbout() {
 	}
 }
 
-// setSecrets takes other secrets of the cluster, and tells the other pods which.
+// SetSecrets takes other secrets of the cluster, and tells the other pods which.
 func (t *Transport) SetSecrets(secrets []string) error {
 	if err := t.keys.Swap(secrets...); err != nil {
 		return err
@@ -63,15 +65,15 @@ func (t *Transport) SetSecrets(secrets []string) error {
 	return nil
 }
 
-// toldAbout keeps what the other side of c says of itself.
-func (t *Transport) toldAbout(c *conn, a wire.About) {
+// takeAbout keeps what the other side of c says of itself.
+func (t *Transport) takeAbout(c *conn, a wire.About) {
 	t.mu.Lock()
 	p := c.of
 	if p.used != c {
 		t.mu.Unlock()
 		return // what it says on another link counts
 	}
-	t.toldLocked(p, a)
+	t.neighbours.says(p, a)
 	if p.about == nil || !slices.Equal(p.about.Linked, a.Linked) {
 		p.aboutAt = time.Now()
 	}
@@ -100,11 +102,11 @@ func (t *Transport) apartLocked() map[netip.AddrPort][]string {
 		}
 		for _, addr := range p.about.Linked {
 			q, id := t.addresses[addr], wire.PodID(0)
-			if id, _ = t.aliases.Peek(addr); t.left.Contains(id) || slices.Contains(t.owns, addr) || q != nil && q.used != nil {
+			if id = t.neighbours.at(addr); t.neighbours.left.Contains(id) || slices.Contains(t.self.addresses, addr) || q != nil && q.used != nil {
 				continue
 			}
-			if text := addr.String(); !slices.Contains(apart[t.own], text) {
-				apart[t.own] = append(apart[t.own], text)
+			if text := addr.String(); !slices.Contains(apart[t.self.address], text) {
+				apart[t.self.address] = append(apart[t.self.address], text)
 			}
 		}
 	}

@@ -21,6 +21,8 @@ type account struct {
 	acked  uint64 // as the last PONG said
 	told   bool   // read is known
 	read   uint64
+
+	overdue *time.Timer // runs from the end of the session here
 }
 
 // tallyTimeout is how long a session must have lasted for a pod not to say any
@@ -41,6 +43,12 @@ func (a *account) lost() int {
 		read = a.read
 	}
 	return int(a.sent - min(read, a.sent))
+}
+
+func (a *account) stop() {
+	if a.overdue != nil {
+		a.overdue.Stop()
+	}
 }
 
 // endedLocked notes what the ended session c has sent and read, and returns how
@@ -106,6 +114,7 @@ func (p *pod) settleLocked(a *account) (lost int) {
 func (p *pod) closeLocked(a *account) (lost int) {
 	lost = a.lost()
 	number := a.number
+	a.stop()
 	p.accounts = slices.DeleteFunc(p.accounts, func(a account) bool { return a.number == number })
 	return lost
 }
@@ -114,42 +123,46 @@ func (p *pod) closeLocked(a *account) (lost int) {
 func (p *pod) giveUpLocked() (lost int) {
 	for i := range p.accounts {
 		lost += p.accounts[i].lost()
+		p.accounts[i].stop()
 	}
 	p.accounts = nil
 	return lost
 }
 
-// tallied takes what the other pod has read in a session.
-func (t *Transport) tallied(c *conn, told wire.Tally) {
+// takeTally takes what the other pod has read in a session.
+func (t *Transport) takeTally(c *conn, told wire.Tally) {
 	t.mu.Lock()
 	lost := c.of.toldLocked(told)
 	t.mu.Unlock()
 	t.count(drop.LinkLost, lost)
 }
 
-// closeLater closes the account of a session when the pod has had the time to
-// say what it has read in it, and has not: it has never heard of it.
-func (t *Transport) closeLater(p *pod, number uint64) { t.closeAfter(tallyTimeout, p, number) }
+// closeLaterLocked makes the account of a session that has ended here close when the
+// pod has had the time to say what it has read in it, and has not: it has never known
+// of the session.
+func (t *Transport) closeLaterLocked(p *pod, a *account) {
+	number := a.number
+	a.overdue = time.AfterFunc(tallyTimeout, func() { t.overdue(p, number) })
+}
 
-func (t *Transport) closeAfter(d time.Duration, p *pod, number uint64) {
-	time.AfterFunc(d, func() {
-		lost, again := 0, time.Duration(0)
-		t.mu.Lock()
-		switch a := p.findLocked(number); {
-		case a == nil: // closed, as all are when it is over with p
-		case p.used == nil:
-			again = tallyTimeout
-		default:
-			if again = tallyTimeout - time.Since(p.since); again <= 0 {
-				lost = p.closeLocked(a)
-			}
+// overdue closes an account if the pod has had a session for long enough, or looks
+// again later.
+func (t *Transport) overdue(p *pod, number uint64) {
+	lost := 0
+	t.mu.Lock()
+	if a := p.findLocked(number); a != nil { // else it is closed
+		again := tallyTimeout
+		if p.used != nil {
+			again -= time.Since(p.since)
 		}
-		t.mu.Unlock()
 		if again > 0 {
-			t.closeAfter(again, p, number)
+			a.overdue.Reset(again)
+		} else {
+			lost = p.closeLocked(a)
 		}
-		t.count(drop.LinkLost, lost)
-	})
+	}
+	t.mu.Unlock()
+	t.count(drop.LinkLost, lost)
 }
 
 // count counts messages that were lost.

@@ -80,7 +80,7 @@ func (t *Transport) turnAway(c *conn, reason error) {
 	_ = c.shaken.TLS.Close()
 	t.mu.Lock()
 	if word := nolink.Reason(reason); nolink.Refused(word) && !c.dialed.IsValid() {
-		t.refusedLocked(sourceOf(c.shaken.TLS.RemoteAddr()).Addr(), word, reason, c.shaken.Hello.Address)
+		t.refusals.add(sourceOf(c.shaken.TLS.RemoteAddr()).Addr(), word, reason, c.shaken.Hello.Address)
 	}
 	c.decideLocked(reason)
 	t.mu.Unlock()
@@ -101,7 +101,7 @@ func (t *Transport) admit(c *conn) error {
 	if err := t.users.ObserveClock(hello.Clock); err != nil {
 		err = nolink.ErrAhead(err)
 		t.mu.Lock()
-		news := t.newsLocked(c.shaken.Pod, nolink.Ahead)
+		news := t.refusals.first(c.shaken.Pod, nolink.Ahead)
 		t.mu.Unlock()
 		t.metrics.HelloRejected(nolink.Ahead)
 		if news {
@@ -123,10 +123,10 @@ func (t *Transport) admit(c *conn) error {
 		case t.stopped:
 			t.mu.Unlock()
 			return nolink.ErrStopping
-		case t.left.Contains(c.shaken.Pod):
+		case t.neighbours.left.Contains(c.shaken.Pod):
 			t.mu.Unlock()
 			return nolink.ErrLeft
-		case c.shaken.OtherInstance && t.unnamed.Contains(c.shaken.Pod) && !t.namedLocked(c.shaken.Pod, addr):
+		case c.shaken.OtherInstance && t.neighbours.unnamed.Contains(c.shaken.Pod) && !t.neighbours.named(c.shaken.Pod, addr):
 			t.mu.Unlock()
 			t.metrics.HelloRejected(string(handshake.OtherInstance))
 			return nolink.ErrUnnamed
@@ -138,26 +138,26 @@ func (t *Transport) admit(c *conn) error {
 			known, asked = probe(t.ctx, incumbent), old
 			continue
 		case mesh.Refuse:
-			news := t.newsLocked(c.shaken.Pod, nolink.Address)
+			news := t.refusals.first(c.shaken.Pod, nolink.Address)
 			t.mu.Unlock()
 			t.metrics.HelloRejected(nolink.Address)
 			if news {
 				t.log.Warn("pod refused: another one that is alive has its address", "address", hello.Address, "pod", c.shaken.Pod, "remote", c.shaken.TLS.RemoteAddr())
 			}
-			return nolink.ErrAddress(addr, t.own)
+			return nolink.ErrAddress(addr, t.self.address)
 		case mesh.Succeed:
 			t.goneLocked(old)
 		}
-		t.warned.Remove(warning{c.shaken.Pod, nolink.Address})
+		t.refusals.warned.Remove(warning{c.shaken.Pod, nolink.Address})
 		p := t.pods[c.shaken.Pod]
 		if p == nil {
 			p = newPod(t, c.shaken, addr)
 			t.pods[p.id], t.addresses[addr] = p, p
 			t.publishLocked()
 		}
-		t.aliases.Add(addr, p.id)
+		t.neighbours.aliases.Add(addr, p.id)
 		if c.dialed.IsValid() {
-			t.aliases.Add(c.dialed, p.id)
+			t.neighbours.aliases.Add(c.dialed, p.id)
 		}
 		c.admitted(p)
 		p.conns[c.id] = c
@@ -182,7 +182,7 @@ func (t *Transport) admit(c *conn) error {
 // incumbentLocked says what is known of an address that a pod announces.
 func (t *Transport) incumbentLocked(addr netip.AddrPort, old *pod, newcomer wire.PodID) mesh.Incumbent {
 	switch {
-	case addr == t.own:
+	case addr == t.self.address:
 		return mesh.Itself
 	case old == nil || old.id == newcomer:
 		return mesh.Nobody
@@ -190,17 +190,6 @@ func (t *Transport) incumbentLocked(addr netip.AddrPort, old *pod, newcomer wire
 		return mesh.Away
 	}
 	return mesh.Linked
-}
-
-// newsLocked reports whether it was not said before of a pod that it is refused,
-// or refuses, for that reason.
-func (t *Transport) newsLocked(id wire.PodID, reason string) bool {
-	w := warning{id, reason}
-	if t.warned.Contains(w) {
-		return false
-	}
-	t.warned.Add(w, struct{}{})
-	return true
 }
 
 // anyLocked returns a connection to p, the one in use if there is one.

@@ -112,37 +112,37 @@ func (c *conn) Control(t wire.Type, payload []byte) error {
 		if err != nil {
 			return err
 		}
-		return c.transport.told(c, number)
+		return c.transport.takeUse(c, number)
 	case wire.TypeGoodbye:
 		g, err := wire.ParseGoodbye(payload)
 		if err != nil {
 			return err
 		}
-		return c.transport.farewell(c, g)
+		return c.transport.takeGoodbye(c, g)
 	case wire.TypeTally:
 		told, err := wire.ParseTally(payload)
 		if err != nil {
 			return err
 		}
-		c.transport.tallied(c, told)
+		c.transport.takeTally(c, told)
 	case wire.TypeComplaint:
 		list, err := wire.ParseComplaints(payload)
 		if err != nil {
 			return err
 		}
-		c.transport.complained(c, list)
+		c.transport.takeComplaints(c, list)
 	case wire.TypeAbout:
 		about, err := wire.ParseAbout(payload)
 		if err != nil {
 			return err
 		}
-		c.transport.toldAbout(c, about)
+		c.transport.takeAbout(c, about)
 	case wire.TypeTokens:
 		theirs, err := wire.ParseTokens(payload)
 		if err != nil {
 			return err
 		}
-		c.transport.toldTokens(c, theirs)
+		c.transport.takeTokens(c, theirs)
 	}
 	return nil
 }
@@ -166,8 +166,8 @@ func (t *Transport) newConn(shaken *handshake.Conn, dialed netip.AddrPort) *conn
 	return c
 }
 
-// complained keeps what the other pod complains of.
-func (t *Transport) complained(c *conn, list []wire.Complaint) {
+// takeComplaints keeps what the other pod complains of.
+func (t *Transport) takeComplaints(c *conn, list []wire.Complaint) {
 	kept := make([]status.Complaint, 0, min(len(list), maxComplaints))
 	for _, one := range list[:min(len(list), maxComplaints)] {
 		kept = append(kept, status.Complaint(one))

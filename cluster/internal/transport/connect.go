@@ -80,24 +80,11 @@ func (t *Transport) refusedFrom(remote net.Addr, err error) {
 		return
 	}
 	t.mu.Lock()
-	news := t.refusedLocked(ip, reason, err, e.Hello.Address)
+	news := t.refusals.add(ip, reason, err, e.Hello.Address)
 	t.mu.Unlock()
 	if news {
 		t.log.Warn("pod refused", "remote", remote, "says", e.Hello.Address, "reason", reason, "err", err)
 	}
-}
-
-// refusedLocked keeps why a connection of a pod was refused, and reports whether the
-// last one from there was not refused for the same reason.
-func (t *Transport) refusedLocked(from netip.Addr, reason string, err error, said string) (news bool) {
-	now := time.Now()
-	r := refusal{reason, err, said, now, now}
-	old, known := t.refusals.Get(from)
-	if known && old.reason == reason && old.said == said && now.Sub(old.at) < refusalsKept {
-		r.since = old.since
-	}
-	t.refusals.Add(from, r)
-	return !known || old.reason != reason
 }
 
 // Dial implements discovery.Pods.
@@ -121,7 +108,7 @@ func (t *Transport) Dial(ctx context.Context, addr netip.AddrPort) error {
 		reason := nolink.Reason(err)
 		if reason == string(handshake.Self) {
 			t.mu.Lock()
-			t.aliases.Add(addr, t.shaker.ID())
+			t.neighbours.aliases.Add(addr, t.shaker.ID())
 			t.mu.Unlock()
 			return nolink.ErrSelf
 		}

@@ -353,7 +353,7 @@ func TestStrangersAtARealSocket(t *testing.T) {
 	}
 	resolver := new(fixed)
 	a, _, _ := pod("127.0.0.1", resolver)
-	*resolver = fixed{a.own.String()}
+	*resolver = fixed{a.self.address.String()}
 
 	goroutines := runtime.NumGoroutine()
 	var mostGoroutines, mostOpen int
@@ -382,7 +382,7 @@ func TestStrangersAtARealSocket(t *testing.T) {
 		}
 		crowd.Go(func() {
 			defer func() { <-slots }()
-			c, err := net.DialTimeout("tcp", a.own.String(), 10*time.Second)
+			c, err := net.DialTimeout("tcp", a.self.address.String(), 10*time.Second)
 			if err != nil {
 				return
 			}

@@ -28,9 +28,9 @@ func (t *Transport) have(id wire.PodID) uint64 {
 func (t *Transport) Standing(addr netip.AddrPort) (s discovery.Standing) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	id, _ := t.aliases.Peek(addr)
-	if own := slices.Contains(t.owns, addr); own || id == t.shaker.ID() {
-		return discovery.Standing{Self: true, Own: own || slices.Contains(t.machine, addr.Addr())}
+	id := t.neighbours.at(addr)
+	if own := slices.Contains(t.self.addresses, addr); own || id == t.shaker.ID() {
+		return discovery.Standing{Self: true, Own: own || slices.Contains(t.self.machine, addr.Addr())}
 	}
 	p := t.addresses[addr]
 	if p == nil || p.used == nil && len(p.conns) == 0 {
@@ -38,9 +38,9 @@ func (t *Transport) Standing(addr netip.AddrPort) (s discovery.Standing) {
 			p = other
 		}
 	}
-	s.Left = t.left.Contains(id) && (p == nil || p.used == nil)
+	s.Left = t.neighbours.left.Contains(id) && (p == nil || p.used == nil)
 	if p == nil {
-		_, s.Claimed = t.claims[addr]
+		_, s.Claimed = t.neighbours.claims[addr]
 		return s
 	}
 	s.Linked, s.NotBefore, s.Ended = p.used != nil, p.notBefore, p.err
@@ -58,20 +58,20 @@ func (t *Transport) Status() (self status.Pod, pods []status.Pod) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	self = status.Pod{
-		Address:     t.own.String(),
+		Address:     t.self.address.String(),
 		ID:          t.shaker.ID().String(),
-		Incarnation: fmt.Sprintf("%016x", t.incarnation),
+		Incarnation: fmt.Sprintf("%016x", t.self.incarnation),
 		State:       status.Self,
 		Since:       t.began,
-		Version:     t.build,
+		Version:     t.self.build,
 		Protocol:    wire.Version,
 		Secrets:     shortIDs(t.keys.IDs()),
 	}
-	for _, addr := range t.owns {
+	for _, addr := range t.self.addresses {
 		self.Addresses = append(self.Addresses, addr.String())
 	}
 	apart := t.apartLocked()
-	self.Apart = apart[t.own]
+	self.Apart = apart[t.self.address]
 	linked := map[string]bool{}
 	for _, p := range t.pods {
 		if !p.met && p.used == nil {
@@ -82,16 +82,7 @@ func (t *Transport) Status() (self status.Pod, pods []status.Pod) {
 		pods = append(pods, s)
 		linked[p.address] = true
 	}
-	for _, ip := range t.refusals.Keys() {
-		r, _ := t.refusals.Peek(ip)
-		if now.Sub(r.at) < refusalsKept && !linked[r.said] {
-			pods = append(pods, status.Pod{
-				Address: r.said, State: status.Refused, Since: r.since, Reason: r.reason,
-				Error: fmt.Sprintf("it connected from %s: %v", ip, r.err),
-			})
-		}
-	}
-	return self, pods
+	return self, append(pods, t.refusals.rows(now, linked)...)
 }
 
 // known returns the addresses of the pods that these lead to, as far as that is
@@ -106,8 +97,7 @@ func (t *Transport) Known(addresses []string) map[string]bool {
 		if err != nil {
 			continue
 		}
-		id, _ := t.aliases.Peek(addr)
-		for _, id := range []wire.PodID{id, t.claims[addr]} {
+		for _, id := range []wire.PodID{t.neighbours.at(addr), t.neighbours.claims[addr]} {
 			if p := t.pods[id]; p != nil {
 				all[p.address] = true
 			}

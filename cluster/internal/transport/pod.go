@@ -37,8 +37,8 @@ type pod struct {
 	offset     time.Duration // of its cluster clock when it said HELLO
 	differs    differences
 	tokensSaid time.Time        // when the log said last that differs.tokens is so
-	sees       []netip.AddrPort // those of about that are counted in transport.seen
-	claims     []netip.AddrPort // those of about that are in transport.claims
+	sees       []netip.AddrPort // those of about that are counted in transport.neighbours.seen
+	claims     []netip.AddrPort // those of about that are in transport.neighbours.claims
 	unnamed    time.Time        // since when it has another instance address and nothing leads to it
 	err        error            // why the last session ended
 	reason     string

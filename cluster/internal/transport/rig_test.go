@@ -205,7 +205,7 @@ func (p *rigPod) rejects(reason string) (n int) {
 
 func (p *rigPod) id() wire.PodID { return p.transport.Self().ID }
 
-func (p *rigPod) addr() netip.AddrPort { return p.transport.own }
+func (p *rigPod) addr() netip.AddrPort { return p.transport.self.address }
 
 // linked reports whether p has a session with each of others, and no other one.
 func (p *rigPod) linked(others ...*rigPod) bool {

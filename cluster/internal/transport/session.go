@@ -16,7 +16,7 @@ import (
 // lock becomes a report, so that it is done in the order of the decisions.
 func (t *Transport) actLocked(c *conn, d mesh.Decision) {
 	p := c.of
-	then := func(act func()) { t.reports = append(t.reports, report{act: act}) }
+	then := func(act func()) { t.reports.add(report{act: act}) }
 	switch d.Verdict {
 	case mesh.Wait:
 		return
@@ -42,7 +42,7 @@ func (t *Transport) actLocked(c *conn, d mesh.Decision) {
 	c.state.Store(connUsed)
 	c.decideLocked(nil)
 	p.used, p.met, p.since, p.about = c, true, time.Now(), nil
-	t.toldLocked(p, wire.About{})
+	t.neighbours.says(p, wire.About{})
 	p.err, p.reason, p.notBefore = nil, "", time.Time{}
 	if p.grace != nil {
 		p.grace.Stop()
@@ -58,11 +58,11 @@ func (t *Transport) actLocked(c *conn, d mesh.Decision) {
 		c.link.Use()
 		t.log.Info("pod linked", "pod", p.id, "address", p.address, "session", d.Number, "role", c.shaken.Role)
 	})
-	t.reports = append(t.reports, report{up: c})
+	t.reports.add(report{up: c})
 	if old != nil {
 		old.state.Store(connReplaced)
 		then(func() { old.bye(wire.FarewellReplaced, nolink.ErrReplaced) })
-		t.reports = append(t.reports, report{down: old})
+		t.reports.add(report{down: old})
 	}
 }
 
@@ -81,8 +81,8 @@ func (t *Transport) openingLocked(c *conn) (frames []byte) {
 	return append(frames, t.tokensChangedLocked(c)...)
 }
 
-// told is what the leader says of c.
-func (t *Transport) told(c *conn, number uint64) error {
+// takeUse takes USE: the leader uses c, as the session with that number.
+func (t *Transport) takeUse(c *conn, number uint64) error {
 	t.mu.Lock()
 	if c.state.Load() != connWaits || c.of.forgotten {
 		t.mu.Unlock()
@@ -95,8 +95,8 @@ func (t *Transport) told(c *conn, number uint64) error {
 	return nil
 }
 
-// farewell is the last word of the other side on c.
-func (t *Transport) farewell(c *conn, g wire.Goodbye) error {
+// takeGoodbye takes GOODBYE, the last frame of the other side on c.
+func (t *Transport) takeGoodbye(c *conn, g wire.Goodbye) error {
 	p := c.of
 	t.mu.Lock()
 	switch g.Reason {
@@ -116,21 +116,21 @@ func (t *Transport) farewell(c *conn, g wire.Goodbye) error {
 		t.mu.Unlock()
 		return nolink.ErrDuplicate
 	case wire.FarewellAddress:
-		news := t.newsLocked(p.id, nolink.Taken)
+		news := t.refusals.first(p.id, nolink.Taken)
 		t.mu.Unlock()
 		if news {
-			t.log.Warn("refused by a pod: another one that is alive announces the address of this one", "by", p.address, "address", t.own)
+			t.log.Warn("refused by a pod: another one that is alive announces the address of this one", "by", p.address, "address", t.self.address)
 		}
-		return nolink.ErrTaken(t.own)
+		return nolink.ErrTaken(t.self.address)
 	case wire.FarewellClock:
-		news := t.newsLocked(p.id, nolink.OwnAhead)
+		news := t.refusals.first(p.id, nolink.OwnAhead)
 		t.mu.Unlock()
 		if news {
 			t.log.Warn("refused by a pod: the clock of this one is too far ahead, or that pod's is behind", "by", p.address)
 		}
 		return nolink.ErrOwnAhead
 	case wire.FarewellStopping:
-		t.left.Add(p.id, struct{}{})
+		t.neighbours.left.Add(p.id, struct{}{})
 		if c.given == 0 {
 			t.mu.Unlock()
 			return nolink.ErrLeft
@@ -165,7 +165,7 @@ func (t *Transport) unusedLocked(c *conn, why error) {
 	}
 	c.state.Store(max(c.state.Load(), connReplaced))
 	p.used, p.since = nil, time.Now()
-	t.toldLocked(p, wire.About{})
+	t.neighbours.says(p, wire.About{})
 	t.aboutChangedLocked()
 	p.err, p.reason = why, nolink.Reason(why)
 	p.notBefore = time.Time{}
@@ -175,9 +175,9 @@ func (t *Transport) unusedLocked(c *conn, why error) {
 	case !p.pair.Leads():
 		p.notBefore = p.since.Add(redialCourtesy)
 	}
-	t.reports = append(t.reports, report{down: c, lost: true})
+	t.reports.add(report{down: c, lost: true})
 	if errors.Is(why, nolink.ErrLeft) {
-		t.reports = append(t.reports, report{gone: p.id})
+		t.reports.add(report{gone: p.id})
 	}
 	if !t.stopped && !p.forgotten {
 		var grace *time.Timer
@@ -209,8 +209,8 @@ func (t *Transport) ended(c *conn, why error) {
 	var tell []byte
 	next := p.used
 	if given != 0 {
-		if p.findLocked(given) != nil && !t.stopped {
-			t.closeLater(p, given)
+		if a := p.findLocked(given); a != nil && !t.stopped {
+			t.closeLaterLocked(p, a)
 		}
 		if next != nil {
 			tell = wire.AppendTally(nil, c.tally())
@@ -264,7 +264,7 @@ func (t *Transport) goneLocked(p *pod) {
 		t.unusedLocked(p.used, nolink.ErrSucceeded)
 	}
 	t.forgetLocked(p)
-	t.reports = append(t.reports, report{gone: p.id, ended: p, messages: p.giveUpLocked()})
+	t.reports.add(report{gone: p.id, ended: p, messages: p.giveUpLocked()})
 }
 
 // forgetLocked has nobody find p any more. Its connections end by themselves.

@@ -27,6 +27,9 @@ func (t *Transport) Stop() {
 	first := !t.stopped
 	t.stopped = true
 	used := t.usedLocked()
+	if t.aboutDue != nil {
+		t.aboutDue.Stop()
+	}
 	var replaced, waiting []*conn
 	for _, p := range t.pods {
 		if p.grace != nil {

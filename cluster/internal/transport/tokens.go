@@ -21,7 +21,7 @@ func (t *Transport) SetTokenSecrets(secrets []string) {
 	t.mu.Lock()
 	for _, c := range t.usedLocked() {
 		if frame := t.tokensChangedLocked(c); len(frame) > 0 {
-			t.reports = append(t.reports, report{act: func() { c.link.SendControl(frame) }})
+			t.reports.add(report{act: func() { c.link.SendControl(frame) }})
 		}
 	}
 	t.mu.Unlock()
@@ -40,8 +40,8 @@ func (t *Transport) tokensChangedLocked(c *conn) []byte {
 	return wire.AppendTokens(nil, now)
 }
 
-// toldTokens notes what the other side of c says of its secrets.
-func (t *Transport) toldTokens(c *conn, theirs wire.Fingerprint) {
+// takeTokens notes what the other side of c says of its secrets.
+func (t *Transport) takeTokens(c *conn, theirs wire.Fingerprint) {
 	t.mu.Lock()
 	c.tokens.theirs = theirs
 	if c.of.used == c {
@@ -55,7 +55,7 @@ func (t *Transport) compareTokensLocked(c *conn) {
 	p, differ := c.of, handshake.Differ(c.tokens.mine, c.tokens.theirs)
 	if now := time.Now(); differ && !p.differs.tokens && now.Sub(p.tokensSaid) >= tokensPause {
 		p.tokensSaid = now
-		t.reports = append(t.reports, report{act: func() {
+		t.reports.add(report{act: func() {
 			t.log.Warn("pod accepts other peer tokens: peers may be turned away there or here", "address", p.address)
 		}})
 	}

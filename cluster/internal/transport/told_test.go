@@ -148,7 +148,7 @@ func TestStarBecomesAMesh(t *testing.T) {
 			t.Errorf("%d dials of pods that are gone", n)
 		}
 		for _, p := range pods[:3] {
-			if n := len(p.transport.seen); n != 3 {
+			if n := len(p.transport.neighbours.seen); n != 3 {
 				t.Errorf("%s is told of %d addresses, its own among them", p.host, n)
 			}
 		}
@@ -182,7 +182,7 @@ func TestToldIsBounded(t *testing.T) {
 			seen := func() int {
 				a.transport.mu.Lock()
 				defer a.transport.mu.Unlock()
-				return len(a.transport.seen)
+				return len(a.transport.neighbours.seen)
 			}
 			want := maxTold
 			if !signed {
