@@ -37,7 +37,7 @@ type CrossPodForwarder interface {
 var _ CrossPodForwarder = (*cluster.Forwarder)(nil)
 
 // SetCrossPodForwarder makes peers accepted from now on use f when the store does not
-// have a destination. A nil f, also a nil pointer in it, means none. If f is a
+// have a destination. nil, also a nil *[cluster.Forwarder], means none. If f is a
 // *[cluster.Forwarder], every peer is told of what comes and goes elsewhere from now
 // on; with none, or another one, those who are only elsewhere are offline. Call it
 // before peers are accepted, and not from two goroutines at once.
@@ -45,11 +45,14 @@ func (r *Relay) SetCrossPodForwarder(f CrossPodForwarder) { r.attach(fabricOf(f)
 
 // fabricOf returns f as a fabric.
 func fabricOf(f CrossPodForwarder) fabric {
-	if f == nil || fmt.Sprintf("%p", f) == "0x0" { // as of a cluster that was not started
+	if f == nil {
 		return onePod{}
 	}
-	if whole, ok := f.(fabric); ok {
-		return whole
+	if ours, ok := f.(*cluster.Forwarder); ok {
+		if ours == nil { // as of a cluster that was not started
+			return onePod{}
+		}
+		return ours
 	}
 	return foreign{forward: f}
 }
@@ -113,7 +116,7 @@ type ClusterBootstrap = cluster.Cluster
 
 // StartCluster joins the pod that has the peers of st to the others: it opens
 // the port for links, finds the other pods and keeps links to them, until
-// [ClusterBootstrap.Stop]. On an error nothing is left running. ctx bounds the
+// [cluster.Cluster.Stop]. On an error nothing is left running. ctx bounds the
 // start only, which waits for no other pod.
 //
 // [Config].Cluster is the same in one step. The order of a pod's life in several:

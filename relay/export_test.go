@@ -10,6 +10,9 @@ import (
 // HostOf returns what [StartCluster] gives the fabric of a relay that has been given it.
 func HostOf(r *Relay) cluster.Host { return &host{store: r.store, relay: r} }
 
+// SetFabric makes peers accepted from now on use f, which has the methods of a fabric.
+func SetFabric(r *Relay, f fabric) { r.attach(f) }
+
 // LimitFiles sets how many files connections of peers may be, until the test ends.
 func LimitFiles(t *testing.T, peers int) {
 	before := processFiles

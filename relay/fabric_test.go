@@ -1,7 +1,6 @@
 package relay_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -67,14 +66,6 @@ func (f *scriptedFabric) Announced() <-chan struct{} {
 	return now
 }
 
-// What an inherited forwarder has is not used.
-
-func (f *scriptedFabric) Forward(context.Context, messages.PeerID, []byte) error {
-	return errors.New("not the road")
-}
-
-func (f *scriptedFabric) Locate(context.Context, messages.PeerID) (string, bool) { return "", false }
-
 // lookedAt fails the test unless those are the ids it was asked to look at since
 // the last call.
 func (f *scriptedFabric) lookedAt(t *testing.T, want ...messages.PeerID) {
@@ -96,10 +87,10 @@ func interested(t *testing.T, f *scriptedFabric, id messages.PeerID, want bool) 
 }
 
 // newFabricated returns a relay that uses f.
-func newFabricated(t *testing.T, f relay.CrossPodForwarder, change ...func(*relay.Config)) *relay.Relay {
+func newFabricated(t *testing.T, f *scriptedFabric, change ...func(*relay.Config)) *relay.Relay {
 	t.Helper()
 	r := newRelay(t, change...)
-	r.SetCrossPodForwarder(f)
+	relay.SetFabric(r, f)
 	return r
 }
 
@@ -293,7 +284,7 @@ func TestAnotherForwarderTakesPresenceOver(t *testing.T) {
 		a.quiet()
 		first.host.Settle(x, cluster.Online)
 		a.expect(online(x))
-		r.SetCrossPodForwarder(second)
+		relay.SetFabric(r, second)
 		second.lookedAt(t, x)
 		first.host.Settle(x, cluster.Offline) // its word counts no more
 		a.quiet()
@@ -303,7 +294,7 @@ func TestAnotherForwarderTakesPresenceOver(t *testing.T) {
 		a.quiet()
 		second.host.Settle(x, cluster.Online)
 		a.expect(online(x))
-		var none *scriptedFabric
+		var none *cluster.Forwarder
 		r.SetCrossPodForwarder(none)
 		a.expect(offline(x)) // there is only this pod, as far as is known
 		late := connect(t, r, "x")

@@ -530,7 +530,7 @@ func TestTypedNilForwarderIsNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		meter, c := counted(t)
 		r := newRelay(t, meter)
-		var none *forwarder
+		var none *cluster.Forwarder
 		r.SetCrossPodForwarder(none)
 		a := connect(t, r, "a")
 		a.write(messages.AppendTransport(nil, messages.HashID("away"), nil))

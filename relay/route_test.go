@@ -1,8 +1,6 @@
 package relay
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"testing"
 
@@ -74,10 +72,6 @@ type acceptor struct {
 	taken, flushes int
 }
 
-func (*acceptor) Locate(context.Context, messages.PeerID) (string, bool) { return "", false }
-func (*acceptor) Forward(context.Context, messages.PeerID, []byte) error {
-	return errors.New("not the road")
-}
 func (f *acceptor) Send(messages.PeerID, []byte) drop.Reason { f.taken++; return drop.None }
 func (f *acceptor) Flush()                                   { f.flushes++ }
 
@@ -88,8 +82,9 @@ func TestCrossPodAllocatesNothing(t *testing.T) {
 	st, f := store.New(), &acceptor{}
 	notifier := store.NewPeerNotifier()
 	notifier.SetRemote(func() {})
-	from := NewPeer(nil, messages.HashID("from"), &plainConn{}, st, notifier, f)
-	to := NewPeer(nil, messages.HashID("to"), &plainConn{}, st, notifier, f)
+	from := NewPeer(nil, messages.HashID("from"), &plainConn{}, st, notifier, nil)
+	from.fabric = f
+	to := NewPeer(nil, messages.HashID("to"), &plainConn{}, st, notifier, nil)
 	to.out.Mark(0)
 	st.Add(to)
 	awaited := messages.HashID("awaited by to")
