@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/crosspod/crosspod/internal/sendq"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -56,7 +57,7 @@ func (c *Client) newConnLocked(id messages.PeerID, in *queue) (*conn, *peer) {
 	if in == nil {
 		in = newQueue(c.cfg.ReceiveQueue, true)
 	} else {
-		in.setLimits(c.cfg.ReceiveQueue)
+		in.q.SetLimit(sendq.Load(c.cfg.ReceiveQueue))
 	}
 	conn := &conn{c: c, id: id, in: in, up: make(chan struct{}), done: make(chan struct{})}
 	conn.closed = func() bool { return errors.Is(conn.ended(), net.ErrClosed) }

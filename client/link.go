@@ -21,6 +21,7 @@ import (
 
 	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/internal/netbatch"
+	"github.com/crosspod/crosspod/internal/sendq"
 	"github.com/crosspod/crosspod/internal/sockopt"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -480,35 +481,31 @@ func (l *link) writeBatch() (more bool, err error) {
 			}
 		}
 	}
-	count, bytes := 0, 0
-	for l.conn.gathered() < flushSize {
+	var sent sendq.Load
+	for err == nil && l.conn.gathered() < flushSize {
 		ch := c.out.takeChunk()
 		if ch == nil {
 			break
 		}
 		more = true
-		for msg, ok := ch.next(); ok; msg, ok = ch.next() {
-			count++
-			bytes += len(msg)
-			if err == nil {
-				err = l.write(msg)
+		for msg := range ch.Each() {
+			if err = l.write(msg); err != nil {
+				break
 			}
 		}
-		freeChunk(ch)
-		if err != nil {
-			break
-		}
+		sent.Add(ch.Load())
+		c.out.wrote(ch)
 	}
 	if err == nil {
 		err = l.conn.flush()
 	}
 	if err != nil {
 		// This includes what the socket has taken, which may have arrived.
-		add(&c.count.connectionLost, count)
+		add(&c.count.connectionLost, sent.Messages)
 		return false, err
 	}
-	add(&c.count.messagesSent, count)
-	add(&c.count.bytesSent, bytes)
+	add(&c.count.messagesSent, sent.Messages)
+	add(&c.count.bytesSent, sent.Bytes)
 	return more, nil
 }
 

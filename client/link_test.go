@@ -202,13 +202,13 @@ func TestAllocations(t *testing.T) {
 		{"sent on the PacketConn", func(l *link) func() {
 			p := l.c.PacketConn()
 			var to net.Addr = Addr(bob)
-			return func() { _, _ = p.WriteTo(payload, to); freeChunk(l.c.out.takeChunk()) }
+			return func() { _, _ = p.WriteTo(payload, to); l.c.out.wrote(l.c.out.takeChunk()) }
 		}},
 		{"sent on a Conn", func(l *link) func() {
 			l.c.mu.Lock()
 			conn, _ := l.c.newConnLocked(bob, nil)
 			l.c.mu.Unlock()
-			return func() { _, _ = conn.Write(payload); freeChunk(l.c.out.takeChunk()) }
+			return func() { _, _ = conn.Write(payload); l.c.out.wrote(l.c.out.takeChunk()) }
 		}},
 	}
 	for _, tt := range tests {

@@ -1,66 +1,40 @@
 package client
 
 import (
-	"encoding/binary"
-	"sync"
+	"sync/atomic"
+
+	"github.com/crosspod/crosspod/internal/drop"
+	"github.com/crosspod/crosspod/internal/sendq"
 )
 
-// chunkSize is the size in bytes of the pieces that queued messages are kept
-// in; each holds three of the largest.
-const chunkSize = 32 << 10
-
-// A chunk holds messages one after another, each with a length in two bytes in
-// front. A chunk is in one queue or with the writer that took it: what is
-// queued was copied in and what is read is copied out, so nobody else can hold
-// on to one.
-type chunk struct {
-	n, r int // bytes written, bytes read
-	b    [chunkSize]byte
-}
-
-// next returns the first message of c and removes it. It is valid until c goes
-// back to the pool.
-func (c *chunk) next() ([]byte, bool) {
-	if c.r == c.n {
-		return nil, false
-	}
-	size := int(binary.BigEndian.Uint16(c.b[c.r:]))
-	start := c.r + 2
-	c.r = start + size
-	return c.b[start:c.r], true
-}
-
-// chunks lends chunks to queues, so that an idle Conn holds none: a program
-// with many thousand peers has few of them busy at once.
-var chunks = sync.Pool{New: func() any { return new(chunk) }}
-
-func freeChunk(c *chunk) {
-	c.n, c.r = 0, 0
-	chunks.Put(c)
-}
-
-// queue is a bounded queue of messages. It copies what is put in.
+// queue is a bounded queue of messages, to the relay or to a reader. It copies what
+// is put in, and holds no buffer while it is empty: a program with many thousand
+// peers has few of them busy at once.
 type queue struct {
+	q     sendq.Queue
 	ready chan struct{} // has a token when the queue may hold something
 	room  chan struct{} // has a token when a full queue may have room again
-
-	mu         sync.Mutex // guards what follows
-	limits     QueueLimits
-	dropOldest bool // when full: drop the oldest, else refuse
-	closed     bool
-	chunks     []*chunk // oldest first
-	messages   int
-	bytes      int // of the messages, lengths not counted
+	made  atomic.Int64  // messages dropped to make room, until push returns them
 }
 
 func newQueue(limits QueueLimits, dropOldest bool) *queue {
-	return &queue{
-		ready:      make(chan struct{}, 1),
-		room:       make(chan struct{}, 1),
-		limits:     limits,
-		dropOldest: dropOldest,
-	}
+	q := &queue{ready: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+	q.q.Init(sendq.Config{User: q, Limit: sendq.Load(limits), Full: fullRule(dropOldest), Reason: drop.QueueFull})
+	return q
 }
+
+func fullRule(dropOldest bool) sendq.Full {
+	if dropOldest {
+		return sendq.DropOldest
+	}
+	return sendq.Refuse
+}
+
+// Dropped implements [sendq.User].
+func (q *queue) Dropped(_ drop.Reason, n int) { q.made.Add(int64(n)) }
+
+// Fail implements [sendq.User]. Without a budget nothing calls it.
+func (q *queue) Fail() {}
 
 func signal(c chan struct{}) {
 	select {
@@ -70,137 +44,61 @@ func signal(c chan struct{}) {
 }
 
 // push appends one message, head followed by body, and reports whether it did.
-// dropped is the number of older messages that went to make room. A closed
+// dropped is the number of older messages that were dropped to make room. A closed
 // queue accepts the message and drops it.
 func (q *queue) push(head, body []byte) (ok bool, dropped int) {
 	size := len(head) + len(body)
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed {
-		return true, 1
-	}
-	for q.messages > 0 && (q.messages >= q.limits.Messages || q.bytes+size > q.limits.Bytes) {
-		if !q.dropOldest {
-			return false, dropped
-		}
-		q.takeLocked()
-		q.trimLocked()
-		dropped++
-	}
-	var tail *chunk
-	if n := len(q.chunks); n > 0 {
-		tail = q.chunks[n-1]
-	}
-	if tail == nil || chunkSize-tail.n < size+2 {
-		tail = chunks.Get().(*chunk)
-		q.chunks = append(q.chunks, tail)
-	}
-	binary.BigEndian.PutUint16(tail.b[tail.n:], uint16(size))
-	tail.n += 2
-	tail.n += copy(tail.b[tail.n:], head)
-	tail.n += copy(tail.b[tail.n:], body)
-	q.messages++
-	q.bytes += size
-	if q.messages == 1 {
+	wake, why := q.q.Push(sendq.Frame{Size: size, Cost: size, Append: func(dst []byte) []byte {
+		return append(append(dst, head...), body...)
+	}})
+	if wake {
 		signal(q.ready)
 	}
-	return true, dropped
+	dropped = int(q.made.Swap(0))
+	if why == drop.PeerGone {
+		return true, dropped + 1
+	}
+	return why == drop.None, dropped
 }
 
 // pop removes the oldest message, copies its first bytes to head and as much of
 // the rest as fits to b. n is what was copied to b, size what there was. It
 // does not wait.
 func (q *queue) pop(head, b []byte) (n, size int, ok bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.messages == 0 {
-		return 0, 0, false
+	n, size, more, ok := q.q.Pop(head, b)
+	if more {
+		signal(q.ready) // for another reader
 	}
-	body := q.takeLocked()
-	body = body[copy(head, body):]
-	n, size = copy(b, body), len(body)
-	q.trimLocked()
-	if q.messages > 0 {
-		signal(q.ready) // for whoever else waits
-	}
-	return n, size, true
+	return n, size, ok
 }
 
-// takeLocked takes the oldest message out. It is valid until trimLocked.
-func (q *queue) takeLocked() []byte {
-	msg, _ := q.chunks[0].next()
-	q.messages--
-	q.bytes -= len(msg)
-	return msg
+// takeChunk takes the oldest messages, nil when there is none. The caller gives
+// them back with wrote.
+func (q *queue) takeChunk() *sendq.Chunk {
+	w, _ := q.q.Next(0)
+	return w.Data
 }
 
-// trimLocked gives the first chunk back when all of it was taken.
-func (q *queue) trimLocked() {
-	if head := q.chunks[0]; head.r == head.n {
-		q.shiftLocked()
-		freeChunk(head)
-	}
-}
-
-// shiftLocked takes the first chunk out of the list; the list is short. The
-// place that becomes free is cleared, so that an idle queue keeps no chunk
-// from the collector.
-func (q *queue) shiftLocked() {
-	n := copy(q.chunks, q.chunks[1:])
-	q.chunks[n] = nil
-	q.chunks = q.chunks[:n]
-}
-
-// takeChunk removes the oldest messages, a chunk of them; nil when there is
-// none. The caller owns the chunk and gives it back with freeChunk.
-func (q *queue) takeChunk() *chunk {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.messages == 0 {
-		return nil
-	}
-	c := q.chunks[0]
-	q.shiftLocked()
-	for r := c.r; r < c.n; {
-		size := int(binary.BigEndian.Uint16(c.b[r:]))
-		r += 2 + size
-		q.messages--
-		q.bytes -= size
-	}
+// wrote gives back what takeChunk returned.
+func (q *queue) wrote(c *sendq.Chunk) {
+	q.q.Wrote(c, 0)
 	signal(q.room)
-	return c
 }
 
-// setDropOldest says what a full queue does, and wakes who waits for room.
+// setDropOldest sets what a full queue does, and wakes those who wait for room.
 func (q *queue) setDropOldest(drop bool) {
-	q.mu.Lock()
-	q.dropOldest = drop
-	q.mu.Unlock()
+	q.q.SetFull(fullRule(drop))
 	signal(q.room)
-}
-
-// setLimits replaces the limits; what is over them stays until it is read.
-func (q *queue) setLimits(limits QueueLimits) {
-	q.mu.Lock()
-	q.limits = limits
-	q.mu.Unlock()
 }
 
 // size returns the number of queued messages and their bytes.
 func (q *queue) size() (messages, bytes int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.messages, q.bytes
+	l := q.q.Load()
+	return l.Messages, l.Bytes
 }
 
 // close empties the queue for good and returns how many messages were in it.
 func (q *queue) close() (dropped int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for _, c := range q.chunks {
-		freeChunk(c)
-	}
-	dropped = q.messages
-	q.chunks, q.messages, q.bytes, q.closed = nil, 0, 0, true
+	dropped, _ = q.q.Close(drop.PeerGone)
 	return dropped
 }

@@ -12,7 +12,8 @@ func TestQueueAgainstASimpleTwin(t *testing.T) {
 	for seed := range uint64(10) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		limits := QueueLimits{Messages: 1 + rnd.IntN(100), Bytes: 9000 + rnd.IntN(200000)}
-		q := newQueue(limits, rnd.IntN(2) == 0)
+		dropOldest := rnd.IntN(2) == 0
+		q := newQueue(limits, dropOldest)
 		var twin [][]byte
 		size := func() (n int) {
 			for _, m := range twin {
@@ -23,7 +24,8 @@ func TestQueueAgainstASimpleTwin(t *testing.T) {
 		for range 2000 {
 			switch rnd.IntN(20) {
 			case 0:
-				q.setDropOldest(!q.dropOldest)
+				dropOldest = !dropOldest
+				q.setDropOldest(dropOldest)
 			case 1:
 				c := q.takeChunk()
 				if c == nil {
@@ -32,13 +34,13 @@ func TestQueueAgainstASimpleTwin(t *testing.T) {
 					}
 					break
 				}
-				for msg, ok := c.next(); ok; msg, ok = c.next() {
+				for msg := range c.Each() {
 					if !bytes.Equal(msg, twin[0]) {
 						t.Fatalf("seed %d: another message from a chunk", seed)
 					}
 					twin = twin[1:]
 				}
-				freeChunk(c)
+				q.wrote(c)
 			case 2, 3, 4, 5, 6, 7:
 				head, b := make([]byte, rnd.IntN(40)), make([]byte, rnd.IntN(9000))
 				n, rest, ok := q.pop(head, b)
@@ -64,7 +66,7 @@ func TestQueueAgainstASimpleTwin(t *testing.T) {
 				ok, dropped := q.push(msg[:cut], msg[cut:])
 				want, wantDropped := true, 0
 				for len(twin) > 0 && (len(twin) >= limits.Messages || size()+len(msg) > limits.Bytes) {
-					if !q.dropOldest {
+					if !dropOldest {
 						want = false
 						break
 					}
@@ -115,24 +117,8 @@ func TestQueueSignals(t *testing.T) {
 		t.Error("a token of an empty queue")
 	}
 	q.push(nil, nil)
-	freeChunk(q.takeChunk())
+	q.wrote(q.takeChunk())
 	if !taken(q.room) {
 		t.Error("no token for a writer although there is room")
-	}
-}
-
-// An empty queue holds no chunk: many idle Conns cost little.
-func TestEmptyQueueHoldsNoChunk(t *testing.T) {
-	q := newQueue(defaultReceiveQueue, true)
-	for range 100 {
-		q.push(nil, make([]byte, 5000))
-	}
-	for range 100 {
-		q.pop(nil, nil)
-	}
-	for i, c := range q.chunks[:cap(q.chunks)] {
-		if c != nil {
-			t.Errorf("still holds chunk %d", i)
-		}
 	}
 }

@@ -1,6 +1,7 @@
 package sendq
 
 import (
+	"iter"
 	"sync"
 
 	"github.com/crosspod/crosspod/internal/budget"
@@ -84,6 +85,19 @@ func (c *Chunk) append(buf []byte, cost int) {
 
 // Frames returns what is left to write.
 func (c *Chunk) Frames() []byte { return c.buf[c.off:] }
+
+// Each returns the frames that are left to write, one after the other.
+func (c *Chunk) Each() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		b := c.Frames()
+		for _, size := range c.sizes[c.head:] {
+			if !yield(b[:size.frame:size.frame]) {
+				return
+			}
+			b = b[size.frame:]
+		}
+	}
+}
 
 // Since returns when c was begun, in nanoseconds of the clock [budget.Now].
 func (c *Chunk) Since() int64 { return c.since }

@@ -378,6 +378,38 @@ func (q *Queue) Wrote(c *Chunk, n int) (delivered Load, lost int) {
 	return delivered, lost
 }
 
+// Pop removes the oldest message. It copies its first bytes to head and as much of
+// the rest as fits to b: n is what was copied to b, size what there was. When it
+// leaves nothing, the next Push returns wake.
+func (q *Queue) Pop(head, b []byte) (n, size int, more, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if ok = q.list.head != nil; ok {
+		frame := q.list.head.first()
+		frame = frame[copy(head, frame):]
+		n, size = copy(b, frame), len(frame)
+		q.dropFirstLocked()
+	}
+	if more = q.list.head != nil; !more {
+		q.writing = false
+	}
+	return n, size, more, ok
+}
+
+// SetLimit replaces the limit. What is over it stays until it is taken.
+func (q *Queue) SetLimit(l Load) {
+	q.mu.Lock()
+	q.limit = l
+	q.mu.Unlock()
+}
+
+// SetFull replaces what a full queue does: DropOldest or Refuse.
+func (q *Queue) SetFull(full Full) {
+	q.mu.Lock()
+	q.full = full
+	q.mu.Unlock()
+}
+
 // Close refuses further messages, with why, and drops those that wait. It returns
 // how many, which are the caller's to count, and a channel that is closed when the
 // writer has ended, nil when there is none.

@@ -336,3 +336,29 @@ func BenchmarkPush(b *testing.B) {
 		})
 	}
 }
+
+// TestPop: a queue that was read to its end holds no memory, and asks for a reader
+// again.
+func TestPop(t *testing.T) {
+	b := budget.New(1 << 20)
+	q := newTestQueue(Load{1024, 512 << 10}, b)
+	for i := range uint32(100) {
+		if wake, _ := q.push(numbered(i, 5000)); wake != (i == 0) {
+			t.Errorf("push %d: wake is %v", i, wake)
+		}
+	}
+	for i := range uint32(100) {
+		var head [header]byte
+		var body [4]byte
+		n, size, more, ok := q.Pop(head[:], body[:])
+		if !ok || n != 4 || size != 5000 || more != (i < 99) || binary.BigEndian.Uint32(body[:]) != i {
+			t.Fatalf("Pop = %d, %d, %v, %v, message %x, want message %d", n, size, more, ok, body, i)
+		}
+	}
+	if _, _, _, ok := q.Pop(nil, nil); ok || b.Used() != 0 {
+		t.Errorf("an empty queue gives a message, or holds %d bytes", b.Used())
+	}
+	if wake, _ := q.push(numbered(0, 100)); !wake {
+		t.Error("no wake behind the end")
+	}
+}
