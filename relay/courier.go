@@ -7,11 +7,10 @@ import (
 )
 
 // courier hands messages to the peers of this pod, on behalf of one reader: that
-// of a peer or that of a link to another pod ([delivery]). It starts no writer before start
-// is called. It is not safe for concurrent use.
+// of a peer or that of a link to another pod ([delivery]). It starts no writer
+// before start is called. It is not safe for concurrent use.
 type courier struct {
 	store   *store.Store
-	last    *Peer   // the last destination found in the store
 	touched []*Peer // destinations whose writer this reader has to start
 }
 
@@ -19,15 +18,10 @@ type courier struct {
 // keeps between batches.
 const maxTouchedKept = 32
 
-// find returns the peer of this pod that owns dst, nil if there is none. It
-// remembers the last one found, for as long as that is the owner.
+// find returns the peer of this pod that owns dst, nil if there is none.
 func (c *courier) find(dst messages.PeerID) *Peer {
-	if c.last != nil && c.last.id == dst && c.last.gone.Load() == 0 {
-		return c.last
-	}
 	found, _ := c.store.Peer(dst)
 	to, _ := found.(*Peer)
-	c.last = to
 	return to
 }
 

@@ -26,8 +26,8 @@ func TestEndedPeersAreForgotten(t *testing.T) {
 			kept.Add(1)
 			runtime.AddCleanup(got.(*relay.Peer), func(n *atomic.Int64) { n.Add(-1) }, &kept)
 		}
-		// Each connection is the last destination of the next one of the other
-		// peer, so one that kept its own would keep all before it.
+		// Each connection is a destination of the next one of the other peer, so
+		// one that kept its own would keep all before it.
 		const times = 20
 		a, b := connect(t, r, "a"), connect(t, r, "b")
 		for range times {

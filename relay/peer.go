@@ -172,9 +172,6 @@ func (p *Peer) Work() {
 	for err := error(nil); err == nil; { // to have the conn give its buffer back
 		_, _, err = p.conn.NextMessage()
 	}
-	// Others may remember this peer as their last destination. One that
-	// remembered others in turn would keep a chain of ended peers alive.
-	p.local.last, p.local.touched = nil, nil
 	p.env.wheel.remove(p)
 	if writerEnded := p.closeQueue(); writerEnded != nil {
 		<-writerEnded
