@@ -54,6 +54,9 @@ func TestWhoGives(t *testing.T) {
 				t.Errorf("%d places held, want %d", g.Len(), n)
 			}
 			g.Close()
+			if g.Held() > 0 {
+				t.Error("it remembers sources that have left")
+			}
 			for i := range places {
 				if places[i].Leave() {
 					t.Errorf("place %d outlived the gate", i)

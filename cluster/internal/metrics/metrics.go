@@ -5,18 +5,17 @@ package metrics
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
-	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/nolink"
 	"github.com/crosspod/crosspod/internal/drop"
+	"github.com/crosspod/crosspod/internal/instrument"
 )
 
 // ForwardResult is the label result of relay_cluster_forwards_total: how a
@@ -80,12 +79,6 @@ func dropNames() (names []string) {
 	return names
 }
 
-// Bounds of the histograms. Those of lookups are older than this package.
-var (
-	lookupBounds    = []float64{0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2}
-	roundTripBounds = []float64{0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 3}
-)
-
 // Metrics counts what the fabric of one pod does. Its methods and exported counters
 // are safe for concurrent use.
 type Metrics struct {
@@ -110,9 +103,7 @@ type Metrics struct {
 	// What is asked at collection; nil until the part is there.
 	figures atomic.Pointer[func() Figures]
 
-	secret       metric.Int64ObservableGauge // a series for each secret
-	series       []series
-	registration metric.Registration
+	stop func() error // the answering of collections
 }
 
 const cacheLine = 128
@@ -133,63 +124,62 @@ type Figures struct {
 	Settled                                 bool
 }
 
-// series is one line of the exposition: an instrument, its label and where its
-// value is.
-type series struct {
-	instrument metric.Int64Observable
-	labels     []metric.ObserveOption
-	value      func(*Figures) int64
-}
-
 // New makes the instruments and starts to answer collections.
 func New(meter metric.Meter) (*Metrics, error) {
-	if meter == nil {
-		meter = noop.Meter{}
-	}
 	m := &Metrics{Rejects: make([]atomic.Int64, len(HelloRejects))}
-	b := &seriesBuilder{meter: meter, m: m}
+	t := instrument.New[Figures](meter)
 
-	b.counters("relay_cluster_forwards", "result", "Messages handed towards other pods, by how that went.", m.Forwards[:], forwardResultNames[:])
-	b.counters("relay_cluster_arrivals", "result", "Messages that other pods forwarded to this one, by what became of them.", m.Arrivals[:], arrivalResultNames[:])
-	b.counters("relay_cluster_dropped", "reason", "Messages that the fabric had taken and this pod let go, by reason.", m.drops[drop.FirstOfFabric:], dropNames())
-	b.counters("relay_cluster_lookups", "outcome", "Lookups in the directory, by outcome.", m.Lookups[:], lookupOutcomeNames[:])
-	b.counters("relay_cluster_hello_rejects", "reason", "Links that were refused before they were any, by reason.", m.Rejects, HelloRejects)
-	b.counter("relay_cluster_bounces_sent", "Messages sent back since their peer was not here.", &m.BouncesSent)
-	b.counter("relay_cluster_bounces_received", "Messages that came back since their peer was not there.", &m.BouncesReceived)
-	b.counter("relay_cluster_evictions", "Connections of this pod that a newer one on another pod took the place of.", &m.Evictions)
-	b.counter("relay_cluster_digest_mismatches", "Links closed since both ends counted their claims differently: a bug.", &m.DigestMismatches)
-	b.counter("relay_cluster_directory_faults", "Directory entries of this pod to itself that it refused: a bug.", &m.DirectoryFaults)
-	b.counter("relay_cluster_pings_sent", "PINGs sent to other pods.", &m.PingsSent)
-	b.counter("relay_cluster_pings_lost", "PINGs that were not answered in time.", &m.PingsLost)
+	t.Counters("relay_cluster_forwards", "result", "Messages handed towards other pods, by how that went.", m.Forwards[:], forwardResultNames[:])
+	t.Counters("relay_cluster_arrivals", "result", "Messages that other pods forwarded to this one, by what became of them.", m.Arrivals[:], arrivalResultNames[:])
+	t.Counters("relay_cluster_dropped", "reason", "Messages that the fabric had taken and this pod let go, by reason.", m.drops[drop.FirstOfFabric:], dropNames())
+	t.Counters("relay_cluster_lookups", "outcome", "Lookups in the directory, by outcome.", m.Lookups[:], lookupOutcomeNames[:])
+	t.Counters("relay_cluster_hello_rejects", "reason", "Links that were refused before they were any, by reason.", m.Rejects, HelloRejects)
+	t.Counter("relay_cluster_bounces_sent", "", "Messages sent back since their peer was not here.", &m.BouncesSent)
+	t.Counter("relay_cluster_bounces_received", "", "Messages that came back since their peer was not there.", &m.BouncesReceived)
+	t.Counter("relay_cluster_evictions", "", "Connections of this pod that a newer one on another pod took the place of.", &m.Evictions)
+	t.Counter("relay_cluster_digest_mismatches", "", "Links closed since both ends counted their claims differently: a bug.", &m.DigestMismatches)
+	t.Counter("relay_cluster_directory_faults", "", "Directory entries of this pod to itself that it refused: a bug.", &m.DirectoryFaults)
+	t.Counter("relay_cluster_pings_sent", "", "PINGs sent to other pods.", &m.PingsSent)
+	t.Counter("relay_cluster_pings_lost", "", "PINGs that were not answered in time.", &m.PingsLost)
 
-	b.gauge("relay_cluster_streams", "", "Links to other pods in use.", "", "", func(f *Figures) int { return f.Links })
-	b.gauge("relay_cluster_pods", "", "Pods in the view of this one, itself among them.", "", "", func(f *Figures) int { return f.Pods })
-	b.gauge("relay_cluster_settled", "", "1 when all pods have told the same view.", "", "", func(f *Figures) int { return number(f.Settled) })
+	t.Gauge("relay_cluster_streams", "", "Links to other pods in use.", func(f *Figures) int { return f.Links })
+	t.Gauge("relay_cluster_pods", "", "Pods in the view of this one, itself among them.", func(f *Figures) int { return f.Pods })
+	t.Gauge("relay_cluster_settled", "", "1 when all pods have told the same view.", func(f *Figures) int { return number(f.Settled) })
 	const entries, entriesHelp = "relay_cluster_directory_entries", "Size of this pod's part of the directory."
-	b.gauge(entries, "", entriesHelp, "kind", "local", func(f *Figures) int { return f.Local })
-	b.gauge(entries, "", entriesHelp, "kind", "claim", func(f *Figures) int { return f.Claims })
-	b.gauge(entries, "", entriesHelp, "kind", "subscription", func(f *Figures) int { return f.Subscriptions })
-	b.gauge(entries, "", entriesHelp, "kind", "interest", func(f *Figures) int { return f.Interests })
+	t.Gauge(entries, "", entriesHelp, func(f *Figures) int { return f.Local }, attribute.String("kind", "local"))
+	t.Gauge(entries, "", entriesHelp, func(f *Figures) int { return f.Claims }, attribute.String("kind", "claim"))
+	t.Gauge(entries, "", entriesHelp, func(f *Figures) int { return f.Subscriptions }, attribute.String("kind", "subscription"))
+	t.Gauge(entries, "", entriesHelp, func(f *Figures) int { return f.Interests }, attribute.String("kind", "interest"))
 	const routes, routesHelp = "relay_cluster_routes", "Peers of other pods that are remembered, by what is known of them."
-	b.gauge(routes, "", routesHelp, "kind", "owner", func(f *Figures) int { return f.Owners })
-	b.gauge(routes, "", routesHelp, "kind", "absent", func(f *Figures) int { return f.Absences })
-	b.gauge("relay_cluster_parked_messages", "", "Messages that wait while their owner is looked up.", "", "", func(f *Figures) int { return f.ParkedMessages })
-	b.gauge("relay_cluster_parked_bytes", "By", "Bytes of those messages.", "", "", func(f *Figures) int { return f.ParkedBytes })
-	b.gauge("relay_cluster_queued_messages", "", "Messages that wait for a link.", "", "", func(f *Figures) int { return f.QueuedMessages })
-	b.gauge("relay_cluster_queued_bytes", "By", "Bytes of those messages.", "", "", func(f *Figures) int { return f.QueuedBytes })
-	b.gauge("relay_cluster_instance_mismatch", "", "Linked pods that announce another instance address.", "", "", func(f *Figures) int { return f.InstanceDiffers })
-	b.gauge("relay_cluster_tokens_mismatch", "", "Linked pods that accept other peer tokens.", "", "", func(f *Figures) int { return f.TokensDiffer })
+	t.Gauge(routes, "", routesHelp, func(f *Figures) int { return f.Owners }, attribute.String("kind", "owner"))
+	t.Gauge(routes, "", routesHelp, func(f *Figures) int { return f.Absences }, attribute.String("kind", "absent"))
+	t.Gauge("relay_cluster_parked_messages", "", "Messages that wait while their owner is looked up.", func(f *Figures) int { return f.ParkedMessages })
+	t.Gauge("relay_cluster_parked_bytes", "By", "Bytes of those messages.", func(f *Figures) int { return f.ParkedBytes })
+	t.Gauge("relay_cluster_queued_messages", "", "Messages that wait for a link.", func(f *Figures) int { return f.QueuedMessages })
+	t.Gauge("relay_cluster_queued_bytes", "By", "Bytes of those messages.", func(f *Figures) int { return f.QueuedBytes })
+	t.Gauge("relay_cluster_instance_mismatch", "", "Linked pods that announce another instance address.", func(f *Figures) int { return f.InstanceDiffers })
+	t.Gauge("relay_cluster_tokens_mismatch", "", "Linked pods that accept other peer tokens.", func(f *Figures) int { return f.TokensDiffer })
 
-	m.secret = b.gaugeOf("relay_cluster_secret", "", "The cluster secrets of this pod, by hash: 1 for the one it prefers, 2 and up for others.")
+	t.Gauges("relay_cluster_secret", "", "The cluster secrets of this pod, by hash: 1 for the one it prefers, 2 and up for others.", func(f *Figures, each func(int, ...metric.ObserveOption)) {
+		for i, hash := range f.Secrets {
+			each(i+1, metric.WithAttributes(attribute.String("secret", hash)))
+		}
+	})
 
-	m.lookupDuration = b.histogram("relay_cluster_lookup_duration_seconds", lookupBounds, "Time from asking the directory to its answer.")
-	m.roundTrip = b.histogram("relay_cluster_link_round_trip_seconds", roundTripBounds, "Time from PING to PONG.")
-	if b.err != nil {
-		return nil, b.err
-	}
+	// The bounds for lookups are older than this package.
+	m.lookupDuration = t.Histogram("relay_cluster_lookup_duration_seconds", "s", "Time from asking the directory to its answer.",
+		0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2)
+	m.roundTrip = t.Histogram("relay_cluster_link_round_trip_seconds", "s", "Time from PING to PONG.",
+		0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 3)
 	var err error
-	if m.registration, err = meter.RegisterCallback(m.observe, b.observables...); err != nil {
-		return nil, fmt.Errorf("register metrics of the cluster: %w", err)
+	m.stop, err = t.Register(func() (f Figures) {
+		if fn := m.figures.Load(); fn != nil {
+			f = (*fn)()
+		}
+		return f
+	})
+	if err != nil {
+		return nil, err
 	}
 	return m, nil
 }
@@ -202,12 +192,7 @@ func number(b bool) int {
 }
 
 // Close ends the answering of collections.
-func (m *Metrics) Close() error {
-	if err := m.registration.Unregister(); err != nil {
-		return fmt.Errorf("unregister metrics of the cluster: %w", err)
-	}
-	return nil
-}
+func (m *Metrics) Close() error { return m.stop() }
 
 func (m *Metrics) Forwarded(r ForwardResult)           { m.Forwards[r].Add(1) }
 func (m *Metrics) Arrived(r ArrivalResult)             { m.Arrivals[r].Add(1) }
@@ -232,96 +217,3 @@ func (m *Metrics) HelloRejected(reason string) {
 }
 
 func record(h metric.Float64Histogram, d time.Duration) { h.Record(context.Background(), d.Seconds()) }
-
-// observe answers one collection.
-func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
-	var f Figures
-	if fn := m.figures.Load(); fn != nil {
-		f = (*fn)()
-	}
-	for i := range m.series {
-		s := &m.series[i]
-		o.ObserveInt64(s.instrument, s.value(&f), s.labels...)
-	}
-	for i, hash := range f.Secrets {
-		o.ObserveInt64(m.secret, int64(i+1), labels("secret", hash)...)
-	}
-	return nil
-}
-
-// seriesBuilder makes instruments and keeps the first error.
-type seriesBuilder struct {
-	meter       metric.Meter
-	m           *Metrics
-	observables []metric.Observable
-	gauges      map[string]metric.Int64ObservableGauge
-	err         error
-}
-
-func (b *seriesBuilder) failed(name string, err error) bool {
-	if err != nil && b.err == nil {
-		b.err = fmt.Errorf("make metric %s: %w", name, err)
-	}
-	return err != nil
-}
-
-// counter makes a counter without labels.
-func (b *seriesBuilder) counter(name, help string, n *atomic.Int64) {
-	c, err := b.meter.Int64ObservableCounter(name, metric.WithDescription(help))
-	if b.failed(name, err) {
-		return
-	}
-	b.observables = append(b.observables, c)
-	b.m.series = append(b.m.series, series{c, nil, func(*Figures) int64 { return n.Load() }})
-}
-
-// counters makes a counter with one label, whose values are there from the
-// start.
-func (b *seriesBuilder) counters(name, key, help string, n []atomic.Int64, values []string) {
-	c, err := b.meter.Int64ObservableCounter(name, metric.WithDescription(help))
-	if b.failed(name, err) {
-		return
-	}
-	b.observables = append(b.observables, c)
-	for i := range n {
-		b.m.series = append(b.m.series, series{c, labels(key, values[i]), func(*Figures) int64 { return n[i].Load() }})
-	}
-}
-
-// gauge makes a gauge, or one more label value of it; without a label key is "".
-func (b *seriesBuilder) gauge(name, unit, help, key, value string, fn func(*Figures) int) {
-	g := b.gauges[name]
-	if g == nil {
-		if g = b.gaugeOf(name, unit, help); g == nil {
-			return
-		}
-		if b.gauges == nil {
-			b.gauges = make(map[string]metric.Int64ObservableGauge)
-		}
-		b.gauges[name] = g
-	}
-	b.m.series = append(b.m.series, series{g, labels(key, value), func(f *Figures) int64 { return int64(fn(f)) }})
-}
-
-// gaugeOf makes a gauge without any value.
-func (b *seriesBuilder) gaugeOf(name, unit, help string) metric.Int64ObservableGauge {
-	g, err := b.meter.Int64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(help))
-	if b.failed(name, err) {
-		return nil
-	}
-	b.observables = append(b.observables, g)
-	return g
-}
-
-func (b *seriesBuilder) histogram(name string, bounds []float64, help string) metric.Float64Histogram {
-	h, err := b.meter.Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(help), metric.WithExplicitBucketBoundaries(bounds...))
-	b.failed(name, err)
-	return h
-}
-
-func labels(key, value string) []metric.ObserveOption {
-	if key == "" {
-		return nil
-	}
-	return []metric.ObserveOption{metric.WithAttributeSet(attribute.NewSet(attribute.String(key, value)))}
-}

@@ -11,54 +11,81 @@ import (
 
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/nolink"
+	"github.com/crosspod/crosspod/internal/gate"
+	"github.com/crosspod/crosspod/internal/oslimit"
 )
 
+const (
+	// maxHalfOpen is how many accepted connections may be in their handshake.
+	// Fewer where few files may be open.
+	maxHalfOpen = 64
+
+	// failuresPerSecond and failureBurst bound the failed handshakes of one
+	// source; beyond them its connections are closed at accept. A pod that has
+	// the wrong secret stays far below.
+	failuresPerSecond = 5
+	failureBurst      = 50
+)
+
+func newGate() *gate.Gate {
+	return gate.New(gate.Config{
+		Places: min(maxHalfOpen, oslimit.FindFiles().Pods), Busiest: true,
+		FailuresPerSecond: failuresPerSecond, FailureBurst: failureBurst,
+	})
+}
+
+// sourceOf returns what the failures of a remote address count against.
+func sourceOf(remote net.Addr) netip.Prefix { return gate.Source(gate.AddrPort(remote).Addr()) }
+
 func (t *Transport) accept(ln net.Listener) {
-	const firstWait, longestWait = 5 * time.Millisecond, time.Second
-	wait := firstWait
+	defer context.AfterFunc(t.ctx, t.gate.Close)()
 	shortage := rate.Sometimes{Interval: time.Minute} // for a line that the system is short of something
 	for {
-		sock, err := ln.Accept()
-		if err != nil {
+		sock, err := t.gate.Accept(ln, func(err error) bool {
 			if t.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return
+				return false
 			}
 			shortage.Do(func() {
 				t.log.Warn("other pods cannot connect for a moment", "addr", ln.Addr(), "err", err)
 			})
-			select {
-			case <-t.ctx.Done():
-				return
-			case <-time.After(wait):
-			}
-			wait = min(2*wait, longestWait)
-			continue
+			return true
+		})
+		if err != nil {
+			return
 		}
-		wait = firstWait
-		place, evicted := t.gate.admit(sock)
-		if place == nil || evicted {
+		source, place := sourceOf(sock.RemoteAddr()), new(gate.Place)
+		if t.gate.Refuses(source) {
 			t.metrics.HelloRejected(nolink.Limit)
-		}
-		if place == nil {
+			_ = sock.Close()
 			continue
 		}
-		if !t.goWork(func() { t.accepted(sock, place) }) {
-			t.gate.leave(place, true)
+		in := t.gate.Enter(place, source, func(why gate.Reason) {
+			_ = sock.Close() // its handshake fails
+			if why == gate.Evicted {
+				place.Fail(gate.Failure)
+				t.metrics.HelloRejected(nolink.Limit)
+			}
+		})
+		if !in || !t.goWork(func() { t.accepted(sock, place) }) {
+			place.Leave()
 			_ = sock.Close()
 			return
 		}
 	}
 }
 
-// accepted takes a connection that somebody opened from its first byte to its
-// end.
-func (t *Transport) accepted(sock net.Conn, place *halfOpen) {
+// accepted serves a connection that another process opened, from its first byte to
+// its end.
+func (t *Transport) accepted(sock net.Conn, place *gate.Place) {
 	shaken, err := t.shaker.Accept(t.ctx, sock)
 	e, _ := errors.AsType[*handshake.Error](err)
 	silent := e != nil && e.Silent
+	mine := place.Leave()
 	// A connection of this pod to itself is no failure, nor is one that only looks
 	// whether the port is open.
-	mine := t.gate.leave(place, err == nil || silent || e != nil && e.Reason == handshake.Self)
+	if mine && err != nil && !silent && (e == nil || e.Reason != handshake.Self) {
+		place.Fail(gate.Failure)
+	}
 	if err != nil {
 		if mine && !silent && t.ctx.Err() == nil {
 			t.refusedFrom(sock.RemoteAddr(), err)

@@ -72,13 +72,6 @@ func encrypted(c net.Conn) *tls.Conn {
 	return t
 }
 
-// len returns how many connections have a place.
-func (g *gate) len() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.count
-}
-
 // A balancer that looks whether the port is open, from where a pod is as well, is
 // told nothing, fails nothing, and keeps the pod out for no moment.
 func TestLooksAtThePort(t *testing.T) {
@@ -144,7 +137,7 @@ func TestTenThousandStrangers(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 			synctest.Wait()
 			most = max(most, r.net.Conns(a.host))
-			if n := a.transport.gate.len(); n > maxHalfOpen {
+			if n := a.transport.gate.Len(); n > maxHalfOpen {
 				t.Fatalf("%d connections are half open", n)
 			}
 			if i == 20 {
@@ -165,7 +158,7 @@ func TestTenThousandStrangers(t *testing.T) {
 		if n := r.net.Conns(a.host); n != 1 || !meshed(a, b) {
 			t.Errorf("%d connections are left", n)
 		}
-		if n := a.transport.gate.len(); n != 0 || len(a.transport.gate.sources) != 0 {
+		if n := a.transport.gate.Len(); n != 0 {
 			t.Errorf("%d places in the gate are taken", n)
 		}
 		for s := range sources {
@@ -248,22 +241,6 @@ func TestOneSourceStandsInItsOwnWay(t *testing.T) {
 			t.Error("it is still refused")
 		}
 	})
-}
-
-func TestSources(t *testing.T) {
-	for _, tt := range []struct{ addr, want string }{
-		{"192.0.2.1:5", "192.0.2.1/32"},
-		{"[::ffff:192.0.2.1]:5", "192.0.2.1/32"},
-		{"[2001:db8:1:2:3:4:5:6]:5", "2001:db8:1:2::/64"},
-		{"[fe80::1%eth0]:5", "fe80::/64"},
-	} {
-		if got := sourceOf(net.TCPAddrFromAddrPort(netip.MustParseAddrPort(tt.addr))); got.String() != tt.want {
-			t.Errorf("sourceOf(%s) = %v, want %s", tt.addr, got, tt.want)
-		}
-	}
-	if got := sourceOf(&net.UnixAddr{}); got.IsValid() {
-		t.Error(got)
-	}
 }
 
 // TestMemberThatMisbehaves: who has the secret can still end its own link only.
@@ -392,7 +369,7 @@ func TestStrangersAtARealSocket(t *testing.T) {
 			_, _ = c.Read(make([]byte, 1)) // until it is closed
 		})
 		if i%100 == 0 {
-			mostOpen = max(mostOpen, a.gate.len())
+			mostOpen = max(mostOpen, a.gate.Len())
 			mostGoroutines = max(mostGoroutines, runtime.NumGoroutine()-goroutines-len(slots))
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/metrics"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/budget"
+	"github.com/crosspod/crosspod/internal/gate"
 )
 
 const (
@@ -68,7 +69,7 @@ type Transport struct {
 	metrics *metrics.Metrics
 	log     *slog.Logger
 	keys    *handshake.KeyRing
-	gate    *gate
+	gate    *gate.Gate
 	began   time.Time
 
 	// Versions of the pod wire that are spoken; 0 is all. For tests.
