@@ -24,6 +24,7 @@ const (
 // call.
 type batchConn struct {
 	net.Conn               // closed and asked for addresses; written in flush only
+	own      messageConn   // Conn, if it carries messages itself
 	br       *bufio.Reader // owned by the reading goroutine
 
 	writing chan struct{} // a token while somebody writes to Conn
@@ -34,6 +35,16 @@ type batchConn struct {
 	buf   []byte // gathered
 	spare []byte // what buf becomes while the other one is written
 	err   error  // the first of a write
+}
+
+// messageConn is a conn from Config.DialContext that carries whole messages by
+// itself, like one in the process of the relay: it needs neither TLS nor WebSocket.
+// The methods are those of listener.Conn.
+type messageConn interface {
+	net.Conn
+	NextMessage() (msg []byte, more bool, err error)
+	AppendMessage(dst, head, body []byte) []byte
+	WriteBatch(b []byte) (int, error)
 }
 
 func newBatchConn(conn net.Conn) *batchConn {
@@ -102,8 +113,9 @@ func (c *batchConn) flush() error {
 		c.keep(b, err)
 		return err
 	}
-	err = c.Conn.SetWriteDeadline(time.Now().Add(stallTimeout))
-	if err == nil {
+	if c.own != nil {
+		_, err = c.own.WriteBatch(b)
+	} else if err = c.Conn.SetWriteDeadline(time.Now().Add(stallTimeout)); err == nil {
 		_, err = c.Conn.Write(b)
 	}
 	signal(c.sent)

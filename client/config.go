@@ -129,7 +129,9 @@ type Config struct {
 	// DialContext opens the network connections; nil means a [net.Dialer]. Proxy
 	// variables of the environment are not used. It must return when ctx ends. If a
 	// call takes more than 2 s, the client starts another one beside it, up to 4 for
-	// each address, because the path of the first may be dead.
+	// each address, because the path of the first may be dead. A connection that
+	// carries messages by itself, as relay.(*Server).DialPeer returns, is used without
+	// TLS and WebSocket.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// Logger logs the life of the connection; nil means nothing is logged.

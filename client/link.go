@@ -53,8 +53,9 @@ const maxAnswers = 16
 type link struct {
 	// Set by dial, never changed.
 	c        *Client
-	ws       *websocket.Conn
-	conn     *batchConn // below TLS
+	ws       *websocket.Conn // nil: own carries the messages
+	own      messageConn     // nil: ws carries them
+	conn     *batchConn      // below TLS
 	target   target
 	instance string // the address in the AuthResponse
 	started  time.Time
@@ -66,6 +67,7 @@ type link struct {
 
 	// Owned by writeLoop; goodbye is read by run's caller after it.
 	scratch []byte // control messages
+	frame   []byte // of own
 	goodbye bool   // Close was sent after all data
 }
 
@@ -120,6 +122,7 @@ func (c *Client) dial(ctx context.Context, t target, token []byte) (_ *link, err
 	}
 	sockopt.Set(raw, sockopt.Options{Probe: probeAfter})
 	conn := newBatchConn(raw)
+	conn.own, _ = raw.(messageConn)
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	defer func() {
 		if !stop() && err == nil {
@@ -135,7 +138,7 @@ func (c *Client) dial(ctx context.Context, t target, token []byte) (_ *link, err
 	}()
 
 	var carrier net.Conn = conn
-	if t.tls {
+	if t.tls && conn.own == nil {
 		cfg := &tls.Config{}
 		if c.cfg.TLSConfig != nil {
 			cfg = c.cfg.TLSConfig.Clone()
@@ -155,21 +158,22 @@ func (c *Client) dial(ctx context.Context, t target, token []byte) (_ *link, err
 		carrier = tlsConn
 	}
 
-	ws, err := upgrade(ctx, carrier, t.host)
-	if err != nil {
-		return nil, err
-	}
 	l := &link{
 		c:        c,
-		ws:       ws,
+		own:      conn.own,
 		conn:     conn,
 		target:   t,
 		readDone: make(chan struct{}),
 		log:      c.log.With("relay", t.url),
 	}
+	if l.own == nil {
+		if l.ws, err = upgrade(ctx, carrier, t.host); err != nil {
+			return nil, err
+		}
+	}
 	if l.instance, err = l.authenticate(ctx, token); err != nil {
 		_ = raw.Close()
-		_ = ws.CloseNow() // frees what the library holds
+		l.free()
 		return nil, err
 	}
 	l.started = time.Now()
@@ -244,10 +248,15 @@ func (l *link) authenticate(ctx context.Context, token []byte) (instance string,
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, authTimeout, errNoAnswer)
 	defer cancel()
-	if err := l.ws.Write(ctx, websocket.MessageBinary, first); err != nil {
+	if l.own != nil {
+		defer context.AfterFunc(ctx, l.cut)()
+	}
+	if err := l.writeCtx(ctx, first); err != nil {
 		return "", err
 	}
-	l.ws.SetReadLimit(messages.MaxSize)
+	if l.ws != nil {
+		l.ws.SetReadLimit(messages.MaxSize)
+	}
 	msg, err := l.readMessage(ctx, make([]byte, messages.MaxSize))
 	if err != nil {
 		if ctx.Err() != nil {
@@ -271,6 +280,10 @@ func (l *link) authenticate(ctx context.Context, token []byte) (instance string,
 
 // readMessage reads the next message into buf, which must hold the largest.
 func (l *link) readMessage(ctx context.Context, buf []byte) ([]byte, error) {
+	if l.own != nil {
+		msg, _, err := l.own.NextMessage()
+		return msg, err
+	}
 	typ, r, err := l.ws.Reader(ctx)
 	if err != nil {
 		return nil, err
@@ -297,9 +310,16 @@ func (l *link) readMessage(ctx context.Context, buf []byte) ([]byte, error) {
 
 // abandon ends a link after another one was quicker.
 func (l *link) abandon() {
-	_ = l.ws.Write(context.Background(), websocket.MessageBinary, messages.AppendClose(nil))
+	_ = l.write(messages.AppendClose(nil))
 	l.cut()
-	_ = l.ws.CloseNow()
+	l.free()
+}
+
+// free gives back what the library holds, once the connection is closed.
+func (l *link) free() {
+	if l.ws != nil {
+		_ = l.ws.CloseNow()
+	}
 }
 
 // cut closes the network connection at once, which ends every wait for it.
@@ -318,7 +338,7 @@ func (l *link) run(ctx context.Context) error {
 	<-ctx.Done()
 	l.cut()
 	loops.Wait()
-	_ = l.ws.CloseNow() // the connection is closed: this frees what the library holds
+	l.free()
 	return context.Cause(ctx)
 }
 
@@ -511,7 +531,16 @@ func (l *link) writeBatch() (more bool, err error) {
 
 func (l *link) write(msg []byte) error {
 	// No deadline: conn gathers, and its flush has one.
-	return l.ws.Write(context.Background(), websocket.MessageBinary, msg)
+	return l.writeCtx(context.Background(), msg)
+}
+
+func (l *link) writeCtx(ctx context.Context, msg []byte) error {
+	if l.own != nil {
+		l.frame = l.own.AppendMessage(l.frame[:0], msg, nil)
+		_, err := l.conn.Write(l.frame)
+		return err
+	}
+	return l.ws.Write(ctx, websocket.MessageBinary, msg)
 }
 
 // tick checks timeouts.

@@ -8,7 +8,9 @@ import (
 	"sync"
 
 	"github.com/crosspod/crosspod/cluster"
+	"github.com/crosspod/crosspod/messages"
 	"github.com/crosspod/crosspod/relay/listener"
+	"github.com/crosspod/crosspod/relay/listener/inproc"
 	"github.com/crosspod/crosspod/relay/listener/ws"
 	"github.com/crosspod/crosspod/store"
 )
@@ -111,6 +113,21 @@ func (s *Server) join() error {
 // connection is neither limited nor counted, whatever else comes from its address.
 func (s *Server) DialSelf(ctx context.Context, network, address string) (net.Conn, error) {
 	return s.self.DialContext(ctx, network, address)
+}
+
+// DialPeer connects a peer of this process, without a socket: use it as DialContext
+// of the client's Config. It fails like a relay that refuses connections once the
+// server is shutting down.
+func (s *Server) DialPeer(context.Context, string, string) (net.Conn, error) {
+	s.mu.Lock()
+	closing := s.closing
+	s.mu.Unlock()
+	if closing {
+		return nil, errShutdown
+	}
+	near, far := inproc.Pipe(messages.MaxSize, s.relay.env.limits.StallTimeout)
+	go s.relay.Accept(far) // ends with the handshake; Shutdown waits for it
+	return near, nil
 }
 
 // Listen joins the cluster of [Config].Cluster, if there is one, and serves peers on
