@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/crosspod/crosspod/cluster"
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/internal/oslimit"
 )
 
@@ -28,3 +29,6 @@ func LimitMemory(t *testing.T, n int64) {
 	t.Cleanup(func() { processMemory = before })
 	processMemory = func() oslimit.Memory { return oslimit.Memory{Bytes: n, From: "a test"} }
 }
+
+// BudgetOf returns the bound on the memory of the queues of s and of its fabric.
+func BudgetOf(s *Server) *budget.Budget { return s.relay.env.budget }
