@@ -226,7 +226,7 @@ func TestCertificateThatHasEnded(t *testing.T) {
 	end := time.Now().Add(-time.Hour).Truncate(time.Second)
 	certFile, keyFile := writeCertificate(t, end)
 	pod := runLive(t, nil, quiet("-s", "secret", "-c", certFile, "-k", keyFile)...)
-	pod.stderr.Line(t, "certificate has ended")
+	pod.stderr.Line(t, "certificate has expired")
 	found := regexp.MustCompile(`(?m)^relay_certificate_expiry_timestamp_seconds.* (\S+)$`).FindStringSubmatch(pod.scrape(t))
 	if found == nil {
 		t.Fatal("no metric of the end")

@@ -1,5 +1,5 @@
-// Package certwatch warns before the certificates that a server shows end, and
-// when clients would refuse them.
+// Package certwatch warns before the certificates of a server expire, and when clients
+// would refuse them.
 package certwatch
 
 import (
@@ -19,9 +19,9 @@ import (
 )
 
 const (
-	// soon is how long before its end a certificate is warned of.
+	// soon is how long before a certificate expires the warnings begin.
 	soon = 7 * 24 * time.Hour
-	// again is the time from one warning of a certificate to the next.
+	// again is the time between two warnings for a certificate.
 	again = 24 * time.Hour
 	// poll is how soon another certificate is noticed, and recheck how soon the
 	// time has made one worse.
@@ -31,19 +31,19 @@ const (
 
 // Watch is what to watch.
 type Watch struct {
-	// Current returns the certificates that are shown now.
+	// Current returns the certificates that clients see now.
 	Current func() []*tls.Certificate
 	// Address is what clients dial, such as rels://relay.example.com:443; the
 	// certificates must be valid for its host.
 	Address string
-	// Roots are what clients believe; nil means the roots of the system.
+	// Roots are what clients trust; nil means the roots of the system.
 	Roots *x509.CertPool
 	// Logger gets the warnings.
 	Logger *slog.Logger
 }
 
-// Run looks at the certificates until ctx ends. It warns of one that has ended,
-// ends within a week, or does not verify: at once, and then daily.
+// Run checks the certificates until ctx ends. It warns if one has expired, expires
+// within a week, or does not verify: at once, and then daily.
 func (w *Watch) Run(ctx context.Context) {
 	next := make(map[*tls.Certificate]time.Time) // when to look at it again
 	ticks := time.NewTicker(poll)
@@ -77,11 +77,11 @@ func (w *Watch) warn(c *tls.Certificate, now time.Time) (warned bool) {
 	log := w.Logger.With("names", leaf.DNSNames, "until", leaf.NotAfter)
 	left := leaf.NotAfter.Sub(now)
 	if left <= 0 {
-		log.Warn("certificate has ended: clients refuse it; renew it")
+		log.Warn("certificate has expired: clients refuse it; renew it")
 		return true
 	}
 	if left <= soon {
-		log.Warn("certificate ends soon: renew it", "left", left.Round(time.Minute))
+		log.Warn("certificate expires soon: renew it", "left", left.Round(time.Minute))
 		warned = true
 	}
 	host := w.Address
@@ -95,13 +95,13 @@ func (w *Watch) warn(c *tls.Certificate, now time.Time) (warned bool) {
 		}
 	}
 	if _, err := leaf.Verify(x509.VerifyOptions{DNSName: host, Roots: w.Roots, Intermediates: intermediates, CurrentTime: now}); err != nil {
-		log.Warn("certificate does not verify: clients refuse it unless they were given its authority", "host", host, "err", err)
+		log.Warn("certificate does not verify: clients refuse it unless they trust its authority", "host", host, "err", err)
 		warned = true
 	}
 	return warned
 }
 
-// Observe exports when the first of the current certificates ends, with meter.
+// Observe exports, with meter, when the first of the current certificates expires.
 func Observe(meter metric.Meter, current func() []*tls.Certificate) error {
 	_, err := meter.Int64ObservableGauge("relay_certificate_expiry_timestamp_seconds",
 		metric.WithDescription("When the certificate ends that peers are shown, in seconds since 1970; 0 without one."),
@@ -135,7 +135,7 @@ func (s *Served) Note(c *tls.Certificate) {
 	s.certs[strings.Join(c.Leaf.DNSNames, ",")] = c
 }
 
-// Current returns what is remembered.
+// Current returns the remembered certificates.
 func (s *Served) Current() []*tls.Certificate {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -72,7 +72,7 @@ func TestWarnings(t *testing.T) {
 				var log bytes.Buffer
 				w := &Watch{Current: func() []*tls.Certificate { return []*tls.Certificate{cert} }, Address: tt.address, Roots: roots, Logger: slog.New(slog.NewTextHandler(&log, nil))}
 				w.Run(ctx)
-				for part, want := range map[string]int{"has ended": tt.ended, "ends soon": tt.soon, "does not verify": tt.unverified, "level=WARN": tt.ended + tt.soon + tt.unverified} {
+				for part, want := range map[string]int{"has expired": tt.ended, "expires soon": tt.soon, "does not verify": tt.unverified, "level=WARN": tt.ended + tt.soon + tt.unverified} {
 					if got := strings.Count(log.String(), part); got != want {
 						t.Errorf("%d warnings with %q, want %d", got, part, want)
 					}

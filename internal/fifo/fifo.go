@@ -1,10 +1,10 @@
-// Package fifo has a queue that takes no more memory than what waits in it.
+// Package fifo has a queue that uses only as much memory as its items need.
 package fifo
 
-// Queue is what was pushed and not popped yet. The zero value is empty. It is
-// not safe for concurrent use.
+// Queue has the items that were pushed and not popped yet. The zero value is empty. It
+// is not safe for concurrent use.
 type Queue[T any] struct {
-	pieces [][]T // none is empty, but the only one
+	pieces [][]T // only the last one left may be empty
 	head   int   // in the first piece
 	n      int
 }
@@ -35,11 +35,11 @@ func (q *Queue[T]) Push(x T) {
 	q.n++
 }
 
-// First returns the oldest item, which the queue must have. It is good until the
-// next call.
+// First returns the oldest item; the queue must not be empty. The pointer is valid
+// until the next call.
 func (q *Queue[T]) First() *T { return &q.pieces[0][q.head] }
 
-// Pop takes the oldest item, which the queue must have.
+// Pop removes and returns the oldest item; the queue must not be empty.
 func (q *Queue[T]) Pop() T {
 	var zero T
 	x := q.pieces[0][q.head]

@@ -1,8 +1,9 @@
-// Package filewatch reads files that are mounted, swapped or written while a
-// program runs, secrets and certificates, and tells when they may have changed.
+// Package filewatch reads files that are mounted, swapped or written while a program
+// runs, such as secrets and certificates, and calls a function when they may have
+// changed.
 //
-// It is their folders that are watched, because Kubernetes changes a mounted
-// Secret by swapping a symlink beside the files, which no watch on a file sees.
+// It watches the folders of the files, because Kubernetes changes a mounted Secret by
+// swapping a symlink beside the files, and a watch on a file does not see that.
 package filewatch
 
 import (
@@ -25,19 +26,19 @@ const (
 	// quiet is how long the folders must be quiet before a look, so that a file
 	// is not read while it is being written, nor one of a pair before the other.
 	quiet = 100 * time.Millisecond
-	// limit bounds that wait in a folder that never is.
+	// limit bounds that wait if a folder is never quiet.
 	limit = time.Second
-	// poll is how often there is a look anyway: not every file system reports
-	// what another machine changes, and a link may lead out of the folder.
+	// poll is how often to look in any case: not every file system reports changes
+	// by another machine, and a link may lead out of the folder.
 	poll = time.Minute
 )
 
-// readTimeout bounds the wait for what stands in a pipe.
+// readTimeout bounds the wait for the content of a pipe.
 const readTimeout = time.Second
 
-// Read returns what is in a file of at most limit bytes. A pipe is no reason to
-// wait: without a writer it is empty, and what has not come within a second is an
-// error. The error of a file that cannot be opened is that of [os.Open].
+// Read returns the content of a file of at most limit bytes. It does not wait for a
+// pipe: without a writer the pipe is empty, and after a second without its end Read
+// returns an error. If the file cannot be opened, the error is that of [os.Open].
 func Read(path string, limit int) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -61,8 +62,8 @@ var watches struct {
 	again map[chan struct{}]struct{}
 }
 
-// Again makes every Watch of this process look now, as if its files had changed:
-// what a daemon does when it gets SIGHUP. It does not wait for the looks.
+// Again makes every Watch of this process call look now, as if its files had changed.
+// A daemon calls it on SIGHUP. It does not wait for those calls.
 func Again() {
 	watches.mu.Lock()
 	defer watches.mu.Unlock()
@@ -74,7 +75,7 @@ func Again() {
 	}
 }
 
-// register returns what wakes one Watch, and how to end that.
+// register returns the channel that wakes one Watch, and a function to unregister it.
 func register() (again chan struct{}, end func()) {
 	again = make(chan struct{}, 1)
 	watches.mu.Lock()
@@ -91,11 +92,11 @@ func register() (again chan struct{}, end func()) {
 }
 
 // Watch calls look, once at first and then whenever one of files may have
-// changed and after [Again], until ctx ends; then it returns nil. Calls come one at a time, from
-// the goroutine of Watch. A change is usually seen within 0.1 s, at most within
-// 1 s, and within a minute where the file system does not report it or the
-// system has no watch left. That is a warning to log, whose attributes should
-// name the files. The error says that a folder is not there.
+// changed and after [Again], until ctx ends; then it returns nil. It makes one call at
+// a time, from its own goroutine. A change is usually seen within 0.1 s, at most within
+// 1 s, and within a minute if the file system does not report it or the system has no
+// watch left. In the last case it logs a warning to log, whose attributes should name
+// the files. It returns an error if a folder does not exist.
 func Watch(ctx context.Context, log *slog.Logger, look func(), files ...string) error {
 	w, err := watch(files)
 	switch {
@@ -103,7 +104,7 @@ func Watch(ctx context.Context, log *slog.Logger, look func(), files ...string) 
 		return fmt.Errorf("watch %v: %w", files, err)
 	case err != nil:
 		// Watches are few: on many machines 128 for all containers together.
-		// Whoever needs the files has them, so this is no reason to end.
+		// The caller has read the files, so this is no reason to end.
 		log.Warn("files cannot be watched, changes are seen within a minute", "err", err)
 		run(ctx, nil, nil, func() {}, look)
 		return nil
@@ -134,7 +135,7 @@ func watch(files []string) (*fsnotify.Watcher, error) {
 }
 
 // run works until ctx ends or the channels are closed. rewatch watches the
-// folders again, in case they were made again.
+// folders again, in case they were created again.
 func run(ctx context.Context, events <-chan fsnotify.Event, errs <-chan error, rewatch, look func()) {
 	again, end := register()
 	defer end()
@@ -168,8 +169,8 @@ func run(ctx context.Context, events <-chan fsnotify.Event, errs <-chan error, r
 		if !ok {
 			return
 		}
-		// Whatever happened in a folder may have changed the files: a swap of
-		// Kubernetes' symlink names none of them.
+		// Any event in a folder may mean that the files have changed: a swap of
+		// Kubernetes' symlink does not name them.
 		if since.IsZero() {
 			since = time.Now()
 		}

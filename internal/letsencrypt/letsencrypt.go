@@ -17,15 +17,14 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
-// Config says what for and from whom certificates are got.
+// Config says which certificates to get, and from which directory.
 type Config struct {
 	// DataDir is the folder whose sub-folder letsencrypt keeps keys and
 	// certificates; it is made when missing. Several pods may share it.
 	DataDir string
-	// Domains are the names certificates are got for, one each, in lower case and
-	// without a dot at the end; that there can be certificates for them is for the
-	// caller to see. A handshake
-	// that asks for another, or for none, is refused.
+	// Domains are the names to get certificates for, one each, in lower case and
+	// without a trailing dot. The caller checks that certificates for them are
+	// possible. A handshake that asks for another name, or for none, is refused.
 	Domains []string
 	// Email is given to the directory when not empty.
 	Email string
@@ -34,7 +33,7 @@ type Config struct {
 	// CAFile has the certificates, PEM, that vouch for the directory's own;
 	// empty means those of the system.
 	CAFile string
-	// Logger hears of certificates that could not be got; nil means nobody.
+	// Logger logs certificates that could not be got; nil means nothing is logged.
 	Logger *slog.Logger
 	// Served, when not nil, is called with the certificate of each handshake.
 	Served func(*tls.Certificate)
@@ -47,11 +46,11 @@ var ErrNotKept = errors.New("keep certificates")
 const requestTimeout = 30 * time.Second
 
 // TLSConfig returns a server's configuration that gets each certificate at the
-// first handshake that asks for its domain, and later renews it by itself. The
-// use of it means that the directory's terms of service are agreed to. It fails
-// when the data folder cannot be written.
+// first handshake that asks for its domain, and later renews it by itself. Using it
+// means agreeing to the directory's terms of service. It fails if the data folder
+// cannot be written.
 //
-// The goroutines that renew are autocert's: they end with the process only.
+// The goroutines that renew belong to autocert and end only with the process.
 func TLSConfig(c Config) (*tls.Config, error) {
 	if c.DataDir == "" || len(c.Domains) == 0 {
 		return nil, errors.New("letsencrypt: want a data folder and at least one domain")
@@ -91,7 +90,7 @@ func TLSConfig(c Config) (*tls.Config, error) {
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			cert, err := manager.GetCertificate(hello)
 			if err != nil {
-				// Names of other hosts are what scanners ask for all day.
+				// Scanners ask for names of other hosts all day.
 				level := slog.LevelDebug
 				if slices.Contains(c.Domains, strings.ToLower(hello.ServerName)) {
 					level = slog.LevelWarn
@@ -105,8 +104,8 @@ func TLSConfig(c Config) (*tls.Config, error) {
 	}, nil
 }
 
-// tryToKeep makes the folder and a file in it, so that one that cannot be
-// written ends the start and not each handshake.
+// tryToKeep creates the folder and a file in it, so that a folder that cannot be
+// written fails the start and not each handshake.
 func tryToKeep(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err

@@ -20,7 +20,7 @@ const (
 	Syslog  = "syslog"
 )
 
-// What is kept of files put aside; those of NetBird's relay.
+// How many old log files are kept, and for how long; as NetBird's relay does.
 const (
 	keepFiles = 10
 	keepDays  = 30
@@ -28,31 +28,32 @@ const (
 
 // Config says where a log goes and what it looks like.
 type Config struct {
-	// Level is the least level that is logged: trace, debug, info, warn (or
-	// warning), error, or fatal and panic, above which nothing is logged.
-	// Empty means info.
+	// Level is the lowest level that is logged: trace, debug, info, warn (or
+	// warning), error, or fatal and panic, with which nothing is logged. Empty means
+	// info.
 	Level string
 	// File is [Console], [Syslog] or a path. Empty means the console.
 	File string
 	// Format is text or json. Empty means text.
 	Format string
-	// MaxSizeMB is the size in megabytes at which a file is put aside; 0
-	// means 15. Ten are kept, compressed, for 30 days. What is no regular file,
-	// such as /dev/stdout, stays.
+	// MaxSizeMB is the size in megabytes at which a file is moved aside; 0 means 15.
+	// Ten are kept, compressed, for 30 days. Files that are not regular, such as
+	// /dev/stdout, are not moved.
 	MaxSizeMB int
-	// DisableRotation leaves a file as it is.
+	// DisableRotation never moves a file aside.
 	DisableRotation bool
-	// Console is where the console is; nil means standard error.
+	// Console is the console; nil means standard error.
 	Console io.Writer
 }
 
 // Log is an open log. Its methods and those of its loggers never wait, except
-// for Close: lines that cannot be written wait in 1 MiB of memory, and when that
-// is used up the newest are dropped and counted. When lines are written again, a
-// record says how many were lost.
+// for Close: lines that cannot be written wait in 1 MiB of memory, and when that is
+// full the newest are dropped and counted. When lines are written again, a record says
+// how many were lost.
 type Log struct {
 	*slog.Logger
-	// Level is what is logged from now on. It is safe for concurrent use.
+	// Level is the lowest level that is logged. It may be changed at any time, and is
+	// safe for concurrent use.
 	Level *slog.LevelVar
 
 	queue *queue
@@ -101,19 +102,18 @@ func Open(c Config) (*Log, error) {
 	return l, nil
 }
 
-// Reopen opens the file again, as after another program has moved it away. What
-// cannot be opened is logged, and the old file goes on.
+// Reopen opens the file again, after another program has moved it away. If the file
+// cannot be opened it logs a warning and keeps the old file.
 func (l *Log) Reopen() { l.queue.again() }
 
-// Lost returns how many lines are lost so far: dropped because too many waited,
-// and refused by the file, the pipe or syslog.
+// Lost returns how many lines have been lost: dropped because too many waited, and
+// refused by the file, the pipe or syslog.
 func (l *Log) Lost() (queueFull, writeFailed uint64) {
 	return l.queue.full.Load(), l.queue.failed.Load()
 }
 
-// Close waits for at most a second until all lines are written, and closes the
-// file or the connection to syslog. The error says that lines are left. What is
-// logged afterwards is lost.
+// Close waits at most a second until all lines are written, and closes the file or the
+// connection to syslog. It returns an error if lines are left. Later lines are lost.
 func (l *Log) Close() error { return l.queue.close() }
 
 func newHandler(w io.Writer, format string, opts *slog.HandlerOptions) slog.Handler {
@@ -123,8 +123,8 @@ func newHandler(w io.Writer, format string, opts *slog.HandlerOptions) slog.Hand
 	return slog.NewTextHandler(w, opts)
 }
 
-// ParseLevel returns the level of a name; fatal and panic, which nothing is
-// logged at, are above error. Letter case does not matter.
+// ParseLevel returns the level of a name. fatal and panic are above error, and nothing
+// is logged at them. Letter case does not matter.
 func ParseLevel(name string) (slog.Level, error) {
 	switch strings.ToLower(name) {
 	case "trace":
@@ -159,8 +159,8 @@ func dropTime(groups []string, a slog.Attr) slog.Attr {
 	return nameTrace(groups, a)
 }
 
-// inJSON makes values read as in the text format: to JSON an address is an object
-// and a time span a number without a unit. Numbers and lists of texts stay.
+// inJSON gives values the text of the text format: JSON would show an address as an
+// object and a duration as a number without a unit. Numbers and lists of texts stay.
 func inJSON(replace func([]string, slog.Attr) slog.Attr) func([]string, slog.Attr) slog.Attr {
 	return func(groups []string, a slog.Attr) slog.Attr {
 		a = replace(groups, a)
@@ -168,7 +168,7 @@ func inJSON(replace func([]string, slog.Attr) slog.Attr) func([]string, slog.Att
 		case time.Duration:
 			a.Value = slog.StringValue(v.String())
 		case nil, bool, string, int64, uint64, float64, time.Time, []slog.Attr, slog.Level, []string, error, encoding.TextMarshaler:
-			// As they should be, the last two by what slog makes of them.
+			// These are right already, the last two as slog formats them.
 		default:
 			a.Value = slog.StringValue(fmt.Sprintf("%+v", v))
 		}

@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// maxQueued bounds what waits to be written, in bytes of memory: each line
-	// counts as its length and lineCost.
+	// maxQueued bounds the lines that wait, in bytes of memory: each line counts as
+	// its length plus lineCost.
 	maxQueued = 1 << 20
 	lineCost  = 64
 	// flushTimeout bounds the wait for the writer when the log is closed.
@@ -19,24 +19,24 @@ const (
 )
 
 var (
-	errQueueFull  = errors.New("the log was written more slowly than lines came")
-	errNotFlushed = errors.New("log lines are left that could not be written within a second")
+	errQueueFull  = errors.New("lines came faster than the log could be written")
+	errNotFlushed = errors.New("some log lines could not be written within a second")
 )
 
-// sink is where lines go. Each call may wait for ever, since a pipe may have a
-// reader that is frozen, so only the writer goroutine makes one.
+// sink is where lines go. Each call may block for ever, because the reader of a pipe
+// may be frozen, so only the writer goroutine calls it.
 type sink interface {
 	levelWriter
 	io.Closer
-	// reopen opens what another program may have moved away.
+	// reopen opens the file again, which another program may have moved away.
 	reopen() error
 }
 
-// line is one that waits.
+// line is a line that waits.
 type line struct {
 	level  slog.Level
 	text   []byte
-	missed uint64 // lines dropped between the one before and this one
+	missed uint64 // lines dropped between the line before and this one
 }
 
 func (l *line) cost() int { return len(l.text) + lineCost }
@@ -47,24 +47,24 @@ func (l *line) cost() int { return len(l.text) + lineCost }
 type queue struct {
 	// Set by newQueue, never changed.
 	sink sink
-	log  *slog.Logger                         // what logs to this queue
+	log  *slog.Logger                         // logs to this queue
 	note func(lines uint64, why error) []byte // the record about lines that were lost
 	done chan struct{}                        // closed when run has returned
 
 	full, failed atomic.Uint64 // lines lost: dropped here, and refused by the sink
 
 	// Owned by run.
-	unsaid uint64 // lost lines that the log does not tell yet
-	why    error  // of the last of them
+	unsaid uint64 // lost lines that the log does not mention yet
+	why    error  // why the last of them was lost
 
 	mu     sync.Mutex // guards what follows
 	wake   sync.Cond
 	lines  []line
 	bytes  int    // cost of lines and of the line that is being written
-	missed uint64 // lines dropped since the last one of lines
-	reopen bool   // the sink is to be reopened
-	closed bool   // no line is taken any more
-	cut    bool   // nor written
+	missed uint64 // lines dropped after the last one in lines
+	reopen bool   // the sink must be reopened
+	closed bool   // no more lines are accepted
+	cut    bool   // no more lines are written
 }
 
 func newQueue(s sink) *queue {
@@ -97,7 +97,7 @@ func (q *queue) run() {
 		l, reopen, ok := q.next()
 		if reopen {
 			if err := q.sink.reopen(); err != nil {
-				q.log.Warn("log file cannot be opened again, the old one goes on", "err", err)
+				q.log.Warn("could not reopen the log file, the old one stays in use", "err", err)
 			}
 		}
 		if l.missed > 0 {
@@ -118,15 +118,15 @@ func (q *queue) run() {
 			q.written(l)
 		}
 		if !ok {
-			_ = q.sink.Close() // nothing is left to log it to
+			_ = q.sink.Close() // there is no log left for this error
 			return
 		}
 	}
 }
 
-// next waits for something to do: a line, lines that were dropped after the
-// last one, which are told with a line that has no text, or reopening. ok false
-// means that this was the last.
+// next waits for something to do: a line; a count of lines that were dropped after the
+// last one, in a line without text; or reopening. ok is false when there will be
+// nothing more.
 func (q *queue) next() (l line, reopen, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -141,19 +141,19 @@ func (q *queue) next() (l line, reopen, ok bool) {
 		l, q.lines = q.lines[0], q.lines[1:]
 		return l, reopen, true
 	}
-	q.lines = nil // gives the memory back
+	q.lines = nil // releases the memory
 	l.missed, q.missed = q.missed, 0
 	return l, reopen, !q.closed
 }
 
-// written gives back the room of a line that next has returned.
+// written releases the room of a line that next has returned.
 func (q *queue) written(l line) {
 	q.mu.Lock()
 	q.bytes -= l.cost()
 	q.mu.Unlock()
 }
 
-// again asks for the sink to be reopened before the next line. It does not wait.
+// again makes run reopen the sink before the next line. It does not wait.
 func (q *queue) again() {
 	q.mu.Lock()
 	q.reopen = true
@@ -161,8 +161,8 @@ func (q *queue) again() {
 	q.mu.Unlock()
 }
 
-// close waits until what is queued is written, at most a second. A write that
-// the system holds up longer cannot be ended: the goroutine ends after it.
+// close waits until the queued lines are written, at most a second. It cannot end a
+// write that blocks longer: the goroutine ends after that write.
 func (q *queue) close() error {
 	q.mu.Lock()
 	q.closed = true

@@ -14,10 +14,10 @@ import (
 
 // stream is a sink that is the console or a file.
 type stream struct {
-	cfg Config         // its File is what is opened again; empty: the console, which stays open
+	cfg Config         // reopen opens its File; if that is empty, w is the console, which stays open
 	w   io.WriteCloser // nil: not opened yet
-	// rest is what the last line lacks, as after a full disk. It is written before
-	// anything else, so that two records are never one line.
+	// rest is the unwritten end of the last line, after the disk was full for example.
+	// It is written before anything else, so that two records never share a line.
 	rest []byte
 }
 
@@ -40,7 +40,7 @@ func (s *stream) writeLevel(_ slog.Level, text []byte) error {
 	n, err := s.w.Write(text)
 	if n > 0 && n < len(text) {
 		s.rest = slices.Clone(text[n:])
-		return nil // it is in the log as soon as anything is again
+		return nil // the line will be in the log as soon as the disk has room
 	}
 	return err
 }
@@ -55,11 +55,11 @@ func (s *stream) reopen() error {
 	}
 	old := s.w
 	if _, ok := old.(*lumberjack.Logger); ok {
-		_ = f.Close() // closed below, the other opens the file by itself
+		_ = f.Close() // the rotating writer opens the file by itself
 	} else {
 		s.w = f
 	}
-	_ = old.Close() // what it held is written
+	_ = old.Close() // all of it has been written
 	s.rest = missingEnd(s.cfg.File)
 	return nil
 }
@@ -76,9 +76,9 @@ type console struct{ io.Writer }
 
 func (console) Close() error { return nil }
 
-// openFile opens the file at once, so that a path that cannot be written ends
-// the start instead of losing the log. Only a pipe that has no reader yet is
-// opened by the writer goroutine, which waits for one.
+// openFile opens the file at once, so that a path that cannot be written fails the
+// start instead of losing the log. Only a pipe without a reader is opened later, by
+// the writer goroutine, which waits for a reader.
 func openFile(c Config) (*stream, error) {
 	s := &stream{cfg: c}
 	f, err := openPath(c.File, syscall.O_NONBLOCK)
@@ -91,7 +91,7 @@ func openFile(c Config) (*stream, error) {
 		return nil, err
 	}
 	s.w, s.rest = f, missingEnd(c.File)
-	// To put /dev/stdout aside would rename it, for every program there is.
+	// Moving /dev/stdout aside would rename it for all programs.
 	if info, err := f.Stat(); c.DisableRotation || err == nil && !info.Mode().IsRegular() {
 		return s, nil
 	}
@@ -110,8 +110,7 @@ func openPath(path string, flags int) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|flags, 0o600)
 }
 
-// missingEnd returns a line end when a file ends within a line, as one does whose
-// disk was full.
+// missingEnd returns a line end if a file ends within a line, as after a full disk.
 func missingEnd(path string) []byte {
 	info, err := os.Stat(path)
 	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
@@ -119,7 +118,7 @@ func missingEnd(path string) []byte {
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil // it is written all the same
+		return nil // the file can be written, so this does not matter
 	}
 	defer f.Close()
 	var last [1]byte

@@ -14,7 +14,7 @@ func openSyslog() (sink, error) {
 	return syslogWriter{w}, err
 }
 
-func (syslogWriter) reopen() error { return nil } // it connects again by itself
+func (syslogWriter) reopen() error { return nil } // it reconnects by itself
 
 func (w syslogWriter) writeLevel(level slog.Level, line []byte) error {
 	switch {

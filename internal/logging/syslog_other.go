@@ -5,5 +5,5 @@ package logging
 import "errors"
 
 func openSyslog() (sink, error) {
-	return nil, errors.New("this system has none: want console or a path")
+	return nil, errors.New("this system has no syslog: want console or a path")
 }

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Below is a connection for TLS to run over. It is like the connection it was
-// made of until [Below.Gather] is called, after the handshake.
+// Below is a connection for TLS to run over. Until [Below.Gather] is called, after the
+// handshake, it behaves like the connection that it was made from.
 type Below struct {
 	net.Conn
 	raw     syscall.RawConn // nil on the plain path
@@ -17,20 +17,19 @@ type Below struct {
 	heard   atomic.Bool
 }
 
-// Heard reports whether a byte has come before [Below.Gather] was called.
+// Heard reports whether a byte was read before [Below.Gather] was called.
 func (b *Below) Heard() bool { return b.heard.Load() }
 
 // NewBelow returns conn as a connection for TLS to run over.
 func NewBelow(conn net.Conn) *Below { return &Below{Conn: conn, raw: Raw(conn)} }
 
-// Raw returns the way to the descriptor of the connection b was made of, nil on the
-// plain path.
+// Raw returns access to the descriptor of the connection that b was made from, nil on
+// the plain path.
 func (b *Below) Raw() syscall.RawConn { return b.raw }
 
-// Gather puts [Records] between conn, which runs over b, and the connection b was
-// made of, and returns them with the way to its descriptor, nil on the plain
-// path. No other call of conn or b may be in progress. From then on conn is for
-// the records alone.
+// Gather puts [Records] between conn, which runs over b, and the connection that b was
+// made from. It returns them and access to the descriptor, nil on the plain path. No
+// other call of conn or b may be in progress. From then on only the records use conn.
 func (b *Below) Gather(conn *tls.Conn) (*Records, syscall.RawConn) {
 	r := &Records{socket: b.Conn, raw: b.raw, conn: conn}
 	b.records.Store(r)

@@ -8,8 +8,8 @@ import "sync"
 const ReadSize = 64 << 10
 
 // Sizes in bytes of the other buffers lent to connections. What is left of a
-// frame that does not get whole moves to the smallest that holds it, so that a
-// peer that stalls inside a frame does not pin 64 kB.
+// frame that is not complete moves to the smallest that fits, so that a peer that
+// stalls inside a frame does not hold 64 kB.
 const (
 	restSmall  = 512
 	restMiddle = 2 << 10
@@ -18,7 +18,7 @@ const (
 
 // GatherSize is how many bytes of TLS records are gathered at most. It holds what
 // TLS makes of ReadSize bytes, 22 bytes more for each record of 16 kB, and leaves
-// 8,000 bytes for what goes ahead of those or comes from TLS itself.
+// 8,000 bytes for earlier records and for those of TLS itself.
 const GatherSize = 72 << 10
 
 var (
@@ -46,7 +46,7 @@ func Borrow(n int) []byte {
 }
 
 // GiveBack returns to its pool a buffer from [Borrow] or [Records.Take], in its
-// whole length. A nil buffer is nobody's.
+// whole length. A nil buffer is ignored.
 func GiveBack(b []byte) {
 	switch len(b) {
 	case restSmall:

@@ -6,15 +6,15 @@
 //   - [Reader] reads with one non-blocking call at a time into a buffer of 64 kB
 //     that is lent for as long as there are bytes in hand. While it waits it holds
 //     none, or one just large enough for the rest of a frame.
-//   - [Writer] writes a batch with one call, can try without waiting, and gives
-//     up on another side that takes no byte for the stall timeout.
-//   - [Records] lies below a tls.Conn: what TLS writes is gathered until it is
-//     taken, what it reads comes from one read of the socket. [Below] is a
-//     connection that can be switched to that after its handshake.
+//   - [Writer] writes a batch with one call, can try without waiting, and fails if
+//     the other side accepts no byte for the stall timeout.
+//   - [Records] is below a tls.Conn: it gathers what TLS writes until that is taken,
+//     and serves what TLS reads from one read of the socket. [Below] is a connection
+//     that can be switched to that after its handshake.
 //
-// What a frame is, what is written first, and who may write, its users know.
+// Its users define what a frame is, what is written first, and which goroutine writes.
 //
-// On sockets of Unix the calls go to the descriptor. Where there is none, in
-// memory and on other systems, the same methods use net.Conn.Read and Write (the
-// plain path): as correct, and slower.
+// On Unix sockets the calls use the descriptor. Without a descriptor, in memory and on
+// other systems, the same methods use net.Conn.Read and Write (the plain path), which
+// is correct too, but slower.
 package netbatch

@@ -5,11 +5,11 @@ import (
 	"unsafe"
 )
 
-// sysRead and sysWrite are read and write without a word to Go's scheduler. It
+// sysRead and sysWrite are read and write without notifying Go's scheduler. It
 // takes the processor from a goroutine whose system call lasts longer than 20 µs,
 // which writing a batch on loopback does, hands it to another thread, and its
 // monitor then looks again every 20 µs for as long as that goes on. These calls
-// never wait, the descriptor being non-blocking, so all of that is in vain: in a
+// never wait, the descriptor being non-blocking, so all of that is wasted: in a
 // ring of three pods on two CPUs it was a quarter of the pods' CPU time, see
 // bench/README.md.
 func sysRead(fd uintptr, p []byte) (int, error) { return rawCall(syscall.SYS_READ, fd, p) }

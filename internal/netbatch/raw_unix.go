@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// Raw returns the way to the file descriptor of c, or nil where c has none
-// and the plain path serves it.
+// Raw returns access to the file descriptor of c, or nil if c has none and uses the
+// plain path.
 func Raw(c net.Conn) syscall.RawConn {
 	sc, ok := c.(syscall.Conn)
 	if !ok {

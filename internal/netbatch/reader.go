@@ -26,8 +26,8 @@ type Reader struct {
 	err      error // of the last read in readSocket
 }
 
-// Init makes r the reader of conn, with raw its way to the descriptor as from
-// [Raw], through records unless that is nil.
+// Init makes r the reader of conn, whose descriptor raw accesses as from [Raw]. It
+// reads through records unless that is nil.
 func (r *Reader) Init(conn net.Conn, raw syscall.RawConn, records *Records) {
 	r.conn, r.raw, r.records = conn, raw, records
 	r.ready = r.readSocket
@@ -52,10 +52,10 @@ func (r *Reader) Bytes() []byte { return r.buf[r.off:r.end] }
 // Skip takes the first n of those bytes.
 func (r *Reader) Skip(n int) { r.off += n }
 
-// Fill waits for more bytes and appends them to those that Bytes returns, of
-// which there must be fewer than [ReadSize]. Whatever was skipped is gone
-// afterwards. It may return nil without new bytes. With TLS the caller looks at
-// [Records.Pending] afterwards: a key update is answered from within.
+// Fill waits for more bytes and appends them to those that Bytes returns, which must be
+// fewer than [ReadSize]. Skipped bytes are gone afterwards. It may return nil without
+// new bytes. With TLS the caller checks [Records.Pending] afterwards, because TLS may
+// have answered a key update.
 func (r *Reader) Fill() error {
 	switch {
 	case r.raw == nil:
@@ -89,8 +89,8 @@ func (r *Reader) readSocket(fd uintptr) bool {
 	return true
 }
 
-// fillTLS is Fill where TLS runs over a raw socket: one read of the socket, and
-// all that it decrypts to.
+// fillTLS is Fill with TLS over a raw socket: one read of the socket, and everything
+// that it decrypts to.
 func (r *Reader) fillTLS() error {
 	for {
 		if !r.records.drained {
@@ -138,7 +138,7 @@ func (r *Reader) fillPlain() error {
 	n, err := in.Read(r.buf[r.end:])
 	r.end += n
 	if n > 0 {
-		return nil // an error beside bytes comes again
+		return nil // an error that came with bytes comes again
 	}
 	if err == nil {
 		err = io.ErrNoProgress
@@ -161,7 +161,7 @@ func (r *Reader) compact() {
 	}
 }
 
-// shrink gives back the large buffer, keeping what was not parsed in one of the
+// shrink gives back the large buffer and keeps the unparsed bytes in a buffer of the
 // right size.
 func (r *Reader) shrink() {
 	if r.off == r.end {

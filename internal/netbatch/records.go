@@ -8,17 +8,15 @@ import (
 	"syscall"
 )
 
-// Records lies between a tls.Conn and its socket, so that a batch is one call of
-// the system in either direction, whatever number of records it is. What
-// tls.Conn writes is gathered until it is taken. What it reads comes from one
-// read of the socket; when that is used up it is told [ErrNotReady] instead of
-// being made to wait, so that messages that are already decrypted do not wait for
-// a record that is not whole.
+// Records is between a tls.Conn and its socket, so that a batch is one system call in
+// either direction, whatever its number of records. It gathers what tls.Conn writes
+// until that is taken. What tls.Conn reads comes from one read of the socket. When
+// that is used up, the Read of tls.Conn returns [ErrNotReady] instead of waiting, so
+// that messages that are already decrypted do not wait for an incomplete record.
 //
-// Read and Write are for tls.Conn, the reading otherwise for a [Reader], the
-// rest for whoever writes. The tls.Config should have
-// DynamicRecordSizingDisabled, or small records are made where large ones cost
-// less.
+// Only tls.Conn calls Read and Write. A [Reader] calls the other methods for reading,
+// and the writer calls the rest. The tls.Config should have
+// DynamicRecordSizingDisabled, otherwise TLS makes small records, which cost more.
 type Records struct {
 	socket net.Conn
 	raw    syscall.RawConn // nil on the plain path
@@ -28,16 +26,16 @@ type Records struct {
 	buf      []byte // lent while it holds bytes
 	off, end int
 	err      error // of the socket, for when buf is used up
-	drained  bool  // conn has said ErrNotReady since the last read
+	drained  bool  // conn has returned ErrNotReady since the last read
 
 	mu       sync.Mutex // guards what follows; held for no I/O
 	gathered []byte     // lent while it holds records
 	n        int
 }
 
-// ErrNotReady is what tls.Conn gets instead of waiting. crypto/tls keeps an error
-// for good unless it is temporary, the rule by which a read timeout does not
-// spoil a connection; TestNotReadyDoesNotStick holds it.
+// ErrNotReady is the error that tls.Conn gets instead of waiting. crypto/tls keeps an
+// error for good unless it is temporary, so that a read timeout does not break a
+// connection; TestNotReadyDoesNotStick checks that.
 var ErrNotReady error = notReady{}
 
 type notReady struct{}
@@ -46,8 +44,8 @@ func (notReady) Error() string   { return "netbatch: nothing to read yet" }
 func (notReady) Timeout() bool   { return true }
 func (notReady) Temporary() bool { return true }
 
-// ErrGatherFull ends a connection whose other side has TLS answer it, with key
-// updates, but does not read.
+// ErrGatherFull ends a connection whose other side makes TLS answer key updates but
+// does not read the answers.
 var ErrGatherFull = errors.New("netbatch: too many TLS records waiting for the other side")
 
 // Read serves tls.Conn.
@@ -120,14 +118,14 @@ func (r *Records) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Encrypt has p encrypted and gathered. At most [ReadSize] bytes go between two
-// calls of Take.
+// Encrypt encrypts p and gathers the result. At most [ReadSize] bytes may be encrypted
+// between two calls of Take.
 func (r *Records) Encrypt(p []byte) error {
 	_, err := r.conn.Write(p)
 	return err
 }
 
-// EndWriting has the end of TLS gathered, behind which nothing can be written.
+// EndWriting gathers the end of the TLS connection, after which nothing can be written.
 func (r *Records) EndWriting() error { return r.conn.CloseWrite() }
 
 // Take returns the gathered bytes, the start of a buffer that the caller gives
@@ -140,8 +138,7 @@ func (r *Records) Take() (b, lent []byte) {
 	return b, lent
 }
 
-// Pending reports whether there are gathered bytes, also such as TLS itself had
-// to say.
+// Pending reports whether there are gathered bytes, including those of TLS itself.
 func (r *Records) Pending() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -29,8 +29,8 @@ type Writer struct {
 	err     error
 }
 
-// Init makes w the writer of conn, with raw its way to the descriptor as from
-// [Raw]. stall is how long the other side may take no byte.
+// Init makes w the writer of conn, whose descriptor raw accesses as from [Raw]. stall
+// is how long the other side may accept no byte.
 func (w *Writer) Init(conn net.Conn, raw syscall.RawConn, stall time.Duration) {
 	w.conn, w.raw, w.stall = conn, raw, stall
 	w.attempt = w.writeReady
@@ -38,7 +38,7 @@ func (w *Writer) Init(conn net.Conn, raw syscall.RawConn, stall time.Duration) {
 
 func (w *Writer) writeReady(fd uintptr) bool {
 	w.n, w.err = writeNow(fd, w.b)
-	return true // also when the socket is full: this is an attempt, not a wait
+	return true // even if the socket is full: this is an attempt, not a wait
 }
 
 // Try writes what the socket takes at once. On the plain path that is nothing,

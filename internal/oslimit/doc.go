@@ -1,3 +1,3 @@
-// Package oslimit finds what the system lets this process use: memory and open
-// files.
+// Package oslimit finds how much memory and how many open files the system allows this
+// process.
 package oslimit

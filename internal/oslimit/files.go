@@ -2,14 +2,13 @@ package oslimit
 
 import "math"
 
-// Files is how many files this process may have open, and how they are shared out,
-// so that peers, however many come, leave some for everything else: other pods,
-// operators, certificates, the log. What is not known to be limited is
-// [math.MaxInt].
+// Files is how many files this process may have open, and how they are divided, so
+// that any number of peers leaves some for everything else: other pods, operators,
+// certificates, the log. A field without a known limit is [math.MaxInt].
 type Files struct {
 	Limit int
-	// Peers is for connections of peers and of those that have not proved
-	// themselves to be one.
+	// Peers is for connections of peers, including those that have not proved
+	// themselves yet.
 	Peers int
 	// Pods is for connections from other pods that have not proved themselves.
 	Pods int
@@ -20,9 +19,10 @@ type Files struct {
 // FindFiles returns how many files this process may have open.
 func FindFiles() Files { return share(fileLimit()) }
 
-// share keeps a quarter for all that is not a peer. Of that a fifth is for strangers
-// at the port of other pods and a tenth for each of three listeners for operators;
-// half is for links, and for what is open in any case (about 20).
+// share reserves a quarter for everything that is not a peer. Of that quarter, a fifth
+// is for strangers at the port for other pods and a tenth for each of the three
+// listeners for operators; half is for links and for files that are always open
+// (about 20).
 func share(limit int) Files {
 	if limit == math.MaxInt {
 		return Files{limit, limit, limit, limit}

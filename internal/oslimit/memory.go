@@ -11,17 +11,17 @@ import (
 	"strings"
 )
 
-// fallbackMemory is assumed where nothing tells how much memory there is.
+// fallbackMemory is assumed if the amount of memory cannot be found.
 const fallbackMemory = 1 << 30
 
 // Memory is how much memory this process may use.
 type Memory struct {
 	Bytes int64
-	From  string // what says so: a file, or GOMEMLIMIT
+	From  string // where the limit comes from: a file, or GOMEMLIMIT
 }
 
-// FindMemory returns the tightest of GOMEMLIMIT, the limits of the process's
-// cgroup and of all above it, and the machine's memory.
+// FindMemory returns the smallest of GOMEMLIMIT, the limits of the process's cgroup and
+// of all cgroups above it, and the machine's memory.
 func FindMemory() Memory {
 	m := memoryIn(os.DirFS("/"))
 	if limit := debug.SetMemoryLimit(-1); limit < m.Bytes {
@@ -64,18 +64,18 @@ func memoryIn(root fs.FS) Memory {
 type hierarchy struct {
 	mount string
 	own   string   // the process's cgroup, mount or below it
-	files []string // that hold limits
+	files []string // the files with limits
 }
 
 var (
 	filesV2 = []string{"memory.max", "memory.high"}
-	// memory.stat has the tightest limit of all above, also of those that a
+	// memory.stat has the smallest limit of all cgroups above, including those that a
 	// container does not see.
 	filesV1 = []string{"memory.limit_in_bytes", "memory.stat"}
 )
 
-// hierarchies returns those that the process is in. Their folders may be hidden
-// from it.
+// hierarchies returns the hierarchies that the process is in. Their folders may be
+// hidden from it.
 func hierarchies(root fs.FS) []hierarchy {
 	var pathV1, pathV2 string
 	for line := range strings.Lines(read(root, "proc/self/cgroup")) {
@@ -105,7 +105,7 @@ func hierarchies(root fs.FS) []hierarchy {
 			all = append(all, hierarchy{mount, path.Join(mount, below(mountRoot, pathV1)), filesV1})
 		}
 	}
-	if len(all) == 0 { // proc says nothing: they are nearly always here
+	if len(all) == 0 { // not in proc: they are nearly always here
 		all = []hierarchy{
 			{"sys/fs/cgroup", "sys/fs/cgroup", filesV2},
 			{"sys/fs/cgroup/memory", "sys/fs/cgroup/memory", filesV1},
@@ -114,9 +114,9 @@ func hierarchies(root fs.FS) []hierarchy {
 	return all
 }
 
-// below returns the path of a cgroup from the folder that is mounted, "" when it
-// is that folder or its place below is not known: both are as the process's
-// cgroup namespace has them, "/.." is above it.
+// below returns the path of a cgroup relative to the mounted folder. It is "" if the
+// cgroup is that folder, or if its place below is not known. Both paths are as seen in
+// the process's cgroup namespace, where "/.." is above it.
 func below(mountRoot, cgroup string) string {
 	rest, ok := strings.CutPrefix(cgroup, strings.TrimSuffix(mountRoot, "/")+"/")
 	if !ok || slices.Contains(strings.Split(rest, "/"), "..") {
@@ -125,11 +125,10 @@ func below(mountRoot, cgroup string) string {
 	return rest
 }
 
-// unescape undoes what the kernel does to blanks and backslashes in mountinfo.
+// unescape reverses the kernel's escapes for blanks and backslashes in mountinfo.
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace
 
-// valueOf returns the number behind key in a file of a key and a number on each
-// line.
+// valueOf returns the number after key in a file with a key and a number on each line.
 func valueOf(text, key string) (int64, bool) {
 	for line := range strings.Lines(text) {
 		fields := strings.Fields(line)

@@ -1,5 +1,5 @@
-// Package relayurl reads the address of a relay, as clients dial it and as a relay
-// tells it to them. What one of them refuses, so does the other.
+// Package relayurl parses the address of a relay. Clients that dial it and relays that
+// announce it use the same rules.
 package relayurl
 
 import (
@@ -53,11 +53,11 @@ func Parse(s string) (URL, error) {
 	case u.Hostname() == "":
 		return t, errors.New("no host")
 	case u.User != nil:
-		return t, errors.New("user and password have no meaning in the address of a relay: want the host and port alone")
+		return t, errors.New("a relay address has no user and password: want only host and port")
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		return t, errors.New("a query or fragment has no meaning in the address of a relay: want the host and port alone")
+		return t, errors.New("a relay address has no query or fragment: want only host and port")
 	case strings.HasSuffix(u.Host, ":"):
-		return t, fmt.Errorf("no port behind %q, want such as rels://relay.example.com:443", u.Host)
+		return t, fmt.Errorf("no port after %q, want for example rels://relay.example.com:443", u.Host)
 	}
 	t.Name = u.Hostname()
 	t.Host = t.Name
@@ -82,8 +82,8 @@ func Parse(s string) (URL, error) {
 	return t, nil
 }
 
-// notOfAName reports whether no name of a host has c. An underscore stands in names
-// that containers have.
+// notOfAName reports whether c cannot be part of a host name. Names of containers may
+// have an underscore.
 func notOfAName(c rune) bool {
 	switch {
 	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '.', c == '_':

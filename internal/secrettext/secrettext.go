@@ -1,5 +1,5 @@
-// Package secrettext holds what is true of the text of every secret, wherever it
-// comes from. Its errors never have the secret in them.
+// Package secrettext has the rules for the text of a secret, wherever it comes from.
+// Its errors never contain the secret.
 package secrettext
 
 import (
@@ -10,32 +10,33 @@ import (
 	"unicode/utf8"
 )
 
-// ByteOrderMark is what some editors put before the first line of a file.
+// ByteOrderMark is what some editors write before the first line of a file.
 const ByteOrderMark = "\ufeff"
 
-// Check says why text is no secret: a secret is UTF-8 without control
-// characters. The error reads on from where the text stands, such as "line 3".
+// Check returns why text is not a secret: a secret is UTF-8 without control characters.
+// The error continues a sentence that begins with the place of the text, such as
+// "line 3".
 func Check(text string) error {
-	// Before all else, since it explains the rest.
+	// First, because it explains all other errors.
 	if strings.HasPrefix(text, "\xff\xfe") || strings.HasPrefix(text, "\xfe\xff") {
-		return errors.New("is UTF-16: want UTF-8, the encoding to choose when the file is saved")
+		return errors.New("is UTF-16: save the file as UTF-8")
 	}
 	for _, r := range text {
 		switch {
 		case r == 0:
-			return errors.New("has a NUL byte, as UTF-16 has in every other place: want UTF-8, the encoding to choose when the file is saved")
+			return errors.New("has a NUL byte, as UTF-16 has at every second place: save the file as UTF-8")
 		case r == '\n':
-			return errors.New("has a line end within: want a secret that is one line")
+			return errors.New("has a line end in the middle: want a secret on one line")
 		case r == '\r':
 			return errors.New("has a carriage return that is not part of a line end: want lines that end in LF or CRLF")
 		case string(r) == ByteOrderMark:
-			return errors.New("has a byte order mark, which belongs at most before the first line of a file: want it deleted")
+			return errors.New("has a byte order mark, which is allowed only before the first line of a file: delete it")
 		case unicode.IsControl(r), r == '\u2028', r == '\u2029': // line and paragraph separator
 			return fmt.Errorf("has the control character U+%04X: want text without control characters", r)
 		}
 	}
 	if !utf8.ValidString(text) {
-		return errors.New("is not UTF-8: want that encoding when the file is saved")
+		return errors.New("is not UTF-8: save the file as UTF-8")
 	}
 	return nil
 }
@@ -43,8 +44,8 @@ func Check(text string) error {
 // Short is how many characters a secret should have at least.
 const Short = 16
 
-// Edge names what stands at an end of text and is hardly meant to be part of a
-// secret, such as "ends in a line end"; "" is nothing.
+// Edge names a blank, line end or quote at an end of text, which is probably not meant
+// to be part of a secret, such as "ends in a line end"; "" if there is none.
 func Edge(text string) string {
 	first, _ := utf8.DecodeRuneInString(text)
 	last, _ := utf8.DecodeLastRuneInString(text)
@@ -59,8 +60,8 @@ func Edge(text string) string {
 	return ""
 }
 
-// Doubts says what is odd about a secret that is taken as it is. Each reads on
-// from where the text stands.
+// Doubts returns what is odd about a secret that is used as it is. Each continues a
+// sentence that begins with the place of the text.
 func Doubts(text string) (all []string) {
 	const unless = " part of the secret: want it without, unless the issuer of tokens has the same"
 	inner := strings.TrimSpace(text)

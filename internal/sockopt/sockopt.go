@@ -1,6 +1,6 @@
-// Package sockopt sets what the kernel does for a TCP connection: how long it
-// keeps one whose way is dead, and how much it holds that it has not sent. On
-// connections without a descriptor, as those in memory, it does nothing.
+// Package sockopt sets kernel options of a TCP connection: how long it survives on a
+// dead network path, and how much unsent data the kernel holds for it. On connections
+// without a descriptor, such as those in memory, it does nothing.
 package sockopt
 
 import (
@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Good values for [Options.Unsent]: for many connections, and for a few on which
-// messages of all are behind each other.
+// Good values for [Options.Unsent]: for many connections, and for a few connections
+// that each carry the messages of all.
 const (
 	Unsent      = 128 << 10
 	UnsentShort = 64 << 10
@@ -18,19 +18,19 @@ const (
 
 // Options are what [Set] sets.
 type Options struct {
-	// Probe is after how much time without a sign of life the kernel probes the
-	// other side, when nothing is under way; another probe and a second later
-	// each the connection fails. In whole seconds.
+	// Probe is how long the other side may be silent, while no data is
+	// unacknowledged, before the kernel probes it. The kernel sends a second probe a
+	// second later, and the connection fails a second after that. In whole seconds.
 	Probe time.Duration
 
-	// Stalled is how long the other side may leave what was sent unacknowledged,
-	// or take nothing of what waits; it takes the place of the number of probes.
-	// Only Linux has it; 0: a quarter of an hour, see [Unacknowledged].
+	// Stalled is how long the other side may leave sent data unacknowledged, or accept
+	// no further data; it replaces the number of probes. Only Linux has it; 0: a
+	// quarter of an hour, see [Unacknowledged].
 	Stalled time.Duration
 
-	// Unsent is how many bytes the kernel takes beyond what it has sent, and a
-	// write waits for more. What is on the way does not count, so a long way is
-	// as fast as with any other value. Only Linux has it here; 0: no limit.
+	// Unsent is how many unsent bytes the kernel accepts before a write has to wait.
+	// Sent bytes that are not acknowledged do not count, so throughput on a long path
+	// does not depend on it. Only Linux has it here; 0: no limit.
 	Unsent int
 }
 
@@ -54,10 +54,11 @@ func Set(conn net.Conn, o Options) {
 	}
 }
 
-// Unacknowledged reports whether something was written to conn that the other side
-// has room for and has not acknowledged, and how long ago it has acknowledged anything, a probe
-// included. Unlike [Options.Stalled] that tells a dead way from another side that
-// has no room. It allocates nothing. Without Linux nothing is known: false.
+// Unacknowledged reports whether data was written to conn that the other side has room
+// for and has not acknowledged, and how long ago it last acknowledged anything,
+// including a probe. Unlike [Options.Stalled] this distinguishes a dead path from a
+// side that has no room. It allocates nothing. On systems other than Linux it returns
+// false.
 func Unacknowledged(conn syscall.RawConn) (waits bool, heard time.Duration) {
 	return unacknowledged(conn)
 }

@@ -37,13 +37,13 @@ type tcpInfo struct {
 	_           uint32
 }
 
-// waits reports whether something is under way, or is not only since the kernel
-// cannot send it: the other side has room.
+// waits reports whether sent data is not acknowledged, or unsent data waits although
+// the other side has room for it.
 func (i *tcpInfo) waits() bool {
 	return i.unacked > 0 || i.notSent > 0 && i.window >= i.mss && i.mss > 0
 }
 
-// look is one call of the system. They are kept, since the closure for each would
+// look is one system call. It is kept for reuse, since a closure for each call would
 // be an allocation.
 type look struct {
 	info tcpInfo

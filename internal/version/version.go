@@ -17,15 +17,14 @@ var Version string
 
 const module = "github.com/crosspod/crosspod"
 
-// Info is what is known of a build. No field is ever empty.
+// Info describes a build. No field is ever empty.
 type Info struct {
 	Version  string // "v1.2.0", or "devel" when nothing was recorded
 	Revision string // the commit, "+dirty" when files were changed; or "unknown"
 	Go       string // the Go release it was built with, such as "go1.26.8"
 }
 
-// Get returns what is known of this build. It is safe for concurrent use and
-// does its work once.
+// Get describes this build. It is safe for concurrent use and does its work once.
 func Get() Info { return once() }
 
 var once = sync.OnceValue(func() Info {
