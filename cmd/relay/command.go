@@ -23,7 +23,6 @@ type command struct {
 	about    string // more of it
 	examples []string
 	options  []*setting.Set
-	hidden   bool
 	commands []*command
 	// run gets the arguments, one at most and that only where there is an
 	// argument. nil: a command below it is wanted.
@@ -31,11 +30,6 @@ type command struct {
 
 	path string // its whole name, such as "relay token"
 }
-
-// value shows a setting to the library.
-type value struct{ *setting.Setting }
-
-func (v value) Type() string { return v.ValueName }
 
 // allOptions returns the settings in the order of the help.
 func (c *command) allOptions() []*setting.Setting {
@@ -49,7 +43,7 @@ func (c *command) allOptions() []*setting.Setting {
 // cobra returns the command and those below it as the library wants them.
 func (c *command) cobra(p *program) *cobra.Command {
 	cc := &cobra.Command{
-		Use: c.name, Short: c.short, Hidden: c.hidden, ValidArgs: c.words,
+		Use: c.name, Short: c.short, ValidArgs: c.words,
 		SilenceErrors: true, SilenceUsage: true,
 		Args: func(_ *cobra.Command, args []string) error { return c.checkArguments(args) },
 		RunE: func(cc *cobra.Command, args []string) error { return c.run(cc.Context(), args) },
@@ -60,7 +54,7 @@ func (c *command) cobra(p *program) *cobra.Command {
 	cc.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return c.optionError(err) })
 	cc.SetHelpFunc(func(*cobra.Command, []string) { fmt.Fprint(p.stdout, c.help()) })
 	for _, st := range c.allOptions() {
-		c.addFlag(cc, st, false)
+		addFlag(cc, st)
 	}
 	for _, sub := range c.commands {
 		sub.path = c.path + " " + sub.name
@@ -69,9 +63,8 @@ func (c *command) cobra(p *program) *cobra.Command {
 	return cc
 }
 
-func (c *command) addFlag(cc *cobra.Command, st *setting.Setting, hidden bool) {
-	f := cc.Flags().VarPF(value{st}, st.Name, st.Letter, st.Usage)
-	f.Hidden = hidden
+func addFlag(cc *cobra.Command, st *setting.Setting) {
+	f := cc.Flags().VarPF(st, st.Name, st.Letter, st.Usage)
 	if st.IsBoolFlag() {
 		f.NoOptDefVal = "true"
 	}
@@ -110,12 +103,10 @@ func (c *command) checkArguments(args []string) error {
 	return nil
 }
 
-// names returns the commands below it that are no secret.
+// names returns the commands below it.
 func (c *command) names() (names []string) {
 	for _, sub := range c.commands {
-		if !sub.hidden {
-			names = append(names, sub.name)
-		}
+		names = append(names, sub.name)
 	}
 	return names
 }
@@ -157,8 +148,8 @@ func (c *command) optionError(err error) error {
 		}
 	}
 	if wrong, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
-		if v, ours := wrong.GetFlag().Value.(value); ours {
-			err = v.Invalid("--"+v.Name, wrong.GetValue(), errors.Unwrap(wrong))
+		if st, ours := wrong.GetFlag().Value.(*setting.Setting); ours {
+			err = st.Invalid("--"+st.Name, wrong.GetValue(), errors.Unwrap(wrong))
 		}
 	}
 	return usageError{err, path}

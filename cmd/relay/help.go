@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"io"
 	"os"
 	"strings"
@@ -32,7 +33,7 @@ func (c *command) help() string {
 	switch {
 	case c.run == nil:
 		usage += " COMMAND"
-	case len(c.names()) > 0:
+	case len(c.commands) > 0:
 		usage += " [command]"
 	}
 	b.WriteString("\nUsage:\n  " + usage + " [options]\n")
@@ -42,33 +43,24 @@ func (c *command) help() string {
 			b.WriteString("  " + e + "\n")
 		}
 	}
-	if len(c.names()) > 0 {
+	if len(c.commands) > 0 {
 		b.WriteString("\nCommands:\n")
 		for _, sub := range c.commands {
-			if !sub.hidden {
-				b.WriteString(described("  "+sub.name, sub.short, 14))
-			}
+			b.WriteString(described("  "+sub.name, sub.short, 14))
 		}
 	}
-	group := "Options"
-	b.WriteString("\n")
-	if options := c.allOptions(); len(options) > 0 && c.path != rootName {
-		first := true
-		for _, st := range options {
-			if st.Group != "" && st.Group != group || first {
-				if group = st.Group; group == "" {
-					group = "Options"
-				}
-				if !first {
-					b.WriteString("\n")
-				}
-				b.WriteString(group + ":\n")
-				first = false
+	group := ""
+	if c.path != rootName { // help of start lists its options
+		for _, st := range c.allOptions() {
+			if g := cmp.Or(st.Group, group, "Options"); g != group {
+				group = g
+				b.WriteString("\n" + group + ":\n")
 			}
 			b.WriteString(optionHelp(st))
 		}
-	} else {
-		b.WriteString("Options:\n")
+	}
+	if group == "" {
+		b.WriteString("\nOptions:\n")
 	}
 	b.WriteString(described("  -h, --help", "print this", column))
 	if c.path == rootName {

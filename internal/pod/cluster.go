@@ -126,10 +126,7 @@ func (c *Cluster) settings(s *setting.Set) {
 		return err
 	})
 	s.Int(&c.Port, "cluster-port", defaultClusterPort, 0, 65535, "port of the links between pods, the same on all of them unless --cluster-peers says otherwise").Called("PORT")
-	s.Func("pod-ip", "", "this pod's own address, where the others reach it; for dual stack both, with a comma", func(v string) (err error) {
-		c.PodIPs, err = parsePodIPs(v)
-		return err
-	}).Called("ADDRESS").AlsoVariable("POD_IP")
+	setting.Var(s, &c.PodIPs, "pod-ip", nil, "", "this pod's own address, where the others reach it; for dual stack both, with a comma", parsePodIPs).Called("ADDRESS").AlsoVariable("POD_IP")
 	s.String(&c.ListenAddress, "cluster-listen-address", "", "where to listen for other pods; what is announced is --pod-ip with the port given here").Called("ADDRESS")
 	s.String(&c.Secret, "cluster-auth-secret", "", "what pods prove themselves to each other with, at least 32 characters; without one they link unproved").Called("SECRET").Secret()
 	s.String(&c.PreviousSecret, "cluster-auth-secret-previous", "", "a secret that is good too, while not every pod has the new one").Called("SECRET").Secret()
@@ -139,10 +136,7 @@ func (c *Cluster) settings(s *setting.Set) {
 		return checkExposed(v)
 	})
 	s.Duration(&c.Interval, "cluster-interval", 10*time.Second, "how often the name is looked up and missing links are tried")
-	s.Func("cluster-dns", "", "name server to ask for the pods in place of the system's, an address with or without port", func(v string) (err error) {
-		c.DNS, err = parseNameServer(v)
-		return err
-	}).Called("ADDRESS")
+	setting.Var(s, &c.DNS, "cluster-dns", netip.AddrPort{}, "", "name server to ask for the pods in place of the system's, an address with or without port", parseNameServer).Called("ADDRESS")
 }
 
 // maxFormerExposed is how many former addresses a pod can tell another of.

@@ -24,21 +24,14 @@ type Logs struct {
 
 func (c *Logs) settings(s *setting.Set) {
 	s.Group("Logs")
-	levels(s, &c.LogLevel, "log-level", "trace, debug, info, warn or error")
-	c.LogFile, c.LogFormat = "console", "text"
-	s.Func("log-file", "console", "console, syslog or a path", func(v string) error {
-		if c.LogFile = v; isWord(v, "console", "syslog") {
-			c.LogFile = strings.ToLower(v)
+	s.Word(&c.LogLevel, "log-level", "info", anyLevel, anyLevel, levels...).Called("LEVEL")
+	setting.Var(s, &c.LogFile, "log-file", logging.Console, logging.Console, "console, syslog or a path", func(v string) (string, error) {
+		if word := strings.ToLower(v); word == logging.Console || word == logging.Syslog {
+			return word, nil
 		}
-		return nil
+		return v, nil
 	}).Called("PATH")
-	s.Func("log-format", "text", "text or json", func(v string) error {
-		if !isWord(v, "text", "json") {
-			return errors.New("want text or json")
-		}
-		c.LogFormat = strings.ToLower(v)
-		return nil
-	}).Called("FORMAT")
+	s.Word(&c.LogFormat, "log-format", "text", "text or json", "text or json", "text", "json").Called("FORMAT")
 	s.Int(&c.LogMaxSizeMB, "log-max-size-mb", 15, 1, math.MaxInt>>20, "a log file of so many megabytes is put aside and compressed; 10 are kept, for 30 days")
 	s.Bool(&c.LogDisableRotation, "log-disable-rotation", "leave a log file as it is")
 }
@@ -62,17 +55,10 @@ func (c *Logs) check(p *problems) {
 	}
 }
 
-func levels(s *setting.Set, p *string, name, usage string) {
-	*p = "info"
-	s.Func(name, "info", usage, func(v string) error {
-		// The names of NetBird.
-		if !isWord(v, "trace", "debug", "info", "warn", "warning", "error", "fatal", "panic") {
-			return errors.New("want trace, debug, info, warn or error")
-		}
-		*p = strings.ToLower(v)
-		return nil
-	}).Called("LEVEL")
-}
+// levels are NetBird's names of levels; anyLevel leaves out those that mean the same.
+var levels = []string{"trace", "debug", "info", "warn", "warning", "error", "fatal", "panic"}
+
+const anyLevel = "trace, debug, info, warn or error"
 
 // WithoutEffect is accepted, since the relays that this one replaces have it.
 type WithoutEffect struct {
@@ -98,7 +84,7 @@ func (c *WithoutEffect) settings(s *setting.Set) {
 		c.STUNPorts = append(c.STUNPorts, int(n))
 		return nil
 	})
-	levels(s, &c.STUNLogLevel, "stun-log-level", usage)
+	s.Word(&c.STUNLogLevel, "stun-log-level", "info", usage, anyLevel, levels...).Called("LEVEL")
 }
 
 func (c *WithoutEffect) check(*problems) {}

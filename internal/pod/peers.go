@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/crosspod/crosspod/internal/gate"
+	"github.com/crosspod/crosspod/internal/netbatch"
 	"github.com/crosspod/crosspod/internal/relayurl"
 	"github.com/crosspod/crosspod/internal/setting"
 	"github.com/crosspod/crosspod/internal/version"
@@ -27,10 +29,7 @@ func (c *Peers) settings(s *setting.Set) {
 	s.Group("Peers")
 	s.String(&c.ListenAddress, "listen-address", ":443", "where to listen for peers").Called("ADDRESS").Short("l")
 	s.String(&c.ExposedAddress, "exposed-address", "", "where peers reach this relay, such as relay.example.com:443; the same on every pod, to the letter (required)").Called("ADDRESS").Short("e")
-	s.Func("trusted-proxies", "", "networks of reverse proxies whose X-Forwarded-For and X-Real-IP are believed, such as 10.0.0.0/8,192.0.2.7", func(v string) (err error) {
-		c.TrustedProxies, err = parsePrefixes(v)
-		return err
-	}).Called("LIST")
+	setting.Var(s, &c.TrustedProxies, "trusted-proxies", nil, "", "networks of reverse proxies whose X-Forwarded-For and X-Real-IP are believed, such as 10.0.0.0/8,192.0.2.7", parsePrefixes).Called("LIST")
 }
 
 func parsePrefixes(v string) (all []netip.Prefix, err error) {
@@ -79,9 +78,9 @@ type Limits struct {
 func (c *Limits) settings(s *setting.Set) {
 	s.Group("Limits")
 	s.Int(&c.MaxPeers, "max-peers", 100_000, 0, math.MaxInt, "peers connected to this pod, 0 for no limit")
-	s.Int(&c.MaxHalfOpen, "max-half-open", 4096, 1, math.MaxInt, "connections that have not proved themselves; one more closes the oldest")
-	s.Duration(&c.HandshakeTimeout, "handshake-timeout", 10*time.Second, "from TCP accept to a good token")
-	s.Rate(&c.HandshakeFailuresPerSecond, "max-handshake-failures", 10, "failed handshakes per second and source (IPv4 address, IPv6 /64) before it is refused, 0 for no limit")
+	s.Int(&c.MaxHalfOpen, "max-half-open", gate.DefaultPlaces, 1, math.MaxInt, "connections that have not proved themselves; one more closes the oldest")
+	s.Duration(&c.HandshakeTimeout, "handshake-timeout", gate.DefaultTimeout, "from TCP accept to a good token")
+	s.Rate(&c.HandshakeFailuresPerSecond, "max-handshake-failures", gate.DefaultFailuresPerSecond, "failed handshakes per second and source (IPv4 address, IPv6 /64) before it is refused, 0 for no limit")
 	s.Size(&c.MaxQueueBytes, "max-queue-bytes", 512<<10, "", "bytes queued for one peer; above it its oldest data is dropped")
 	s.Int(&c.MaxQueueMessages, "max-queue-messages", 1024, 1, math.MaxInt, "messages queued for one peer; above it its oldest data is dropped")
 	s.Size(&c.MaxTotalQueueBytes, "max-total-queue-bytes", 0, "a quarter of the memory limit", "bytes queued for all peers and pods; above it the fullest queues drop first")
@@ -89,7 +88,7 @@ func (c *Limits) settings(s *setting.Set) {
 	s.Int(&c.MaxTotalSubscriptions, "max-total-subscriptions", 0, 1, math.MaxInt, "the same for all peers together").Default = "one for each 4 KiB of the memory limit, at most 4000000"
 	s.Rate(&c.MaxMessagesPerSecond, "max-peer-messages", 0, "messages per second from one peer, which is read more slowly above it, 0 for no limit")
 	s.Rate(&c.MaxBytesPerSecond, "max-peer-bytes", 0, "bytes per second from one peer as a plain number, which is read more slowly above it, 0 for no limit")
-	s.Duration(&c.StallTimeout, "stall-timeout", 10*time.Second, "a peer whose socket takes nothing for so long is closed")
+	s.Duration(&c.StallTimeout, "stall-timeout", netbatch.DefaultStall, "a peer whose socket takes nothing for so long is closed")
 	s.Int(&c.HealthCheckMisses, "health-check-misses", 1, 1, 1000, "periods of 45 s in a row without an answer to a health check, then a peer is closed").AlsoEnv("RELAY_HC_ATTEMPT_THRESHOLD", "HC_ATTEMPT_THRESHOLD")
 }
 

@@ -202,11 +202,6 @@ func notOfAName(c rune) bool {
 	return true
 }
 
-// isWord reports whether v is one of words, in upper or lower case.
-func isWord(v string, words ...string) bool {
-	return slices.ContainsFunc(words, func(word string) bool { return strings.EqualFold(v, word) })
-}
-
 // cannotListen says which setting an address that cannot be listened at is from,
 // and what else could be set. name is how its setting begins.
 func (r *Settings) cannotListen(name string, err error) error {

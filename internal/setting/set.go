@@ -1,10 +1,12 @@
 package setting
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,8 +14,8 @@ import (
 	"github.com/crosspod/crosspod/internal/secrettext"
 )
 
-// A Setting is one thing an operator can set. It is a [flag.Value], and may be
-// given to several flag sets.
+// A Setting is one thing an operator can set. It is a [flag.Value], and one of
+// pflag.
 type Setting struct {
 	// Name is the flag, without dashes.
 	Name string
@@ -75,6 +77,9 @@ const quotes = "\"'`“”„‘’«»"
 
 // String returns the default, as [flag.Value] asks.
 func (s *Setting) String() string { return s.Default }
+
+// Type returns what the value is called, as pflag asks.
+func (s *Setting) Type() string { return s.ValueName }
 
 // IsBoolFlag reports whether the flag may stand without a value.
 func (s *Setting) IsBoolFlag() bool { return s.isBool }
@@ -164,84 +169,88 @@ func (s *Setting) Called(name string) *Setting {
 	return s
 }
 
+// Var adds a setting that is parsed into p, as [Set.Func] does. p is set to def; the
+// help shows it as shown.
+func Var[T any](s *Set, p *T, name string, def T, shown, usage string, parse func(string) (T, error)) *Setting {
+	*p = def
+	return s.Func(name, shown, usage, func(v string) error {
+		value, err := parse(v)
+		if err == nil {
+			*p = value
+		}
+		return err
+	})
+}
+
 // String adds a setting that is a text, taken as it is.
 func (s *Set) String(p *string, name, def, usage string) *Setting {
-	*p = def
-	return s.Func(name, def, usage, func(v string) error {
-		*p = v
-		return nil
-	})
+	return Var(s, p, name, def, def, usage, func(v string) (string, error) { return v, nil })
 }
 
 // Bool adds a setting that is on or off, off by default.
 func (s *Set) Bool(p *bool, name, usage string) *Setting {
-	st := s.Func(name, "", usage, func(v string) (err error) {
-		if *p, err = strconv.ParseBool(strings.ToLower(v)); err != nil {
-			return errors.New("want true or false")
+	st := Var(s, p, name, false, "", usage, func(v string) (bool, error) {
+		on, err := strconv.ParseBool(strings.ToLower(v))
+		if err != nil {
+			err = errors.New("want true or false")
 		}
-		return nil
+		return on, err
 	})
 	st.isBool, st.ValueName = true, ""
 	return st
 }
 
+// Word adds a setting that is one of words, in upper or lower case. want says what
+// may be given.
+func (s *Set) Word(p *string, name, def, usage, want string, words ...string) *Setting {
+	return Var(s, p, name, def, def, usage, func(v string) (string, error) {
+		if v = strings.ToLower(v); !slices.Contains(words, v) {
+			return "", errors.New("want " + want)
+		}
+		return v, nil
+	})
+}
+
 // Int adds a setting that is a whole number from least to most.
 func (s *Set) Int(p *int, name string, def, least, most int, usage string) *Setting {
-	*p = def
-	return s.Func(name, strconv.Itoa(def), usage, func(v string) error {
+	return Var(s, p, name, def, strconv.Itoa(def), usage, func(v string) (int, error) {
 		n, err := strconv.Atoi(v)
 		switch {
 		case err == nil && n >= least && n <= most:
-			*p = n
-			return nil
+			return n, nil
 		case most == math.MaxInt:
-			return fmt.Errorf("want a whole number, at least %d", least)
+			return 0, fmt.Errorf("want a whole number, at least %d", least)
 		}
-		return fmt.Errorf("want a whole number from %d to %d", least, most)
+		return 0, fmt.Errorf("want a whole number from %d to %d", least, most)
 	}).Called("N")
 }
 
 // Rate adds a setting that is so many in a second, 0 for no limit.
 func (s *Set) Rate(p *float64, name string, def float64, usage string) *Setting {
-	*p = def
-	return s.Func(name, strconv.FormatFloat(def, 'g', -1, 64), usage, func(v string) error {
+	return Var(s, p, name, def, strconv.FormatFloat(def, 'g', -1, 64), usage, func(v string) (float64, error) {
 		n, err := strconv.ParseFloat(v, 64)
 		if err != nil || n < 0 || math.IsInf(n, 0) || math.IsNaN(n) {
-			return errors.New("want a number, 0 for no limit")
+			return 0, errors.New("want a number, 0 for no limit")
 		}
-		*p = n
-		return nil
+		return n, nil
 	}).Called("N")
 }
 
 // Duration adds a setting that is a time span, not negative.
 func (s *Set) Duration(p *time.Duration, name string, def time.Duration, usage string) *Setting {
-	*p = def
-	return s.Func(name, def.String(), usage, func(v string) error {
+	return Var(s, p, name, def, def.String(), usage, func(v string) (time.Duration, error) {
 		d, err := time.ParseDuration(strings.ToLower(v))
 		if err != nil || d < 0 {
-			return errors.New("want a time span such as 500ms, 30s or 2m")
+			return 0, errors.New("want a time span such as 500ms, 30s or 2m")
 		}
-		*p = d
-		return nil
+		return d, nil
 	}).Called("TIME")
 }
 
 // Size adds a setting that is a number of bytes, such as 512KiB. def is in
 // bytes; defText, when not empty, says in its place what 0 means.
 func (s *Set) Size(p *int64, name string, def int64, defText, usage string) *Setting {
-	*p = def
-	if defText == "" {
-		defText = formatSize(def)
-	}
-	return s.Func(name, defText, usage, func(v string) error {
-		n, err := parseSize(v)
-		if err != nil {
-			return err
-		}
-		*p = n
-		return nil
-	}).Called("SIZE")
+	return Var(s, p, name, def, cmp.Or(defText, formatSize(def)), usage, parseSize).Called("SIZE")
 }
 
 // List adds a setting with any number of values, separated by commas or given
