@@ -50,16 +50,10 @@ func (p *program) start(ctx context.Context, cfg *pod.Settings, settings *settin
 		return usageError{pod.Indented("settings are missing or wrong", err), "relay start"}
 	}
 	warnings = append(warnings, unknown...)
-	log, err := logging.Open(logging.Config{
-		Level:           cfg.LogLevel,
-		File:            cfg.LogFile,
-		Format:          cfg.LogFormat,
-		MaxSizeMB:       cfg.LogMaxSizeMB,
-		DisableRotation: cfg.LogDisableRotation,
-		Console:         p.stderr,
-	})
+	cfg.Log.Console = p.stderr
+	log, err := logging.Open(cfg.Log.Config)
 	if err != nil {
-		return usageError{fmt.Errorf("%s is %q: %w", cfg.Source("log-file"), cfg.LogFile, err), "relay start"}
+		return usageError{fmt.Errorf("%s is %q: %w", cfg.Source("log-file"), cfg.Log.File, err), "relay start"}
 	}
 	// Nothing is left to log the end of the log to.
 	defer func() { _ = log.Close() }()

@@ -21,25 +21,21 @@ import (
 
 // Certificate is what peers are served with: files, or what Let's Encrypt gives.
 type Certificate struct {
-	TLSCertFile           string
-	TLSKeyFile            string
-	LetsEncryptDataDir    string
-	LetsEncryptDomains    []string
-	LetsEncryptEmail      string
-	LetsEncryptRoute53    bool
-	LetsEncryptDirectory  string
-	LetsEncryptCACertFile string
+	TLSCertFile string
+	TLSKeyFile  string
+	ACME        letsencrypt.Config
+	Route53     bool
 }
 
 func (c *Certificate) settings(s *setting.Set) {
 	s.Group("TLS")
 	s.String(&c.TLSCertFile, "tls-cert-file", "", "file with the certificate chain, PEM; read again when it changes").Called("FILE").Short("c")
 	s.String(&c.TLSKeyFile, "tls-key-file", "", "file with its key, PEM").Called("FILE").Short("k")
-	s.String(&c.LetsEncryptDataDir, "letsencrypt-data-dir", "", "folder to keep Let's Encrypt certificates in, below letsencrypt/").Called("FOLDER").Short("d")
+	s.String(&c.ACME.DataDir, "letsencrypt-data-dir", "", "folder to keep Let's Encrypt certificates in, below letsencrypt/").Called("FOLDER").Short("d")
 	s.List("letsencrypt-domains", "", "domains to get certificates for; port 443 of each must reach this relay", func(v string) error {
 		name, err := certifiable(v)
-		if err == nil && !slices.Contains(c.LetsEncryptDomains, name) {
-			c.LetsEncryptDomains = append(c.LetsEncryptDomains, name)
+		if err == nil && !slices.Contains(c.ACME.Domains, name) {
+			c.ACME.Domains = append(c.ACME.Domains, name)
 		}
 		return err
 	}).Short("a")
@@ -47,19 +43,19 @@ func (c *Certificate) settings(s *setting.Set) {
 		if at := strings.LastIndex(v, "@"); at < 1 || checkName(v[at+1:]) != nil || strings.ContainsAny(v, " <>,") {
 			return errors.New("want one address such as ops@example.com")
 		}
-		c.LetsEncryptEmail = v
+		c.ACME.Email = v
 		return nil
 	}).Called("ADDRESS")
-	s.Bool(&c.LetsEncryptRoute53, "letsencrypt-aws-route53", "not supported: this relay proves its domains on port 443")
+	s.Bool(&c.Route53, "letsencrypt-aws-route53", "not supported: this relay proves its domains on port 443")
 	s.Func("letsencrypt-directory", "", "URL of another ACME directory than Let's Encrypt's", func(v string) error {
 		u, err := url.Parse(v)
 		if err != nil || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http" {
 			return errors.New("want a URL such as https://acme.example.com/directory")
 		}
-		c.LetsEncryptDirectory = v
+		c.ACME.DirectoryURL = v
 		return nil
 	}).Called("URL")
-	s.String(&c.LetsEncryptCACertFile, "letsencrypt-ca-file", "", "file with the certificates that vouch for that directory, PEM").Called("FILE")
+	s.String(&c.ACME.CAFile, "letsencrypt-ca-file", "", "file with the certificates that vouch for that directory, PEM").Called("FILE")
 }
 
 // TLS reports whether peers are served with a certificate.
@@ -67,22 +63,22 @@ func (c *Certificate) TLS() bool { return c.TLSCertFile != "" || c.LetsEncrypt()
 
 // LetsEncrypt reports whether the certificate comes from an ACME directory.
 func (c *Certificate) LetsEncrypt() bool {
-	return c.LetsEncryptDataDir != "" && len(c.LetsEncryptDomains) > 0
+	return c.ACME.DataDir != "" && len(c.ACME.Domains) > 0
 }
 
 func (c *Certificate) check(p *problems) {
 	if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
 		p.add("--tls-cert-file and --tls-key-file go together: want both or neither")
 	}
-	if (c.LetsEncryptDataDir == "") != (len(c.LetsEncryptDomains) == 0) {
+	if (c.ACME.DataDir == "") != (len(c.ACME.Domains) == 0) {
 		p.add("--letsencrypt-data-dir and --letsencrypt-domains go together: want both or neither")
 	}
-	for _, name := range c.LetsEncryptDomains {
-		if top := name[strings.LastIndex(name, ".")+1:]; c.LetsEncryptDirectory == "" && slices.Contains(privateTops, top) {
+	for _, name := range c.ACME.Domains {
+		if top := name[strings.LastIndex(name, ".")+1:]; c.ACME.DirectoryURL == "" && slices.Contains(privateTops, top) {
 			p.add("%s has %q: Let's Encrypt gives no certificate for names below .%s, which are not those of the internet; want a public name, or a certificate made elsewhere (--tls-cert-file)", p.Source("letsencrypt-domains"), name, top)
 		}
 	}
-	if c.LetsEncryptRoute53 {
+	if c.Route53 {
 		p.add("--letsencrypt-aws-route53 is not supported: this relay proves its domains on port 443 (--letsencrypt-data-dir and --letsencrypt-domains); or give it a certificate made elsewhere (--tls-cert-file), which it reads again when it changes")
 	}
 }
@@ -119,16 +115,6 @@ func certifiable(v string) (string, error) {
 // directory can prove them.
 var privateTops = []string{"alt", "arpa", "example", "home", "internal", "invalid", "lan", "local", "localdomain", "localhost", "onion", "test"}
 
-func (c *Certificate) letsEncrypt() letsencrypt.Config {
-	return letsencrypt.Config{
-		DataDir:      c.LetsEncryptDataDir,
-		Domains:      c.LetsEncryptDomains,
-		Email:        c.LetsEncryptEmail,
-		DirectoryURL: c.LetsEncryptDirectory,
-		CAFile:       c.LetsEncryptCACertFile,
-	}
-}
-
 // certificates sets what peers are served with, and keeps that up to date.
 func (p *Pod) certificates() (Part, error) {
 	part := Part{Name: "certificates"}
@@ -138,7 +124,7 @@ func (p *Pod) certificates() (Part, error) {
 	var err error
 	switch c := p.cfg; {
 	case c.LetsEncrypt():
-		le := c.letsEncrypt()
+		le := c.ACME
 		le.Logger, le.Served = p.log.Logger, served.Note
 		if p.tls, err = letsencrypt.TLSConfig(le); err != nil {
 			return part, err

@@ -34,7 +34,7 @@ func TestDomains(t *testing.T) {
 	} {
 		r, _, err := read(t, []string{"-e", "r:443", "-s", "x", "-d", "data", "-a", value}, nil)
 		err = errors.Join(err, r.Validate())
-		got := strings.Join(r.LetsEncryptDomains, " ")
+		got := strings.Join(r.ACME.Domains, " ")
 		if wrong, ok := strings.CutPrefix(want, "error: "); ok {
 			if err == nil || !strings.Contains(err.Error(), "--letsencrypt-domains") || !strings.Contains(err.Error(), wrong) {
 				t.Errorf("%s: %q, %v; want it to say %q", value, got, err, wrong)

@@ -45,7 +45,7 @@ func (r *Settings) ReadFiles() (files Files, err error) {
 	}
 	switch {
 	case r.LetsEncrypt():
-		_, err := letsencrypt.TLSConfig(r.letsEncrypt())
+		_, err := letsencrypt.TLSConfig(r.ACME)
 		if errors.Is(err, letsencrypt.ErrNotKept) {
 			check("letsencrypt-data-dir", err)
 		} else {

@@ -14,40 +14,34 @@ import (
 )
 
 // Logs is where the log goes. The log is there before the parts are.
-type Logs struct {
-	LogLevel           string
-	LogFile            string
-	LogFormat          string
-	LogMaxSizeMB       int
-	LogDisableRotation bool
-}
+type Logs struct{ logging.Config }
 
 func (c *Logs) settings(s *setting.Set) {
 	s.Group("Logs")
-	s.Word(&c.LogLevel, "log-level", "info", anyLevel, anyLevel, levels...).Called("LEVEL")
-	setting.Var(s, &c.LogFile, "log-file", logging.Console, logging.Console, "console, syslog or a path", func(v string) (string, error) {
+	s.Word(&c.Level, "log-level", "info", anyLevel, anyLevel, levels...).Called("LEVEL")
+	setting.Var(s, &c.File, "log-file", logging.Console, logging.Console, "console, syslog or a path", func(v string) (string, error) {
 		if word := strings.ToLower(v); word == logging.Console || word == logging.Syslog {
 			return word, nil
 		}
 		return v, nil
 	}).Called("PATH")
-	s.Word(&c.LogFormat, "log-format", "text", "text or json", "text or json", "text", "json").Called("FORMAT")
-	s.Int(&c.LogMaxSizeMB, "log-max-size-mb", 15, 1, math.MaxInt>>20, "a log file of so many megabytes is put aside and compressed; 10 are kept, for 30 days")
-	s.Bool(&c.LogDisableRotation, "log-disable-rotation", "leave a log file as it is")
+	s.Word(&c.Format, "log-format", "text", "text or json", "text or json", "text", "json").Called("FORMAT")
+	s.Int(&c.MaxSizeMB, "log-max-size-mb", 15, 1, math.MaxInt>>20, "a log file of so many megabytes is put aside and compressed; 10 are kept, for 30 days")
+	s.Bool(&c.DisableRotation, "log-disable-rotation", "leave a log file as it is")
 }
 
 // check looks at what would keep the file from being opened, and opens none: it
 // would be made.
 func (c *Logs) check(p *problems) {
-	bad := func(err error) { p.add("%s is %q: open log file: %w", p.Source("log-file"), c.LogFile, err) }
-	if c.LogFile == logging.Console || c.LogFile == logging.Syslog {
+	bad := func(err error) { p.add("%s is %q: open log file: %w", p.Source("log-file"), c.File, err) }
+	if c.File == logging.Console || c.File == logging.Syslog {
 		return
 	}
-	if info, err := os.Stat(c.LogFile); err == nil && info.IsDir() {
+	if info, err := os.Stat(c.File); err == nil && info.IsDir() {
 		bad(errors.New("it is a folder: want a file in it"))
 		return
 	}
-	folder := filepath.Dir(c.LogFile)
+	folder := filepath.Dir(c.File)
 	if info, err := os.Stat(folder); err != nil {
 		bad(fmt.Errorf("its folder: %w", err))
 	} else if !info.IsDir() {

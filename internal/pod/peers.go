@@ -58,21 +58,11 @@ func (c *Peers) check(p *problems) {
 	}
 }
 
-// Limits bounds what peers may use.
+// Limits bounds what peers may use. Where an operator's 0 means no limit, that of
+// package relay is negative.
 type Limits struct {
-	MaxPeers                   int
-	MaxHalfOpen                int
-	HandshakeTimeout           time.Duration
-	HandshakeFailuresPerSecond float64
-	MaxQueueBytes              int64
-	MaxQueueMessages           int
-	MaxTotalQueueBytes         int64 // 0: a quarter of the memory limit
-	MaxSubscriptions           int
-	MaxTotalSubscriptions      int     // 0: follows from the memory limit
-	MaxMessagesPerSecond       float64 // 0: no limit
-	MaxBytesPerSecond          float64 // 0: no limit
-	StallTimeout               time.Duration
-	HealthCheckMisses          int
+	relay.Limits
+	healthCheckMisses int
 }
 
 func (c *Limits) settings(s *setting.Set) {
@@ -80,16 +70,16 @@ func (c *Limits) settings(s *setting.Set) {
 	s.Int(&c.MaxPeers, "max-peers", 100_000, 0, math.MaxInt, "peers connected to this pod, 0 for no limit")
 	s.Int(&c.MaxHalfOpen, "max-half-open", gate.DefaultPlaces, 1, math.MaxInt, "connections that have not proved themselves; one more closes the oldest")
 	s.Duration(&c.HandshakeTimeout, "handshake-timeout", gate.DefaultTimeout, "from TCP accept to a good token")
-	s.Rate(&c.HandshakeFailuresPerSecond, "max-handshake-failures", gate.DefaultFailuresPerSecond, "failed handshakes per second and source (IPv4 address, IPv6 /64) before it is refused, 0 for no limit")
-	s.Size(&c.MaxQueueBytes, "max-queue-bytes", 512<<10, "", "bytes queued for one peer; above it its oldest data is dropped")
-	s.Int(&c.MaxQueueMessages, "max-queue-messages", 1024, 1, math.MaxInt, "messages queued for one peer; above it its oldest data is dropped")
-	s.Size(&c.MaxTotalQueueBytes, "max-total-queue-bytes", 0, "a quarter of the memory limit", "bytes queued for all peers and pods; above it the fullest queues drop first")
-	s.Int(&c.MaxSubscriptions, "max-subscriptions", 10_000, 1, math.MaxInt, "peers one peer may ask to be told about")
-	s.Int(&c.MaxTotalSubscriptions, "max-total-subscriptions", 0, 1, math.MaxInt, "the same for all peers together").Default = "one for each 4 KiB of the memory limit, at most 4000000"
-	s.Rate(&c.MaxMessagesPerSecond, "max-peer-messages", 0, "messages per second from one peer, which is read more slowly above it, 0 for no limit")
-	s.Rate(&c.MaxBytesPerSecond, "max-peer-bytes", 0, "bytes per second from one peer as a plain number, which is read more slowly above it, 0 for no limit")
+	s.Rate(&c.FailuresPerSecond, "max-handshake-failures", gate.DefaultFailuresPerSecond, "failed handshakes per second and source (IPv4 address, IPv6 /64) before it is refused, 0 for no limit")
+	setting.Size(s, &c.QueueBytes, "max-queue-bytes", 512<<10, "", "bytes queued for one peer; above it its oldest data is dropped")
+	s.Int(&c.QueueMessages, "max-queue-messages", 1024, 1, math.MaxInt, "messages queued for one peer; above it its oldest data is dropped")
+	setting.Size(s, &c.TotalQueueBytes, "max-total-queue-bytes", 0, "a quarter of the memory limit", "bytes queued for all peers and pods; above it the fullest queues drop first")
+	s.Int(&c.SubscriptionsPerPeer, "max-subscriptions", 10_000, 1, math.MaxInt, "peers one peer may ask to be told about")
+	s.Int(&c.Subscriptions, "max-total-subscriptions", 0, 1, math.MaxInt, "the same for all peers together").Default = "one for each 4 KiB of the memory limit, at most 4000000"
+	s.Rate(&c.MessagesPerSecond, "max-peer-messages", 0, "messages per second from one peer, which is read more slowly above it, 0 for no limit")
+	s.Rate(&c.BytesPerSecond, "max-peer-bytes", 0, "bytes per second from one peer as a plain number, which is read more slowly above it, 0 for no limit")
 	s.Duration(&c.StallTimeout, "stall-timeout", netbatch.DefaultStall, "a peer whose socket takes nothing for so long is closed")
-	s.Int(&c.HealthCheckMisses, "health-check-misses", 1, 1, 1000, "periods of 45 s in a row without an answer to a health check, then a peer is closed").AlsoEnv("RELAY_HC_ATTEMPT_THRESHOLD", "HC_ATTEMPT_THRESHOLD")
+	s.Int(&c.healthCheckMisses, "health-check-misses", 1, 1, 1000, "periods of 45 s in a row without an answer to a health check, then a peer is closed").AlsoEnv("RELAY_HC_ATTEMPT_THRESHOLD", "HC_ATTEMPT_THRESHOLD")
 }
 
 const (
@@ -106,10 +96,10 @@ func (c *Limits) check(p *problems) {
 	if c.StallTimeout == 0 {
 		p.add("%s is 0: want more, since what has no end can be held open by anyone", p.Source("stall-timeout"))
 	}
-	if c.MaxQueueBytes < minQueueBytes {
-		p.add("%s is %d: want at least %d, room for a few of the largest messages", p.Source("max-queue-bytes"), c.MaxQueueBytes, minQueueBytes)
+	if c.QueueBytes < minQueueBytes {
+		p.add("%s is %d: want at least %d, room for a few of the largest messages", p.Source("max-queue-bytes"), c.QueueBytes, minQueueBytes)
 	}
-	if n := c.MaxTotalQueueBytes; n != 0 && n < minTotalQueueBytes {
+	if n := c.TotalQueueBytes; n != 0 && n < minTotalQueueBytes {
 		p.add("%s is %d: want at least %d, or 0 for a quarter of the memory limit", p.Source("max-total-queue-bytes"), n, minTotalQueueBytes)
 	}
 }
@@ -121,22 +111,11 @@ const healthCheckPeriod = 45 * time.Second
 // limits are those of the relay. Peers that are told of a shutdown are spread over
 // half of the grace.
 func (c *Limits) limits(grace time.Duration) relay.Limits {
-	return relay.Limits{
-		MaxPeers:             orNone(c.MaxPeers),
-		MaxHalfOpen:          c.MaxHalfOpen,
-		HandshakeTimeout:     c.HandshakeTimeout,
-		FailuresPerSecond:    orNone(c.HandshakeFailuresPerSecond),
-		SubscriptionsPerPeer: c.MaxSubscriptions,
-		Subscriptions:        c.MaxTotalSubscriptions,
-		MessagesPerSecond:    c.MaxMessagesPerSecond,
-		BytesPerSecond:       c.MaxBytesPerSecond,
-		QueueMessages:        c.MaxQueueMessages,
-		QueueBytes:           int(c.MaxQueueBytes),
-		TotalQueueBytes:      c.MaxTotalQueueBytes,
-		StallTimeout:         c.StallTimeout,
-		HealthCheckTolerance: time.Duration(c.HealthCheckMisses) * healthCheckPeriod,
-		ShutdownSpread:       grace / 2,
-	}
+	l := c.Limits
+	l.MaxPeers, l.FailuresPerSecond = orNone(l.MaxPeers), orNone(l.FailuresPerSecond)
+	l.HealthCheckTolerance = time.Duration(c.healthCheckMisses) * healthCheckPeriod
+	l.ShutdownSpread = grace / 2
+	return l
 }
 
 // orNone turns an operator's 0, no limit, into that of package relay.

@@ -93,7 +93,7 @@ func New(cfg *Settings, files Files, log *logging.Log, hangups <-chan os.Signal)
 		TLSSupport:     cfg.TLS(),
 		AuthValidator:  p.validator,
 		Logger:         log.Logger,
-		Limits:         cfg.limits(cfg.DrainGrace),
+		Limits:         cfg.Limits.limits(cfg.DrainGrace),
 	}); err != nil {
 		return nil, err
 	}

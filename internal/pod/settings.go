@@ -21,9 +21,9 @@ type Settings struct {
 	Certificate
 	Cluster Cluster
 	Operators
-	Limits
+	Limits Limits
 	Stopping
-	Logs
+	Log Logs
 	WithoutEffect
 
 	set *setting.Set // that fills it
@@ -39,7 +39,7 @@ type section interface {
 
 // sections returns all of them in the order of the help.
 func (r *Settings) sections() []section {
-	return []section{&r.Peers, &r.Secrets, &r.Certificate, &r.Cluster, &r.Operators, &r.Limits, &r.Stopping, &r.Logs, &r.WithoutEffect}
+	return []section{&r.Peers, &r.Secrets, &r.Certificate, &r.Cluster, &r.Operators, &r.Limits, &r.Stopping, &r.Log, &r.WithoutEffect}
 }
 
 // NewSettings returns settings that hold the defaults and the set that fills them.

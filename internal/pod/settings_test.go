@@ -87,13 +87,13 @@ func TestExistingEnvironments(t *testing.T) {
 			want.AuthSecret = "a,b,c,d,e,f,g,h,i"
 			want.MetricsPort = 9191
 			want.TLSCertFile, want.TLSKeyFile = "/tls/tls.crt", "/tls/tls.key"
-			want.LetsEncryptDataDir = "/data"
-			want.LetsEncryptDomains = []string{"a.example.com", "b.example.com"}
-			want.LetsEncryptEmail = "ops@example.com"
-			want.LetsEncryptRoute53 = true
-			want.LogLevel, want.LogFile, want.LogFormat = "warning", "/var/log/relay.log", "json"
-			want.LogMaxSizeMB, want.LogDisableRotation = 20, true
-			want.HealthCheckMisses = 3
+			want.ACME.DataDir = "/data"
+			want.ACME.Domains = []string{"a.example.com", "b.example.com"}
+			want.ACME.Email = "ops@example.com"
+			want.Route53 = true
+			want.Log.Level, want.Log.File, want.Log.Format = "warning", "/var/log/relay.log", "json"
+			want.Log.MaxSizeMB, want.Log.DisableRotation = 20, true
+			want.Limits.healthCheckMisses = 3
 			want.HealthListenAddress = ":9999"
 			want.STUN, want.STUNPorts, want.STUNLogLevel = true, []int{3479, 3480}, "debug"
 			want.TrustedProxies = got.TrustedProxies
@@ -130,7 +130,7 @@ func TestPrecedence(t *testing.T) {
 		{name: "ours over the aliases", env: map[string]string{"RELAY_LISTEN_ADDRESS": ":1", "NB_LISTEN_ADDRESS": ":2", "OZ_LISTEN_ADDRESS": ":1"}, get: listen, want: ":1",
 			warnings: []string{"NB_LISTEN_ADDRESS is ignored: RELAY_LISTEN_ADDRESS is set"}},
 		{name: "lists are combined", args: []string{"--letsencrypt-domains", "a.b,b.b", "-a", "c.b"}, env: map[string]string{"NB_LETSENCRYPT_DOMAINS": "d.b"},
-			get: func(r *Settings) any { return strings.Join(r.LetsEncryptDomains, " ") }, want: "a.b b.b c.b d.b"},
+			get: func(r *Settings) any { return strings.Join(r.ACME.Domains, " ") }, want: "a.b b.b c.b d.b"},
 		{name: "list in place of its default", env: map[string]string{"NB_STUN_PORTS": "1,2"}, args: []string{"--stun-ports", "3"},
 			get: func(r *Settings) any { return len(r.STUNPorts) }, want: 3},
 		{name: "a switch may be turned off by flag", args: []string{"--enable-stun=false"}, env: map[string]string{"NB_ENABLE_STUN": "true"},
@@ -148,8 +148,8 @@ func TestPrecedence(t *testing.T) {
 		{name: "metrics on every address", args: []string{"--metrics-port", "1"}, get: func(r *Settings) any { return r.MetricsAddress() }, want: ":1"},
 		{name: "metrics on one address", args: []string{"--metrics-listen-address", "127.0.0.1:2"}, env: map[string]string{"NB_METRICS_PORT": "1"},
 			get: func(r *Settings) any { return r.MetricsAddress() }, want: "127.0.0.1:2"},
-		{name: "size", args: []string{"--max-queue-bytes", "1MiB"}, get: func(r *Settings) any { return r.MaxQueueBytes }, want: int64(1 << 20)},
-		{name: "size in bytes", args: []string{"--max-queue-bytes", "70000"}, get: func(r *Settings) any { return r.MaxQueueBytes }, want: int64(70000)},
+		{name: "size", args: []string{"--max-queue-bytes", "1MiB"}, get: func(r *Settings) any { return r.Limits.QueueBytes }, want: 1 << 20},
+		{name: "size in bytes", args: []string{"--max-queue-bytes", "70000"}, get: func(r *Settings) any { return r.Limits.QueueBytes }, want: 70000},
 		{name: "time span", args: []string{"--drain-grace", "1m"}, get: func(r *Settings) any { return r.DrainGrace }, want: time.Minute},
 	}
 	for _, tt := range tests {
@@ -248,11 +248,11 @@ func TestEndsAndWords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.LogFile != "console" || r.LogFormat != "json" || r.LogLevel != "warn" || !r.STUN || r.MaxQueueBytes != 1<<20 || r.DrainGrace != 90*time.Second {
+	if r.Log.File != "console" || r.Log.Format != "json" || r.Log.Level != "warn" || !r.STUN || r.Limits.QueueBytes != 1<<20 || r.DrainGrace != 90*time.Second {
 		t.Errorf("words in another case: %+v", r)
 	}
-	if r, _, err := read(t, []string{"--log-file=/var/log/Console"}, nil); err != nil || r.LogFile != "/var/log/Console" {
-		t.Errorf("a path became %q, %v", r.LogFile, err)
+	if r, _, err := read(t, []string{"--log-file=/var/log/Console"}, nil); err != nil || r.Log.File != "/var/log/Console" {
+		t.Errorf("a path became %q, %v", r.Log.File, err)
 	}
 }
 

@@ -249,8 +249,11 @@ func (s *Set) Duration(p *time.Duration, name string, def time.Duration, usage s
 
 // Size adds a setting that is a number of bytes, such as 512KiB. def is in
 // bytes; defText, when not empty, says in its place what 0 means.
-func (s *Set) Size(p *int64, name string, def int64, defText, usage string) *Setting {
-	return Var(s, p, name, def, cmp.Or(defText, formatSize(def)), usage, parseSize).Called("SIZE")
+func Size[T int | int64](s *Set, p *T, name string, def T, defText, usage string) *Setting {
+	return Var(s, p, name, def, cmp.Or(defText, formatSize(int64(def))), usage, func(v string) (T, error) {
+		n, err := parseSize(v)
+		return T(n), err
+	}).Called("SIZE")
 }
 
 // List adds a setting with any number of values, separated by commas or given
