@@ -95,6 +95,10 @@ type Config struct {
 	// more, so that more may be sent. It must not wait. It may be nil.
 	EntriesWritten func()
 
+	// Idle is called when nothing waits to be written any more. It must not wait.
+	// It may be nil.
+	Idle func()
+
 	// Times and bounds. 0 means the default.
 	PingInterval, PingTimeout, Stall, DrainTimeout time.Duration
 	EntryBytes                                     int // of directory entries that wait

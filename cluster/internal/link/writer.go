@@ -33,7 +33,11 @@ func (l *Link) start(owed bool) {
 // wakeForData makes a writer write what is in the queue. When that is one message
 // alone it is tried at once: to wake a writer would take longer.
 func (l *Link) wakeForData(alone bool) {
-	if wake := l.own.Mark(dueData); wake && !(alone && l.raw != nil && l.writeAtOnce()) {
+	switch {
+	case !l.own.Mark(dueData):
+	case alone && l.raw != nil && l.writeAtOnce():
+		call(l.cfg.Idle)
+	default:
 		go l.write()
 	}
 }
@@ -104,6 +108,7 @@ func (l *Link) writeLoop() {
 		}
 		t, ok = l.next(again)
 	}
+	call(l.cfg.Idle)
 }
 
 // wrote ends the link when a write has failed. Where the other side has closed the
@@ -207,9 +212,12 @@ func (l *Link) flush() error {
 // the caller starts the writer. See ADR-0031.
 func (l *Link) writeAtOnce() (ended bool) {
 	t, ok := l.next(0)
-	if !ok || t.data == nil || t.Due&^dueData != 0 || t.Data != nil {
+	if !ok {
+		return true // and another writer may have been started
+	}
+	if t.data == nil || t.Due&^dueData != 0 || t.Data != nil {
 		l.first = t
-		return !ok
+		return false
 	}
 	if err := l.encryptData(t.data); err != nil {
 		l.wrote(err)
@@ -224,7 +232,9 @@ func (l *Link) writeAtOnce() (ended bool) {
 		netbatch.GiveBack(lent)
 		l.wrote(err)
 	}
-	l.first, ok = l.next(dueData)
+	if t, ok = l.next(dueData); ok {
+		l.first = t
+	}
 	return !ok
 }
 

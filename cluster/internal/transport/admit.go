@@ -55,6 +55,7 @@ func (c *conn) admitted(p *pod) {
 				t.users.Directory.Written(c)
 			}
 		},
+		Idle:      t.progress,
 		PingSent:  func() { t.metrics.PingsSent.Add(1) },
 		PingLost:  func() { t.metrics.PingsLost.Add(1) },
 		RoundTrip: func(d time.Duration) { t.metrics.Pinged(d); t.roundTrip(c, d) },

@@ -147,7 +147,7 @@ func (c *conn) Control(t wire.Type, payload []byte) error {
 	return nil
 }
 
-// decideLocked says once what becomes of c, to who has dialed it.
+// decideLocked reports the outcome of c, once, to the goroutine that dialed it.
 func (c *conn) decideLocked(outcome error) {
 	if !c.settled {
 		c.settled, c.outcome = true, outcome

@@ -7,9 +7,11 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/handshake"
 	"github.com/crosspod/crosspod/cluster/internal/link"
 	"github.com/crosspod/crosspod/cluster/internal/mesh"
+	"github.com/crosspod/crosspod/cluster/internal/nolink"
 	"github.com/crosspod/crosspod/cluster/internal/status"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/budget"
+	"github.com/crosspod/crosspod/internal/drop"
 )
 
 // pod is one process of another pod: what is known of it, the queue of messages
@@ -92,4 +94,61 @@ func (t *Transport) Queue(id wire.PodID) *link.Queue {
 		return p.queue
 	}
 	return nil
+}
+
+// graceOver lets go what has waited too long for a pod.
+func (t *Transport) graceOver(p *pod, timer *time.Timer) {
+	t.mu.Lock()
+	if p.grace != timer || p.used != nil || p.forgotten {
+		t.mu.Unlock()
+		return
+	}
+	p.grace = nil
+	lost := p.giveUpLocked()
+	p.met = false // its last connection takes it along
+	if len(p.conns) == 0 {
+		t.forgetLocked(p)
+	}
+	t.mu.Unlock()
+	t.count(drop.LinkLost, lost)
+	t.count(drop.NoLink, p.queue.Suspend(drop.NoLink))
+}
+
+// goneLocked ends a pod that another one has taken the place of.
+func (t *Transport) goneLocked(p *pod) {
+	if p == nil {
+		return
+	}
+	if p.used != nil {
+		t.unusedLocked(p.used, nolink.ErrSucceeded)
+	}
+	t.forgetLocked(p)
+	t.reports.add(report{gone: p.id, ended: p, messages: p.giveUpLocked()})
+}
+
+// forgetLocked removes p from the lookup tables. Its connections end by themselves.
+func (t *Transport) forgetLocked(p *pod) {
+	p.forgotten = true
+	p.queue.SetBudget(nil)
+	if p.grace != nil {
+		p.grace.Stop()
+		p.grace = nil
+	}
+	if t.pods[p.id] == p {
+		delete(t.pods, p.id)
+		t.publishLocked()
+	}
+	if t.addresses[p.addr] == p {
+		delete(t.addresses, p.addr)
+	}
+}
+
+// suspendForgotten empties the queue of a pod that is gone.
+func (t *Transport) suspendForgotten(p *pod) {
+	t.mu.Lock()
+	forgotten := p.forgotten
+	t.mu.Unlock()
+	if forgotten {
+		t.count(drop.NoLink, p.queue.Suspend(drop.NoLink))
+	}
 }

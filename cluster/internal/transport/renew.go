@@ -10,11 +10,10 @@ const maxKeyBytes = 256e9
 // worn reports whether the link of c has sent all that its key is good for.
 func (c *conn) worn() bool { return c.link.Encrypted() > c.transport.keyBytes }
 
-// renew has another link take the place of a session that is worn, in the way of
-// any that is replaced: the pod dials that sends so much, and neither says in the
-// handshake that it has a session, so that the leader takes the newcomer. It is
-// called with each round trip, so that a dial that fails is repeated. Who has
-// dialed the link goes first, where both send as much.
+// renew replaces a link whose key has encrypted too much. The pod that sent that much
+// dials, and neither side claims a session in its PROOF, so that the leader accepts the
+// new link. It is called with each round trip, so a dial that fails is repeated. If both
+// sides have sent as much, the pod that dialed the link goes first.
 func (t *Transport) renew(c *conn) {
 	limit := t.keyBytes
 	if c.shaken.Role == handshake.Acceptor {
@@ -30,7 +29,7 @@ func (t *Transport) renew(c *conn) {
 	t.goWork(func() {
 		defer c.renewing.Store(false)
 		if err := t.Dial(t.ctx, addr); err != nil {
-			t.log.Warn("no other link in place of one that has sent much", "pod", c.of.id, "address", c.of.address, "err", err)
+			t.log.Warn("could not replace link before its key limit", "pod", c.of.id, "address", c.of.address, "err", err)
 		}
 	})
 }

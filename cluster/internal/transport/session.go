@@ -188,6 +188,7 @@ func (t *Transport) unusedLocked(c *conn, why error) {
 
 // ended is called when nothing of c is left but its accounts.
 func (t *Transport) ended(c *conn, why error) {
+	defer t.progress()
 	p := c.of
 	t.mu.Lock()
 	wasUsed := p.used == c
@@ -234,62 +235,5 @@ func (t *Transport) ended(c *conn, why error) {
 		t.log.Info("pod link ended", "pod", p.id, "address", p.address, "session", given, "err", why)
 	case waited:
 		t.log.Debug("link not used", "pod", p.id, "address", p.address, "err", why)
-	}
-}
-
-// graceOver lets go what has waited too long for a pod.
-func (t *Transport) graceOver(p *pod, timer *time.Timer) {
-	t.mu.Lock()
-	if p.grace != timer || p.used != nil || p.forgotten {
-		t.mu.Unlock()
-		return
-	}
-	p.grace = nil
-	lost := p.giveUpLocked()
-	p.met = false // its last connection takes it along
-	if len(p.conns) == 0 {
-		t.forgetLocked(p)
-	}
-	t.mu.Unlock()
-	t.count(drop.LinkLost, lost)
-	t.count(drop.NoLink, p.queue.Suspend(drop.NoLink))
-}
-
-// goneLocked ends a pod that another one has taken the place of.
-func (t *Transport) goneLocked(p *pod) {
-	if p == nil {
-		return
-	}
-	if p.used != nil {
-		t.unusedLocked(p.used, nolink.ErrSucceeded)
-	}
-	t.forgetLocked(p)
-	t.reports.add(report{gone: p.id, ended: p, messages: p.giveUpLocked()})
-}
-
-// forgetLocked has nobody find p any more. Its connections end by themselves.
-func (t *Transport) forgetLocked(p *pod) {
-	p.forgotten = true
-	p.queue.SetBudget(nil)
-	if p.grace != nil {
-		p.grace.Stop()
-		p.grace = nil
-	}
-	if t.pods[p.id] == p {
-		delete(t.pods, p.id)
-		t.publishLocked()
-	}
-	if t.addresses[p.addr] == p {
-		delete(t.addresses, p.addr)
-	}
-}
-
-// suspendForgotten empties the queue of a pod that is gone.
-func (t *Transport) suspendForgotten(p *pod) {
-	t.mu.Lock()
-	forgotten := p.forgotten
-	t.mu.Unlock()
-	if forgotten {
-		t.count(drop.NoLink, p.queue.Suspend(drop.NoLink))
 	}
 }

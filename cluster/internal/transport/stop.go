@@ -10,16 +10,10 @@ import (
 	"github.com/crosspod/crosspod/internal/drop"
 )
 
-const (
-	// stopTimeout bounds how long stopping waits for what is still to be
-	// written.
-	stopTimeout = 2 * time.Second
+// stopTimeout bounds how long stopping waits for what is still to be written.
+const stopTimeout = 2 * time.Second
 
-	// flushPause is how often stopping looks whether all is written.
-	flushPause = 5 * time.Millisecond
-)
-
-// stop says goodbye on all links, when what was queued for them is written or
+// Stop says goodbye on all links, when what was queued for them is written or
 // its time is over, and returns when everything has ended. Nothing is dialed or
 // let in meanwhile. It may be called more than once.
 func (t *Transport) Stop() {
@@ -68,14 +62,28 @@ func (t *Transport) Stop() {
 // flush waits until nothing is queued for any session, and those that were
 // replaced have been read to their ends, for stopTimeout at most.
 func (t *Transport) flush(sessions, replaced []*conn) {
-	for end := time.Now().Add(stopTimeout); time.Now().Before(end); time.Sleep(flushPause) {
-		waiting := slices.ContainsFunc(replaced, (*conn).lives)
-		for _, c := range sessions {
-			n, _ := c.of.queue.Len()
-			waiting = waiting || c.lives() && (n > 0 || c.link.EntryBytes() > 0)
-		}
-		if !waiting {
+	timeout := time.NewTimer(stopTimeout)
+	defer timeout.Stop()
+	t.flushing.Store(true)
+	queued := func(c *conn) bool {
+		n, _ := c.of.queue.Len()
+		return c.lives() && (n > 0 || c.link.EntryBytes() > 0)
+	}
+	for slices.ContainsFunc(replaced, (*conn).lives) || slices.ContainsFunc(sessions, queued) {
+		select {
+		case <-t.progressed:
+		case <-timeout.C:
 			return
+		}
+	}
+}
+
+// progress makes flush look again: a link has written everything, or has ended.
+func (t *Transport) progress() {
+	if t.flushing.Load() {
+		select {
+		case t.progressed <- struct{}{}:
+		default: // it will look already
 		}
 	}
 }

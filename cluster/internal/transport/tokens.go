@@ -15,7 +15,7 @@ import (
 // say as often as it likes that they change.
 const tokensPause = time.Minute
 
-// setTokenSecrets tells the other pods of other secrets.
+// SetTokenSecrets tells the other pods of other secrets.
 func (t *Transport) SetTokenSecrets(secrets []string) {
 	t.tokens.Store(handshake.NewTokenSecrets(secrets))
 	t.mu.Lock()

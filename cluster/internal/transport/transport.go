@@ -79,7 +79,11 @@ type Transport struct {
 
 	ctx    context.Context // ends when the transport stops
 	cancel context.CancelFunc
-	work   sync.WaitGroup // all goroutines; Add only under mu, before stopped
+
+	flushing   atomic.Bool   // Stop waits for progress
+	progressed chan struct{} // see progress; holds one
+
+	work sync.WaitGroup // all goroutines; Add only under mu, before stopped
 
 	// Set by listen and start, never changed afterwards.
 	listeners []net.Listener
@@ -127,6 +131,7 @@ func New(c Config, m *metrics.Metrics, log *slog.Logger) (*Transport, error) {
 		neighbours: newNeighbours(),
 		refusals:   newRefusals(),
 		keyBytes:   maxKeyBytes,
+		progressed: make(chan struct{}, 1),
 		reports:    reports{turn: make(chan struct{}, 1)},
 	}
 	t.began = time.Now()

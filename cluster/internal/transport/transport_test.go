@@ -596,7 +596,11 @@ func TestStopSaysItLast(t *testing.T) {
 		if !a.sessions[b.id()].SendEntries([]wire.Entry{{Kind: wire.Leave}}) {
 			t.Error("LEAVE was not taken")
 		}
+		began := time.Now()
 		a.stop()
+		if took := time.Since(began); took >= stopTimeout {
+			t.Errorf("stopping took %v though everything could be written", took)
+		}
 		synctest.Wait()
 		if got, _ := b.totals(); got != n {
 			t.Errorf("%d of %d messages arrived", got, n)

@@ -51,7 +51,7 @@ func (t *Transport) Standing(addr netip.AddrPort) (s discovery.Standing) {
 	return s
 }
 
-// status is what is known of the pods that have proved themselves, and of those
+// Status is what is known of the pods that have proved themselves, and of those
 // that were refused when they connected.
 func (t *Transport) Status() (self status.Pod, pods []status.Pod) {
 	now := time.Now()
@@ -85,8 +85,8 @@ func (t *Transport) Status() (self status.Pod, pods []status.Pod) {
 	return self, append(pods, t.refusals.rows(now, linked)...)
 }
 
-// known returns the addresses of the pods that these lead to, as far as that is
-// known, and these.
+// Known returns addresses plus the announced addresses of the pods that they are known
+// to lead to.
 func (t *Transport) Known(addresses []string) map[string]bool {
 	all := make(map[string]bool, len(addresses))
 	t.mu.Lock()
@@ -106,7 +106,7 @@ func (t *Transport) Known(addresses []string) map[string]bool {
 	return all
 }
 
-// figures are the gauges of the links.
+// Figures sets the gauges of the links.
 func (t *Transport) Figures(f *metrics.Figures) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
