@@ -17,13 +17,13 @@ const (
 	healthAge = 3 * time.Second
 )
 
-// Probe looks whether a peer that dials this pod would be served; nil means yes.
-// certificateValid says that the relay showed a certificate that clients
-// believe, for the host that they dial. ctx ends after 5 s at the latest.
+// Probe finds out whether a peer that dials this pod would be served; a nil error means
+// yes. certificateValid says that the relay presented a certificate that clients trust,
+// for the host that they dial. ctx ends after 5 s at the latest.
 type Probe func(ctx context.Context) (certificateValid bool, err error)
 
-// Health answers /health, /livez and /readyz. At first it is not ready and knows
-// of no listener. Its methods are safe for concurrent use.
+// Health answers /health, /livez and /readyz. At first it is not ready and has no
+// listener. Its methods are safe for concurrent use.
 type Health struct {
 	// Set by NewHealth, never changed.
 	probe Probe
@@ -34,7 +34,7 @@ type Health struct {
 	why       atomic.Pointer[func() string]
 	listeners atomic.Pointer[[]string]
 
-	// Owned by who holds the turn.
+	// Owned by the goroutine that holds the turn.
 	last    healthReport
 	checked time.Time // of last; zero: never
 }
@@ -66,8 +66,8 @@ func NewHealth(probe Probe, logger *slog.Logger) *Health {
 // SetReady says whether new peers are welcome. A pod that drains is not ready.
 func (h *Health) SetReady(ready bool) { h.ready.Store(ready) }
 
-// SetReason says why new peers are not welcome yet, for the body of /readyz:
-// without names and addresses, "" where there is nothing to say.
+// SetReason sets what /readyz adds to "not ready". why returns it without names and
+// addresses, "" for nothing.
 func (h *Health) SetReason(why func() string) { h.why.Store(&why) }
 
 // SetListeners names the listeners for peers that are running, such as "ws".
@@ -103,7 +103,7 @@ func (h *Health) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// reason returns what SetReason has to say, behind a colon.
+// reason returns the text of SetReason, behind a colon.
 func (h *Health) reason() string {
 	if why := h.why.Load(); why != nil {
 		if text := (*why)(); text != "" {
@@ -116,7 +116,7 @@ func (h *Health) reason() string {
 func (h *Health) serveHealth(w http.ResponseWriter, r *http.Request) {
 	report, err := h.report(r.Context())
 	if err != nil {
-		http.Error(w, "closing", http.StatusServiceUnavailable) // or the client has gone
+		http.Error(w, "closing", http.StatusServiceUnavailable) // or the client has gone away
 		return
 	}
 	body, err := json.Marshal(report)
@@ -133,7 +133,7 @@ func (h *Health) serveHealth(w http.ResponseWriter, r *http.Request) {
 	answer(w, status, string(body)+"\n")
 }
 
-// answer writes a whole answer. A client that has gone is no concern of ours.
+// answer writes a whole answer. It ignores a client that has gone away.
 func answer(w http.ResponseWriter, status int, body string) {
 	w.WriteHeader(status)
 	_, _ = io.WriteString(w, body)
@@ -151,7 +151,7 @@ func (h *Health) report(ctx context.Context) (healthReport, error) {
 	if h.checked.IsZero() || time.Since(h.checked) >= healthAge {
 		report, err := h.check(ctx)
 		if ctx.Err() != nil {
-			// The probe was cut short with its client: an answer about nobody.
+			// The client has gone, which ended the probe early: it found nothing out.
 			return healthReport{}, ctx.Err()
 		}
 		h.note(report, err)
@@ -160,7 +160,7 @@ func (h *Health) report(ctx context.Context) (healthReport, error) {
 	return h.last, nil
 }
 
-// check probes, and says why the relay is unhealthy.
+// check probes, and returns why the relay is unhealthy.
 func (h *Health) check(ctx context.Context) (healthReport, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()

@@ -33,9 +33,9 @@ const (
 	gatherBurst      = 20
 )
 
-// sharedGatherer gathers once for all who wait, one time after another and not too
-// often. What it returns was gathered after it was asked for, so it is never old;
-// under load it waits for a quarter of a second. Its result must not be changed.
+// sharedGatherer gathers once for all callers that wait, one time after another and not
+// too often. What it returns was gathered after the call, so it is never old; under load
+// a call waits for a quarter of a second. Its result must not be changed.
 type sharedGatherer struct {
 	// Set by MetricsHandler, never changed.
 	gatherer prometheus.Gatherer
@@ -47,10 +47,10 @@ type sharedGatherer struct {
 	failing rate.Sometimes // for a line that gathering fails
 
 	mu   sync.Mutex // guards what follows
-	next *gathering // has not begun; nil: no one waits for one
+	next *gathering // has not begun; nil: no caller waits for one
 }
 
-// gathering is one time.
+// gathering is one run of the gatherer and its result.
 type gathering struct {
 	done     chan struct{} // closed when what follows is set
 	families []*dto.MetricFamily
@@ -78,7 +78,7 @@ func (s *sharedGatherer) run(g *gathering) {
 	defer func() { <-s.turn }()
 	time.Sleep(s.pace.Reserve().Delay())
 	s.mu.Lock()
-	s.next = nil // what is asked from now on is not answered by this one
+	s.next = nil // calls from now on wait for the next one
 	s.mu.Unlock()
 	defer close(g.done)
 	if g.families, g.err = s.gatherer.Gather(); g.err != nil {
@@ -88,8 +88,8 @@ func (s *sharedGatherer) run(g *gathering) {
 
 // MetricsHandler serves GET /metrics, in Prometheus' text format or, when asked
 // for, as OpenMetrics, and nothing else. Failures to gather go to logger, once a
-// minute. Any number of scrapers cost 4 times to gather in a second at most, after
-// a burst of 20.
+// minute. However many scrapers there are, it gathers at most 4 times a second, after a
+// burst of 20.
 func MetricsHandler(gatherer prometheus.Gatherer, logger *slog.Logger) http.Handler {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
@@ -104,7 +104,7 @@ func MetricsHandler(gatherer prometheus.Gatherer, logger *slog.Logger) http.Hand
 	metrics := promhttp.HandlerFor(shared, promhttp.HandlerOpts{
 		EnableOpenMetrics:   true,
 		MaxRequestsInFlight: maxScrapes,
-		// What is left to log is that a scraper has gone.
+		// The only other thing it logs is that a scraper has gone away.
 		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -118,8 +118,7 @@ func MetricsHandler(gatherer prometheus.Gatherer, logger *slog.Logger) http.Hand
 	})
 }
 
-// onlyGet answers requests that are neither GET nor HEAD, and says whether the
-// request was one.
+// onlyGet reports whether the request is GET or HEAD, and answers it if it is neither.
 func onlyGet(w http.ResponseWriter, r *http.Request) bool {
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return true

@@ -23,7 +23,7 @@ var (
 	errNeedsToken = errors.New("operations on an address other than loopback need a bearer token")
 )
 
-// LogLevel is what is logged from now on. A [slog.LevelVar] is one.
+// LogLevel is the level of the log. A [slog.LevelVar] is one.
 type LogLevel interface {
 	Level() slog.Level
 	Set(slog.Level)
@@ -73,11 +73,11 @@ func newOperations(cfg Config) (http.Handler, error) {
 	return bearer(cfg.OpsToken, handler), nil
 }
 
-// NoCluster is what the operations listener answers, with 404, to who asks for
-// the other pods when there are none. No other listener says it.
+// NoCluster is the body with which the operations listener answers 404 for the other
+// pods when there are none. No other listener answers it.
 const NoCluster = "this pod links to no others"
 
-// serveCluster answers what this pod knows of the others.
+// serveCluster answers with what this pod knows of the others.
 func serveCluster(w http.ResponseWriter, status func() any) {
 	var known any
 	if status != nil {
@@ -119,8 +119,8 @@ func levelName(level slog.Level) string {
 	return strings.ToLower(level.String())
 }
 
-// bounded refuses profiles longer than [maxProfile]. Up to that they lift the
-// server's limit for writing by themselves.
+// bounded refuses profiles longer than [maxProfile]. Shorter ones lift the server's
+// write timeout by themselves.
 func bounded(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if s, err := strconv.ParseFloat(r.FormValue("seconds"), 64); err == nil && !(s <= maxProfile.Seconds()) { // nor NaN
@@ -131,8 +131,8 @@ func bounded(h http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// onlyLoopbackHost refuses requests for any other name than that of loopback: a
-// web page can have its own name resolve to 127.0.0.1.
+// onlyLoopbackHost refuses requests for any host but loopback: a web page can make its
+// own name resolve to 127.0.0.1.
 func onlyLoopbackHost(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, _, err := net.SplitHostPort(r.Host)

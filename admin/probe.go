@@ -29,19 +29,19 @@ type ProbeConfig struct {
 	// Dial connects to the listener; nil means TCP. A relay's own connections
 	// need not count among those of strangers.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// RootCAs are what clients believe; nil means the roots of the system.
+	// RootCAs are what clients trust; nil means the roots of the system.
 	RootCAs *x509.CertPool
 }
 
 // NewProbe returns the probe behind /health: it dials the listener of this very
 // pod as a peer would, presents a token that must be refused (the one that
-// NetBird's probe sends, for the peer id of "healthcheck-agent"), and wants the
-// connection to be closed without an answer. So it passes the TLS handshake, the
-// upgrade and the check of the token, and no load balancer, no DNS and no other
-// pod, which a dial of the public address would test instead.
+// NetBird's probe sends, for the peer id of "healthcheck-agent"), and expects the
+// connection to be closed without an answer. So it tests the TLS handshake, the upgrade
+// and the check of the token. A dial of the public address would test the load
+// balancer, DNS and other pods instead.
 //
-// A certificate that clients would not believe is reported and does not make
-// the relay unhealthy: to restart the pod would not mend it.
+// A certificate that clients would not trust is reported and does not make the relay
+// unhealthy: a restart of the pod would not repair it.
 func NewProbe(cfg ProbeConfig) Probe {
 	return func(ctx context.Context) (bool, error) {
 		p := &probe{cfg: cfg}
@@ -62,7 +62,7 @@ var probeAuth = func() []byte {
 		"\x01" + strings.Repeat("\x00", 32) + "healthcheck")
 }()
 
-// probe is one look.
+// probe is one run of a Probe.
 type probe struct {
 	cfg              ProbeConfig
 	certificateValid atomic.Bool
@@ -82,7 +82,7 @@ func (p *probe) run(ctx context.Context) error {
 	conn, _, err := websocket.Dial(ctx, scheme+"://"+p.host()+"/relay", &websocket.DialOptions{
 		HTTPClient: &http.Client{
 			Transport: transport,
-			// The relay sends nobody elsewhere; what it sends is not a switch of protocols.
+			// A relay never redirects, so a redirect is a failure.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	})
@@ -116,7 +116,7 @@ func (p *probe) exposedHost() string {
 	return strings.Trim(address, "[]")
 }
 
-// host is what the request says it is for.
+// host is the Host of the request.
 func (p *probe) host() string {
 	host := p.exposedHost()
 	switch {
@@ -128,7 +128,7 @@ func (p *probe) host() string {
 	return host
 }
 
-// dial goes to the listener, wherever the URL points.
+// dial connects to the listener, whatever the URL says.
 func (p *probe) dial(ctx context.Context, network, _ string) (net.Conn, error) {
 	dial := p.cfg.Dial
 	if dial == nil {
@@ -149,7 +149,7 @@ func (p *probe) dial(ctx context.Context, network, _ string) (net.Conn, error) {
 func localAddresses(listen string) []string {
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
-		return []string{listen} // and have the dialer say what is wrong
+		return []string{listen} // the dialer reports what is wrong
 	}
 	const v4, v6 = "127.0.0.1", "::1"
 	ip := net.ParseIP(host)
@@ -162,12 +162,12 @@ func localAddresses(listen string) []string {
 	return []string{net.JoinHostPort(v4, port), net.JoinHostPort(v6, port)}
 }
 
-// tlsConfig completes every handshake, and notes whether a client would have.
+// tlsConfig completes every handshake, and records whether a client would have.
 func (p *probe) tlsConfig() *tls.Config {
 	host := p.exposedHost()
 	return &tls.Config{
 		ServerName:         host,
-		InsecureSkipVerify: true, // VerifyConnection looks, and nothing secret is sent
+		InsecureSkipVerify: true, // VerifyConnection checks, and nothing secret is sent
 		VerifyConnection: func(state tls.ConnectionState) error {
 			if !strings.HasPrefix(p.cfg.ExposedAddress, "rels://") || host == "" {
 				return nil

@@ -20,7 +20,7 @@ import (
 // Limits of each listener; the times are those of NetBird's health endpoint.
 const (
 	readTimeout    = 5 * time.Second
-	writeTimeout   = 10 * time.Second // a profile takes as long as it was asked to
+	writeTimeout   = 10 * time.Second // not for profiles, which take as long as asked
 	idleTimeout    = 15 * time.Second
 	maxHeaderBytes = 16 << 10
 	maxConns       = 256 // fewer where few files may be open; one more closes the oldest
@@ -46,8 +46,8 @@ type Config struct {
 	// LogLevel is read and set there; required with OpsAddress.
 	LogLevel LogLevel
 	// Cluster returns what is known of the other pods, which is served there as
-	// JSON. It, or what it returns, is nil when the pod links to no others. It
-	// is called by several goroutines at the same time.
+	// JSON. It, or its result, is nil when the pod links to no others. Several
+	// goroutines may call it at the same time.
 	Cluster func() any
 	// Pprof adds /debug/pprof/ to operations.
 	Pprof bool
@@ -73,7 +73,7 @@ type Server struct {
 // end is one listener and its HTTP server.
 type end struct {
 	name, address string
-	loopback      bool // must it be
+	loopback      bool // it must be one
 	http          *http.Server
 	ln            net.Listener // nil before Listen
 }
@@ -116,16 +116,16 @@ func (s *Server) add(name, address string, handler http.Handler) *end {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		BaseContext:       func(net.Listener) context.Context { return s.ctx },
-		// What HTTP clients do wrong is nothing to look at.
+		// Mistakes of HTTP clients are not for operators.
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}}
 	s.ends = append(s.ends, e)
 	return e
 }
 
-// Listen opens the listeners, all or none, so that an address that cannot be
-// had ends the start of a program before it serves anybody. The error joins a
-// [ListenError] for each that could not be opened. It may be called once.
+// Listen opens the listeners, all or none, so that a program fails to start before it
+// serves anything if an address is taken. The error joins a [ListenError] for each
+// listener that could not be opened. It may be called once.
 func (s *Server) Listen(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -140,7 +140,7 @@ func (s *Server) Listen(ctx context.Context) error {
 	for _, e := range s.ends {
 		ln, err := lc.Listen(ctx, "tcp", e.address)
 		if err == nil && e.loopback && !isLoopback(ln.Addr()) {
-			// The name of a loopback address was not one.
+			// A name like that of loopback has resolved to another address.
 			err = errors.Join(fmt.Errorf("%s is %s: %w", e.address, ln.Addr(), errNeedsToken), ln.Close())
 		}
 		if err != nil {
@@ -284,7 +284,7 @@ func (f *inflight) leave() {
 	}
 }
 
-// close lets nobody in any more and waits until all have left.
+// close refuses further requests and waits until all have ended.
 func (f *inflight) close() {
 	f.mu.Lock()
 	if f.closed == nil {

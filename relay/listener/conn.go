@@ -10,8 +10,8 @@ import (
 const MaxFrameOverhead = 8
 
 // Conn is a connection whose unit is a whole message. As a plain [net.Conn] it
-// yields one message per Read and takes one per Write; the further methods give
-// a relay the batches that make it fast.
+// yields one message per Read and takes one per Write; the other methods give a relay
+// the batches that make it fast.
 //
 // One goroutine at a time may read and one may write; Close may be called by
 // any, also while others are in a call, and unblocks them.
@@ -21,8 +21,8 @@ type Conn interface {
 	// NextMessage waits for the next message and returns it. msg is valid
 	// until the next call of NextMessage or Read; until then the caller may
 	// overwrite its bytes. more reports that another whole message is already
-	// at hand: the next call returns it without touching the socket. The
-	// caller wakes whoever it has work for when more is false.
+	// at hand: the next call returns it without touching the socket. When more is
+	// false the caller wakes the writers it has given work to.
 	//
 	// While it waits it holds no buffer. Any error ends the connection:
 	// [io.EOF] when the other side has closed, an error that wraps
@@ -46,10 +46,10 @@ type Conn interface {
 	// next call, which must be WriteBatch with nil: that writes the rest.
 	TryWriteBatch(b []byte) (Attempt, error)
 
-	// Established tells the listener that the peer has proved itself: its
-	// place among the half-open connections and the deadline of the handshake
-	// are lifted. It is called once and reports false when it comes too late:
-	// the listener has taken the place back and closes the connection.
+	// Established is called once, when the peer has proved itself: the listener
+	// lifts the deadline of the handshake and frees the place among the half-open
+	// connections. It reports false when it comes too late: the listener has taken
+	// the place back and closes the connection.
 	Established() bool
 }
 
@@ -62,11 +62,11 @@ const (
 	Begun                    // a part was written
 )
 
-// Watcher is a [Conn] that knows whether its way to the other side is dead.
+// Watcher is a [Conn] that knows whether its path to the other side is dead.
 type Watcher interface {
 	// Unacknowledged reports whether something was sent that the other side has
-	// not acknowledged, and how long ago it has acknowledged anything. On a
-	// connection that works the latter is at most some seconds, also without
-	// messages. false, 0 where it is not known.
+	// not acknowledged, and how long ago it acknowledged anything. On a connection
+	// that works that is at most some seconds ago, also without messages. false, 0
+	// where it is not known.
 	Unacknowledged() (waits bool, heard time.Duration)
 }

@@ -1,11 +1,10 @@
-// Package listener is what the relay's listeners have in common: the shape of
-// a connection that keeps whole messages and says where a batch ends ([Conn]),
-// and the gate that bounds connections which have not proved themselves yet
-// ([Gate]).
+// Package listener has what the relay's listeners share: the interface of a
+// connection that keeps whole messages and says where a batch ends ([Conn]), and the
+// gate that bounds connections that have not proved themselves yet ([Gate]).
 //
 // A connection is half-open from the moment it is accepted until the relay has
-// checked the peer's token. Everything a stranger can make the relay spend
-// happens in that state, so each listener owns one Gate and asks it first:
+// checked the peer's token. Everything that a stranger can make the relay spend is
+// spent in that state, so each listener owns one Gate and asks it first:
 //
 //	half, err := gate.Accept(ln)   // a place, or closed already
 //	...                            // TLS, HTTP, Auth

@@ -12,20 +12,20 @@ import (
 	"github.com/crosspod/crosspod/internal/gate"
 )
 
-// maxWarned bounds the proxies that are remembered because they were warned of.
+// maxWarned bounds the proxies that are remembered because a warning named them.
 const maxWarned = 1024
 
-// Forwarded applies what a trusted proxy says of its client: X-Forwarded-For, read
-// from the right to the first address that is no trusted proxy, or X-Real-IP with
-// X-Real-Port, which may be missing. From other sources the headers are ignored,
-// and nothing is ever looked up. One line at Warn for each proxy says why its
-// headers are of no use.
+// Forwarded takes the client's address from the headers of a trusted proxy:
+// X-Forwarded-For, read from the right to the first address that is not a trusted
+// proxy, or X-Real-IP with X-Real-Port, which may be missing. From other sources the
+// headers are ignored, and no name is ever looked up. One line at Warn for each proxy
+// says why its headers cannot be used.
 //
-// It reports false when the source has had too many failures: the caller answers
-// what it likes, ends h with [OutcomeRefusedSource] and closes.
+// It reports false when the source has failed too often: the caller answers as it
+// likes, ends h with [OutcomeRefusedSource] and closes.
 func (h *HalfOpen) Forwarded(header http.Header) bool {
 	g := h.gate
-	if h.unsure { // one of Self's says nothing before it is known
+	if h.unsure { // by now DialContext of Self has returned
 		return g.cfg.Self.has(h.conn)
 	}
 	if !h.trusted || g.cfg.Self.has(h.conn) {
@@ -34,8 +34,8 @@ func (h *HalfOpen) Forwarded(header http.Header) bool {
 	client, err := g.clientOf(header)
 	switch {
 	case errors.Is(err, errForged):
-		// Only a client that adds to the headers gets here. Those of one proxy
-		// are one source, and no other client of it is.
+		// Only a client that adds to the headers gets here. All such clients of one
+		// proxy are one source, and no other client of it is.
 		client = netip.AddrPortFrom(addrOf(h.conn.RemoteAddr()), 0)
 	case err == nil:
 		h.remote.Store(net.TCPAddrFromAddrPort(client))
@@ -46,7 +46,7 @@ func (h *HalfOpen) Forwarded(header http.Header) bool {
 	return h.place.SetSource(gate.Source(client.Addr()))
 }
 
-// warn says once of a proxy what is wrong with its headers.
+// warn logs, once for each proxy, what is wrong with its headers.
 func (g *Gate) warn(proxy netip.Addr, why error) {
 	if known, _ := g.warned.ContainsOrAdd(proxy, struct{}{}); !known {
 		g.cfg.Logger.Warn("cannot tell the clients of a trusted proxy apart", "proxy", proxy, "reason", why)
@@ -54,9 +54,9 @@ func (g *Gate) warn(proxy netip.Addr, why error) {
 }
 
 // errForged means that a client has added to the headers of its proxy.
-var errForged = errors.New("have the proxy set both headers, or remove what its clients send")
+var errForged = errors.New("make the proxy set both headers, or remove what its clients send")
 
-// clientOf returns the client that a trusted proxy names, with port 0 if that is
+// clientOf returns the client that a trusted proxy names, with port 0 if the port is
 // not known.
 func (g *Gate) clientOf(header http.Header) (netip.AddrPort, error) {
 	lines := header.Values("X-Real-Ip")
@@ -71,7 +71,7 @@ func (g *Gate) clientOf(header http.Header) (netip.AddrPort, error) {
 	case len(lines) > 1:
 		return netip.AddrPort{}, fmt.Errorf("X-Real-IP has %d lines: %w", len(lines), errForged)
 	case len(lines) == 0 && header.Get("Forwarded") != "":
-		return netip.AddrPort{}, errors.New("it sends Forwarded, which is not read: have it send X-Forwarded-For")
+		return netip.AddrPort{}, errors.New("it sends Forwarded, which is not read: make it send X-Forwarded-For")
 	case len(lines) == 0:
 		return netip.AddrPort{}, errors.New("it sends neither X-Forwarded-For nor X-Real-IP")
 	}
@@ -92,8 +92,8 @@ func (g *Gate) clientOf(header http.Header) (netip.AddrPort, error) {
 	return netip.AddrPort{}, fmt.Errorf("X-Real-IP and X-Forwarded-For name different clients: %w", errForged)
 }
 
-// forwardedFor returns the last address that is no trusted proxy, the first of all
-// where every one is, and none where there is no address.
+// forwardedFor returns the last address that is not a trusted proxy, the first address
+// if all of them are, and the zero AddrPort if there is none.
 func (g *Gate) forwardedFor(lines []string) (client netip.AddrPort, err error) {
 	for i := len(lines) - 1; i >= 0; i-- {
 		for rest, more := lines[i], true; more; {
@@ -123,7 +123,7 @@ func parseClient(s string) (netip.AddrPort, error) {
 	}
 	ap, err := netip.ParseAddrPort(s)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("%.40q is no IP address", s)
+		return netip.AddrPort{}, fmt.Errorf("%.40q is not an IP address", s)
 	}
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port()), nil
 }

@@ -34,8 +34,8 @@ type GateConfig struct {
 	// connections cannot lock others out. 0: 4,096.
 	MaxHalfOpen int
 
-	// Room, if set, returns how many may be at this moment, should that be less
-	// than MaxHalfOpen; one always may. It must not block.
+	// Room, if set, returns how many may be in their handshake at this moment, if
+	// that is less than MaxHalfOpen; one always may. It must not block.
 	Room func() int
 
 	// HandshakeTimeout is how long a connection has from accept until its
@@ -53,20 +53,20 @@ type GateConfig struct {
 	// TrustedProxies are the networks whose X-Forwarded-For and X-Real-IP
 	// headers are believed, see [HalfOpen.Forwarded]. A connection from one is
 	// never refused by its own address. IPv4-mapped addresses are compared as
-	// IPv4. Empty: nobody is trusted.
+	// IPv4. Empty: no proxy is trusted.
 	TrustedProxies []netip.Prefix
 
-	// Self opened the connections that are neither limited nor counted. Nil:
-	// there are none.
+	// Self opened the connections that are neither limited nor counted. Nil: there
+	// are none.
 	Self *Self
 
-	// Observe, if set, is told the outcome of each half-open connection once.
-	// It must not block and may be called by several goroutines at once.
+	// Observe, if set, is called once with the outcome of each half-open
+	// connection. It must not block and may be called by several goroutines at once.
 	Observe func(Outcome)
 
-	// Logger is told about failing accepts, about proxies, at Debug about each
-	// connection that the gate refuses or ends, and once a minute at Info that
-	// it refuses some. Nil: discarded.
+	// Logger receives failing accepts, useless headers of proxies, at Debug each
+	// connection that the gate refuses or ends, and once a minute at Info that it
+	// refuses some. Nil: discarded.
 	Logger *slog.Logger
 }
 
@@ -231,8 +231,8 @@ func (h *HalfOpen) RemoteAddr() net.Addr {
 	return h.conn.RemoteAddr()
 }
 
-// ProxyHeader says, once, that a connection begins with the header of the PROXY
-// protocol, which no peer can get through.
+// ProxyHeader logs, once, that connections begin with the header of the PROXY
+// protocol: no peer can connect through such a proxy.
 func (h *HalfOpen) ProxyHeader() {
 	h.gate.proxyHeader.Do(func() {
 		h.gate.cfg.Logger.Warn("connections begin with a PROXY protocol header, which is not read: switch it off where they come from "+
@@ -245,8 +245,8 @@ func (h *HalfOpen) ProxyHeader() {
 // was not, the gate has closed the connection, or will in a moment.
 func (h *HalfOpen) Established() bool { return h.End(OutcomeOK) }
 
-// End gives the place up with an outcome, which is told and, where it is a
-// failure, counted against the source. It does not close the connection. Only
+// End gives the place up with an outcome, which is observed and, if it is a failure,
+// counted against the source. It does not close the connection. Only
 // the first end counts; End reports whether this was it.
 func (h *HalfOpen) End(o Outcome) bool {
 	cost := costOf(o)
@@ -263,7 +263,7 @@ func (h *HalfOpen) CountHangUp(yes bool) { h.hangUps.Store(yes) }
 
 // Answered is End with [OutcomeBadHTTP] after a request that was proper HTTP and
 // was answered, though not for a relay. That is what uptime checks and curious
-// programs do, so it is no failure. Over TLS it counts a tenth of one.
+// programs do, so it is not a failure. Over TLS it counts a tenth of one.
 func (h *HalfOpen) Answered() bool {
 	cost := 0
 	if h.hangUps.Load() {

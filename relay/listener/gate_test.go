@@ -212,8 +212,8 @@ func TestForwarded(t *testing.T) {
 
 		{"both headers, different clients", proxy, []string{"X-Real-Ip: 203.0.113.9", "X-Forwarded-For: 198.51.100.7"}, proxy, "name different clients"},
 		{"two lines of X-Real-IP", proxy, []string{"X-Real-Ip: 198.51.100.7", "X-Real-Ip: 203.0.113.9"}, proxy, "X-Real-IP has 2 lines"},
-		{"a name", proxy, []string{"X-Real-Ip: example.com"}, proxy, `\"example.com\" is no IP address`},
-		{"unknown", proxy, []string{"X-Forwarded-For: unknown"}, proxy, `\"unknown\" is no IP address`},
+		{"a name", proxy, []string{"X-Real-Ip: example.com"}, proxy, `\"example.com\" is not an IP address`},
+		{"unknown", proxy, []string{"X-Forwarded-For: unknown"}, proxy, `\"unknown\" is not an IP address`},
 		{"nothing to the right", proxy, []string{"X-Forwarded-For: 203.0.113.9,"}, proxy, "X-Forwarded-For"},
 		{"Forwarded", proxy, []string{"Forwarded: for=203.0.113.9"}, proxy, "sends Forwarded, which is not read"},
 		{"no header", proxy, nil, proxy, "sends neither"},

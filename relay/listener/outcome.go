@@ -30,10 +30,11 @@ const (
 )
 
 // costOf is what o counts against the source of the connection. One that the other
-// side closed costs nothing, unless TLS had done its work for it: clients dial
-// several transports at once and close all but the first. Nor does a token that is only expired: programs that were stopped
-// for long have such, and it is no guess. One that was evicted does: it had longer than any other, and it is
-// what a flood of silent connections ends in.
+// side closed costs nothing, unless TLS had done its work for it: clients dial several
+// transports at once and close all but the first. A token that is only expired costs
+// nothing either: programs that were stopped for long have one, and it is not a guess.
+// A connection that was evicted costs: it had longer than any other, and a flood of
+// silent connections ends like that.
 func costOf(o Outcome) int {
 	switch o {
 	case OutcomeBadAuth, OutcomeBadHTTP, OutcomeTimeout, OutcomeEvicted:

@@ -11,15 +11,15 @@ import (
 	"github.com/crosspod/crosspod/internal/gate"
 )
 
-// maxSelf bounds the connections that a [Self] remembers, should some of them
-// never reach their gate.
+// maxSelf bounds the connections that a [Self] remembers, since some of them may never
+// reach their gate.
 const maxSelf = 64
 
 // Self opens a process's connections to its own listeners, for a health check,
-// and knows them again when they are accepted. A [Gate] neither limits nor counts
-// them, since others may share their source: a proxy on the same host, or a
-// balancer that hides the addresses of its clients. A nil Self knows none. Its
-// methods are safe for concurrent use.
+// and recognises them when they are accepted. A [Gate] neither limits nor counts them,
+// since others may share their source: a proxy on the same host, or a balancer that
+// hides the addresses of its clients. A nil Self recognises none. Its methods are safe
+// for concurrent use.
 type Self struct {
 	mu      sync.Mutex // guards what follows
 	dialing int

@@ -22,14 +22,14 @@ type Certificates struct {
 	log               *slog.Logger
 	current           atomic.Pointer[tls.Certificate]
 
-	// Owned by what loads: LoadCertificates, then Watch.
+	// Owned by LoadCertificates, then by Watch.
 	certPEM, keyPEM []byte
-	broken          string // the error last warned of, "" when the pair was good
+	broken          string // the last error that was logged, "" when the pair was good
 }
 
 // LoadCertificates reads a certificate chain and its key, both PEM, and fails
-// when they are not a pair. Changes go to logger; nil discards them. It
-// does not look at the files again before [Certificates.Watch].
+// when they are not a pair. It logs changes to logger; nil discards them. It does not
+// read the files again before [Certificates.Watch].
 func LoadCertificates(certFile, keyFile string, logger *slog.Logger) (*Certificates, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
@@ -51,9 +51,9 @@ func (c *Certificates) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, e
 // returns nil. Only one call may run at a time. A change is usually seen within
 // 0.1 s, at most within 1 s, and within a minute where the file system does not
 // report it or the system has no watch left. A pair that cannot be used is a
-// warning, and the old one stays: often the other half is just about to come. It
-// is the folders that are watched, because Kubernetes changes a mounted Secret by
-// swapping a symlink beside the files. The error says that a folder is not there.
+// warning, and the old one stays: often the other half is just about to come. Watch
+// watches the folders, because Kubernetes changes a mounted Secret by swapping a
+// symlink beside the files. The error says that a folder is not there.
 func (c *Certificates) Watch(ctx context.Context) error {
 	if err := filewatch.Watch(ctx, c.log, c.look, c.certFile, c.keyFile); err != nil {
 		return fmt.Errorf("watch certificate: %w", err)
@@ -61,12 +61,12 @@ func (c *Certificates) Watch(ctx context.Context) error {
 	return nil
 }
 
-// look loads the files and says what came of it.
+// look loads the files and logs the result.
 func (c *Certificates) look() {
 	changed, err := c.load()
 	if err != nil {
 		if c.broken != err.Error() {
-			c.log.Warn("certificate not usable, the old one stays", "err", err)
+			c.log.Warn("certificate cannot be used, keeping the old one", "err", err)
 		}
 		c.broken = err.Error()
 		return
@@ -102,7 +102,7 @@ func (c *Certificates) load() (changed bool, err error) {
 }
 
 // readPEM reads a file without the byte order mark that some editors put before
-// its first line, for which the first block would be skipped without a word.
+// its first line: with it, PEM would silently skip the first block.
 func readPEM(file string) ([]byte, error) {
 	text, err := filewatch.Read(file, maxPEM)
 	return bytes.TrimPrefix(text, []byte(secrettext.ByteOrderMark)), err

@@ -74,7 +74,7 @@ func TestCertificates(t *testing.T) {
 	// Half of a new pair, then nonsense, keep the old one; a whole pair replaces
 	// it. What changes before Watch has begun is seen by its first look.
 	writeFile(t, certFile, cert2)
-	log.wait(t, "old one stays")
+	log.wait(t, "keeping the old one")
 	if got := name(t, c); got != "one.example" {
 		t.Errorf("certificate of %s while half was changed", got)
 	}
@@ -84,7 +84,7 @@ func TestCertificates(t *testing.T) {
 		t.Errorf("certificate of %s after the change", got)
 	}
 	writeFile(t, certFile, []byte("nonsense"))
-	log.wait(t, "old one stays")
+	log.wait(t, "keeping the old one")
 	if got := name(t, c); got != "two.example" {
 		t.Errorf("certificate of %s with a broken file", got)
 	}

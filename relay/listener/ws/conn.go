@@ -34,8 +34,8 @@ type Conn struct {
 	extra     struct{ frames, bytes int }
 	onExtra   func(frames, bytes int) // see CountFrames
 
-	// writing is held by whoever writes to the socket, so that frames never
-	// mix. It is a channel because waiting for a mutex stops the clock of a
+	// writing is held by the goroutine that writes to the socket, so that frames
+	// never mix. It is a channel because waiting for a mutex stops the clock of a
 	// test bubble.
 	writing chan struct{}
 
@@ -99,9 +99,9 @@ func (c *Conn) NextMessage() (msg []byte, more bool, err error) {
 	}
 }
 
-// CountFrames has count called with the frames that carried no message, or only a
-// part of one, and their bytes, before the reader waits for more. count may wait, so
-// that the other side is read more slowly. It is called by the reader, before it
+// CountFrames makes the reader call count with the frames that carried no message, or
+// only a part of one, and their bytes, before it waits for more. count may wait, so
+// that the other side is read more slowly. Call CountFrames from the reader, before it
 // reads on.
 func (c *Conn) CountFrames(count func(frames, bytes int)) { c.onExtra = count }
 
@@ -224,7 +224,7 @@ func (c *Conn) TryWriteBatch(b []byte) (a listener.Attempt, err error) {
 	// The reader found c.writing taken. It may have to be waited for.
 	select {
 	case c.writing <- struct{}{}:
-		go c.doneWriting() // ended and waited for as the goroutine of startDue
+		go c.doneWriting() // Close ends it and waits for it, as in startDue
 	default:
 	}
 	return a, err
@@ -321,9 +321,9 @@ func (c *Conn) Close() error {
 		c.sayGoodbye()
 		c.silent = true
 		<-c.writing
-	default: // somebody is writing, perhaps in vain
+	default: // another goroutine is writing, perhaps in vain
 	}
-	err := c.socket.Conn.Close() // whoever is reading or writing returns
+	err := c.socket.Conn.Close() // ends a read or a write that waits
 	c.socket.half.End(listener.OutcomeClosed)
 	c.writing <- struct{}{}
 	c.silent = true

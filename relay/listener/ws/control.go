@@ -10,9 +10,9 @@ import (
 	"github.com/crosspod/crosspod/relay/listener"
 )
 
-// closeTimeout bounds how long a reader that has come to its end waits for
-// somebody who is writing, and for the writing of a close frame where that cannot
-// be tried without waiting.
+// closeTimeout bounds how long a reader that has come to its end waits for another
+// goroutine that is writing, and for the writing of a close frame where that cannot be
+// tried without waiting.
 const closeTimeout = time.Second
 
 // maxEarlyFrames is how many frames may come that carry no message, or only a part
@@ -86,8 +86,8 @@ type header struct {
 	size int // bytes of header; 0 when not all of it is there
 }
 
-// parseHeader parses the header that b starts with and checks all that it
-// says. It refuses with a close code as soon as the bytes at hand suffice, so a
+// parseHeader parses the header that b starts with and checks all of it. It refuses
+// with a close code as soon as the bytes at hand suffice, so a
 // message over the limit is refused before it is buffered.
 func (c *Conn) parseHeader(b []byte) (h header, code int, why string) {
 	if len(b) < 2 {
@@ -147,8 +147,8 @@ func (c *Conn) parseHeader(b []byte) (h header, code int, why string) {
 	return h, 0, ""
 }
 
-// refuse ends the reading side because the other side broke a rule, telling it
-// the code.
+// refuse ends the reading side because the other side broke a rule, and sends the
+// code.
 func (c *Conn) refuse(code int, why string) error {
 	c.sayClose(binary.BigEndian.AppendUint16(nil, uint16(code)))
 	return c.fail(fmt.Errorf("%w: %s", listener.ErrMessage, why))
@@ -169,8 +169,8 @@ func (c *Conn) handleClose(body []byte) error {
 }
 
 // sayClose sends a close frame behind the pong that is due, the last thing that
-// is ever sent. Somebody who is writing has a moment to finish; after it there is
-// no room for the frame, and the caller is about to cut the connection anyway.
+// is ever sent. A goroutine that is writing has a moment to finish; if it does not,
+// there is no room for the frame, and the caller is about to cut the connection anyway.
 func (c *Conn) sayClose(body []byte) {
 	c.keepPong()
 	select {
@@ -204,7 +204,7 @@ func (c *Conn) sayGoodbye() {
 }
 
 // sendLast makes one short attempt at writing the last bytes of the connection,
-// and the end of TLS. Nobody can do anything about its failure.
+// and the end of TLS. Nothing can be done about its failure.
 func (c *Conn) sendLast(b []byte) {
 	if c.tls != nil {
 		if len(b) > 0 {
@@ -222,9 +222,8 @@ func (c *Conn) sendLast(b []byte) {
 	}
 }
 
-// answerPing has the pong written for the newest ping of what was read, the only
-// one that is answered: a write for each of them would be work that costs the other
-// side nothing.
+// answerPing writes the pong for the newest ping of what was read. Older pings get no
+// answer: a write for each of them would be work that costs the other side nothing.
 func (c *Conn) answerPing() {
 	if c.keepPong() {
 		c.startDue()
@@ -242,14 +241,14 @@ func (c *Conn) keepPong() bool {
 	return true
 }
 
-// startDue has what is due, a pong or records of TLS, written without making the
-// reader wait: at once when the socket takes it, else by whoever is writing, else
-// by a goroutine that lives until it is out.
+// startDue writes what is due, a pong or records of TLS, without making the reader
+// wait: at once when the socket takes it, else in the goroutine that is writing, else in
+// a new one that lives until it is out.
 func (c *Conn) startDue() {
 	select {
 	case c.writing <- struct{}{}:
 	default:
-		return // doneWriting sees it
+		return // doneWriting finds it
 	}
 	rest, lent := c.tryDue()
 	if len(rest) == 0 {

@@ -8,7 +8,7 @@
 // than /relay goes to the handlers of Config.Mux.
 //
 // Conn does its own framing (frame.go, conn.go) because the message path pays
-// for system calls before anything else, and only who sees the frames can tell
+// for system calls before anything else, and only the code that parses the frames knows
 // where a batch of messages ends; see ADR-0008. It reads and writes through
 // package netbatch: one non-blocking read takes up to 64 kB into a buffer that is
 // lent for as long as there are bytes in hand, so that an idle peer holds none;

@@ -39,8 +39,8 @@ type Config struct {
 	// at all before it fails. 0: 10 s.
 	StallTimeout time.Duration
 
-	// Logger is told what net/http complains of, at Debug, and about failing
-	// accepts. Nil: discarded.
+	// Logger receives the complaints of net/http, at Debug, and failing accepts.
+	// Nil: discarded.
 	Logger *slog.Logger
 
 	// MaxMessage is the largest message in bytes. 0: 8,820. More than 32,768

@@ -50,7 +50,7 @@ func (s *socket) Write(p []byte) (int, error) {
 	return s.Below.Write(p)
 }
 
-// refuse remembers why the connection is going to be closed.
+// refuse sets the outcome with which the connection is going to be closed.
 func (s *socket) refuse(o listener.Outcome) { s.verdict.Store(&o) }
 
 // Close implements [net.Conn] until the upgrade.

@@ -65,7 +65,7 @@ func (u *upgrader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		CompressionMode:    websocket.CompressionDisabled,
 	})
 	if err != nil {
-		return // it has answered
+		return // Accept has answered
 	}
 	// The library's part ends with the 101. Its Conn must not be left to the
 	// finalizer that closes the stand-in.
