@@ -5,7 +5,7 @@
 // (incoming.go, inbox.go). It takes a turn of each kind: what links have read and what
 // is to be placed at other pods (sessions.go), and what has become of this pod's peers
 // and of what they want to know (interests.go). Then it does what the directory wants
-// done (effects.go): entries go to a [Session], news to the [Host], owners to the
+// done (effects.go): entries go to a [Link], news to the [Host], owners to the
 // [Routes].
 //
 // Beside it are the cluster clock (clock.go), and the set of peers of which a message

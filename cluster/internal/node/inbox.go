@@ -20,15 +20,15 @@ const (
 
 var errInboxFull = errors.New("the directory does not keep up with the entries of the link")
 
-// inbox is what one session has read and the node has not handled yet.
+// inbox is what one link has read and the node has not handled yet.
 type inbox struct {
-	session Session
+	link Link
 
 	mu      sync.Mutex // guards what follows
 	batches [][]wire.Entry
 	entries int           // in batches
 	room    chan struct{} // closed when there is room; nil: nobody waits
-	ended   bool          // the session has; nothing is taken any more
+	ended   bool          // the link is not in use any more; nothing is taken
 
 	queued bool // in the node's list of those with something to do; guarded by the node's lock
 
@@ -67,18 +67,18 @@ func (in *inbox) put(entries []wire.Entry) error {
 		}
 	}
 	if in.ended {
-		return errSessionEnded
+		return errNotUsed
 	}
 	in.batches = append(in.batches, append([]wire.Entry(nil), entries...))
 	in.entries += len(entries)
 	return nil
 }
 
-// errSessionEnded answers entries of a session that is no longer in use.
-var errSessionEnded = errors.New("the session has ended")
+// errNotUsed answers entries of a link that is no longer in use.
+var errNotUsed = errors.New("the link is no longer in use")
 
 // take returns the next batch, nil if there is none, and whether there is more.
-// done: the session has ended and everything it read has been taken.
+// done: the link is not in use any more and everything it read has been taken.
 func (in *inbox) take() (batch []wire.Entry, more, done bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()

@@ -19,7 +19,7 @@ type event struct {
 type eventKind uint8
 
 const (
-	sessionUp eventKind = iota
+	linkUp eventKind = iota
 	podHasGone
 	roundTripped
 )
@@ -40,20 +40,20 @@ type question struct {
 
 // LinkUp, LinkDown, PodGone, RoundTrip, Written and Entries are called by the
 // transport, which says what each means.
-func (n *Node) LinkUp(s Session) {
-	in := &inbox{session: s}
+func (n *Node) LinkUp(l Link) {
+	in := &inbox{link: l}
 	n.mu.Lock()
-	n.inboxes[s.Number()] = in
-	n.events = append(n.events, event{kind: sessionUp, in: in})
+	n.inboxes[l.Number()] = in
+	n.events = append(n.events, event{kind: linkUp, in: in})
 	n.mu.Unlock()
 	n.signal()
 }
 
 // LinkDown: see LinkUp.
-func (n *Node) LinkDown(s Session) {
+func (n *Node) LinkDown(l Link) {
 	n.mu.Lock()
-	in := n.inboxes[s.Number()]
-	delete(n.inboxes, s.Number())
+	in := n.inboxes[l.Number()]
+	delete(n.inboxes, l.Number())
 	n.mu.Unlock()
 	if in != nil {
 		in.end()
@@ -65,9 +65,9 @@ func (n *Node) LinkDown(s Session) {
 func (n *Node) PodGone(id wire.PodID) { n.event(event{kind: podHasGone, pod: id}) }
 
 // RoundTrip: see LinkUp.
-func (n *Node) RoundTrip(s Session, d time.Duration) {
+func (n *Node) RoundTrip(l Link, d time.Duration) {
 	n.mu.Lock()
-	in := n.inboxes[s.Number()]
+	in := n.inboxes[l.Number()]
 	n.mu.Unlock()
 	if in != nil {
 		n.event(event{kind: roundTripped, in: in, roundTrip: d})
@@ -75,7 +75,7 @@ func (n *Node) RoundTrip(s Session, d time.Duration) {
 }
 
 // Written makes the node place more entries with links, if there are any.
-func (n *Node) Written(Session) {
+func (n *Node) Written(Link) {
 	if n.placing.Load() {
 		n.signal()
 	}
@@ -89,15 +89,15 @@ func (n *Node) event(e event) {
 }
 
 // Entries: see LinkUp.
-func (n *Node) Entries(s Session, entries []wire.Entry) error {
+func (n *Node) Entries(l Link, entries []wire.Entry) error {
 	n.mu.Lock()
-	in, stopping := n.inboxes[s.Number()], n.stopping
+	in, stopping := n.inboxes[l.Number()], n.stopping
 	n.mu.Unlock()
 	switch {
 	case stopping:
 		return nil // messages that come behind them still count
 	case in == nil:
-		return errSessionEnded
+		return errNotUsed
 	}
 	if err := in.put(entries); err != nil {
 		return err

@@ -361,7 +361,7 @@ func TestImpossibleEntriesEndTheSession(t *testing.T) {
 		if !slices.Contains(e.all(), "lost 2") {
 			t.Errorf("said %v, want the pod lost after the grace", e.all())
 		}
-		if err := n.Entries(s, nil); !errors.Is(err, errSessionEnded) {
+		if err := n.Entries(s, nil); !errors.Is(err, errNotUsed) {
 			t.Errorf("entries = %v", err)
 		}
 	})
@@ -463,7 +463,7 @@ func TestEndOfALinkFreesItsReader(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- in.put(make([]wire.Entry, 1)) }()
 	in.end()
-	if err := <-done; !errors.Is(err, errSessionEnded) {
+	if err := <-done; !errors.Is(err, errNotUsed) {
 		t.Errorf("error = %v", err)
 	}
 	if _, more, ended := in.take(); more || !ended {

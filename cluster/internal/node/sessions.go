@@ -4,16 +4,15 @@ import "github.com/crosspod/crosspod/cluster/internal/directory"
 
 func (n *Node) linkEvent(e event) {
 	switch e.kind {
-	case sessionUp:
-		s := e.in.session
-		n.sessions[directory.Session(s.Number())] = e.in
-		m := s.Member()
+	case linkUp:
+		s, m := directory.Session(e.in.link.Number()), e.in.link.Member()
+		n.sessions[s] = e.in
 		n.addresses.Store(m.ID, m.Address)
-		n.pod.SessionUp(n.Now(), directory.Session(s.Number()), m)
+		n.pod.SessionUp(n.Now(), s, m)
 	case podHasGone:
 		n.pod.PodGone(n.Now(), e.pod)
 	case roundTripped:
-		n.pod.RoundTrip(directory.Session(e.in.session.Number()), e.roundTrip)
+		n.pod.RoundTrip(directory.Session(e.in.link.Number()), e.roundTrip)
 	}
 	n.apply()
 }
@@ -22,7 +21,7 @@ func (n *Node) linkEvent(e event) {
 // anything else makes another pod send, so that pods which are all busy get
 // through what they say to each other, however small their frames are.
 func (n *Node) receive(in *inbox) {
-	s := directory.Session(in.session.Number())
+	s := directory.Session(in.link.Number())
 	for handled := 0; ; {
 		batch, more, done := in.take()
 		if len(batch) > 0 && !in.closed {
@@ -67,11 +66,11 @@ func (n *Node) place() (more bool) {
 			continue
 		}
 		again := true
-		if in.session.EntryBytes() < syncRoom {
-			again = n.pod.Sync(n.Now(), directory.Session(in.session.Number()), turn)
+		if in.link.EntryBytes() < syncRoom {
+			again = n.pod.Sync(n.Now(), directory.Session(in.link.Number()), turn)
 			n.apply()
 			n.flushTo(in)
-			more = more || again && in.session.EntryBytes() < syncRoom
+			more = more || again && in.link.EntryBytes() < syncRoom
 		}
 		if again {
 			n.due(in)
@@ -89,14 +88,14 @@ func (n *Node) due(in *inbox) {
 	}
 }
 
-// close ends a session from this side.
+// close ends a link from this side.
 func (n *Node) close(in *inbox, reason error) {
 	if in.closed {
 		return
 	}
 	in.closed = true
 	in.out = nil
-	in.session.Close(reason)
+	in.link.Close(reason)
 }
 
 // flush sends the entries of this turn.
@@ -110,7 +109,7 @@ func (n *Node) flush() {
 
 func (n *Node) flushTo(in *inbox) {
 	if len(in.out) > 0 && !in.closed {
-		_ = in.session.SendEntries(in.out) // when it fails the session ends and says so
+		_ = in.link.SendEntries(in.out) // when it fails the link ends and LinkDown follows
 	}
 	in.out = in.out[:0]
 	if cap(in.out) > 4*turn {

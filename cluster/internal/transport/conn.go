@@ -15,8 +15,8 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
-// conn is one connection on which both ends have proved themselves. It becomes a
-// session when it is used.
+// conn is one connection on which both ends have proved themselves. While it is used
+// it is the link to its pod.
 type conn struct {
 	// Set by newConn, never changed.
 	transport *Transport
@@ -51,19 +51,19 @@ const (
 	connEnded
 )
 
-// Number implements node.Session.
+// Number implements node.Link.
 func (c *conn) Number() uint64 { return c.session }
 
-// Member implements node.Session.
+// Member implements node.Link.
 func (c *conn) Member() directory.Member { return directory.Member{ID: c.of.id, Address: c.of.address} }
 
-// SendEntries implements node.Session.
+// SendEntries implements node.Link.
 func (c *conn) SendEntries(entries []wire.Entry) bool { return c.link.SendEntries(entries) }
 
-// EntryBytes implements node.Session.
+// EntryBytes implements node.Link.
 func (c *conn) EntryBytes() int { return c.link.EntryBytes() }
 
-// Close implements node.Session.
+// Close implements node.Link.
 func (c *conn) Close(reason error) {
 	if !errors.Is(reason, directory.ErrAhead) {
 		c.bye(wire.FarewellError, reason)

@@ -276,7 +276,7 @@ type witness struct {
 	skew time.Duration // of its wall clock
 
 	mu       sync.Mutex // guards what follows
-	sessions map[wire.PodID]node.Session
+	sessions map[wire.PodID]node.Link
 	numbers  map[wire.PodID]uint64
 	trace    []string // up, down, gone, in order
 	got      []string // texts of messages
@@ -284,11 +284,11 @@ type witness struct {
 	drops    [drop.Reasons]int
 	highest  uint64 // clock
 	fault    string
-	onUp     func(node.Session)
+	onUp     func(node.Link)
 }
 
 func newWitness() *witness {
-	return &witness{sessions: map[wire.PodID]node.Session{}, numbers: map[wire.PodID]uint64{}}
+	return &witness{sessions: map[wire.PodID]node.Link{}, numbers: map[wire.PodID]uint64{}}
 }
 
 // users is w as the links see it.
@@ -299,7 +299,7 @@ func (w *witness) users(d *discovery.Discovery) Users {
 	}
 }
 
-func (w *witness) LinkUp(s node.Session) {
+func (w *witness) LinkUp(s node.Link) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if s.Number() <= w.numbers[s.Member().ID] {
@@ -313,7 +313,7 @@ func (w *witness) LinkUp(s node.Session) {
 	}
 }
 
-func (w *witness) LinkDown(s node.Session) {
+func (w *witness) LinkDown(s node.Link) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.numbers[s.Member().ID] < s.Number() {
@@ -331,7 +331,7 @@ func (w *witness) PodGone(id wire.PodID) {
 	w.trace = append(w.trace, "gone "+id.String())
 }
 
-func (w *witness) Entries(s node.Session, entries []wire.Entry) error {
+func (w *witness) Entries(s node.Link, entries []wire.Entry) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.sessions[s.Member().ID] != s {
@@ -341,10 +341,10 @@ func (w *witness) Entries(s node.Session, entries []wire.Entry) error {
 	return nil
 }
 
-func (w *witness) RoundTrip(node.Session, time.Duration) {}
-func (w *witness) Written(node.Session)                  {}
-func (w *witness) peers() int                            { return 7 }
-func (w *witness) clock() uint64                         { return uint64(time.Now().Add(w.skew).UnixMicro()) }
+func (w *witness) RoundTrip(node.Link, time.Duration) {}
+func (w *witness) Written(node.Link)                  {}
+func (w *witness) peers() int                         { return 7 }
+func (w *witness) clock() uint64                      { return uint64(time.Now().Add(w.skew).UnixMicro()) }
 
 func (w *witness) observeClock(clock uint64) error {
 	w.mu.Lock()
@@ -403,113 +403,6 @@ func (p *rigPod) lose() {
 		c.lost.Store(true)
 		_ = c.SetDeadline(time.Time{})
 	}
-}
-
-// ice holds up the sockets of a process that is frozen, as SIGSTOP does: nothing
-// is read, written or closed until it thaws.
-type ice struct {
-	mu    sync.Mutex
-	thaw  chan struct{} // nil: not frozen
-	conns []*icyConn
-}
-
-func (i *ice) freeze() {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.thaw = make(chan struct{})
-}
-
-func (i *ice) melt() {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.thaw != nil {
-		close(i.thaw)
-		i.thaw = nil
-	}
-}
-
-func (i *ice) frozen() <-chan struct{} {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.thaw
-}
-
-type icyListener struct {
-	net.Listener
-	ice *ice
-}
-
-func (l icyListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return newIcy(c, l.ice), nil
-}
-
-type icyConn struct {
-	net.Conn
-	ice    *ice
-	once   sync.Once
-	closed chan struct{}
-	lost   atomic.Bool
-}
-
-func newIcy(c net.Conn, i *ice) *icyConn {
-	icy := &icyConn{Conn: c, ice: i, closed: make(chan struct{})}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.conns = append(i.conns, icy)
-	return icy
-}
-
-// hold waits while the process is frozen.
-func (c *icyConn) hold() {
-	if thaw := c.ice.frozen(); thaw != nil {
-		select {
-		case <-thaw:
-		case <-c.closed:
-		}
-	}
-}
-
-func (c *icyConn) Read(b []byte) (int, error) {
-	c.hold()
-	n, err := c.Conn.Read(b)
-	c.hold()
-	return n, err
-}
-
-func (c *icyConn) Write(b []byte) (int, error) {
-	c.hold()
-	return c.Conn.Write(b)
-}
-
-// deadline sets a deadline. A connection that was lost stays lost: lose sets c.lost first,
-// so one of the two sees what the other has done.
-func (c *icyConn) deadline(set func(time.Time) error, t time.Time) error {
-	err := set(t)
-	if c.lost.Load() {
-		err = c.Conn.SetDeadline(time.Unix(1, 0))
-	}
-	return err
-}
-
-func (c *icyConn) SetDeadline(t time.Time) error      { return c.deadline(c.Conn.SetDeadline, t) }
-func (c *icyConn) SetReadDeadline(t time.Time) error  { return c.deadline(c.Conn.SetReadDeadline, t) }
-func (c *icyConn) SetWriteDeadline(t time.Time) error { return c.deadline(c.Conn.SetWriteDeadline, t) }
-
-func (c *icyConn) Close() error {
-	c.once.Do(func() {
-		close(c.closed)
-		c.ice.mu.Lock()
-		defer c.ice.mu.Unlock()
-		c.ice.conns = slices.DeleteFunc(c.ice.conns, func(o *icyConn) bool { return o == c })
-	})
-	if c.ice.frozen() != nil || c.lost.Load() {
-		return nil // the other side does not hear of it
-	}
-	return c.Conn.Close()
 }
 
 // totals returns how many messages were received, and dropped for any reason.

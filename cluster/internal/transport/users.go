@@ -28,34 +28,34 @@ type Users struct {
 	// Dropped counts messages that a queue had taken and let go.
 	Dropped func(drop.Reason, int)
 
-	// LinksChanged is called when a session has begun or ended. lost: one ended
-	// and no other took its place.
+	// LinksChanged is called when a link is in use, or not any more. lost: no other
+	// took its place.
 	LinksChanged func(lost bool)
 }
 
 // Directory is the node, as the links see it.
 type Directory interface {
-	// LinkUp says that a session is in use from now on. It comes before any
-	// entries of that session. The newer session of a pod replaces the older.
-	LinkUp(node.Session)
+	// LinkUp says that a link is in use from now on. It comes before any
+	// entries of that link. The newer link of a pod replaces the older.
+	LinkUp(node.Link)
 
-	// LinkDown says that a session has ended; entries come before it.
-	LinkDown(node.Session)
+	// LinkDown says that a link is no longer in use; entries come before it.
+	LinkDown(node.Link)
 
 	// PodGone says that a process has certainly ended, for example because
 	// another one answers at its address.
 	PodGone(wire.PodID)
 
-	// Entries hands over what a session has read, and does not keep the slice.
+	// Entries hands over what a link has read, and does not keep the slice.
 	// It may wait for a moment, bounded, while the directory is busy: only the
-	// reader of the session fills what it waits for. An error ends the session.
-	Entries(node.Session, []wire.Entry) error
+	// reader of the link fills what it waits for. An error ends the link.
+	Entries(node.Link, []wire.Entry) error
 
-	// RoundTrip says how long a PING of a session took.
-	RoundTrip(node.Session, time.Duration)
+	// RoundTrip says how long a PING of a link took.
+	RoundTrip(node.Link, time.Duration)
 
-	// Written says that all entries given to a session have been written.
-	Written(node.Session)
+	// Written says that all entries given to a link have been written.
+	Written(node.Link)
 }
 
 // Receiver takes the messages that one link brings, see [link.Handler]. Only its
