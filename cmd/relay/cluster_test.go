@@ -126,7 +126,7 @@ func TestClusterDoctor(t *testing.T) {
 	}
 	unsigned := func(s *cluster.Status) { s.Signed = false }
 	got := doctor(unsigned)
-	if got.code != exitError || !hasLine(got.stdout, "problem: links are not proved") || strings.Contains(got.stdout, "no problem") || !strings.Contains(got.stderr, "problems found: 1") {
+	if got.code != exitError || !hasLine(got.stdout, "problem: links are not authenticated") || strings.Contains(got.stdout, "no problem") || !strings.Contains(got.stderr, "problems found: 1") {
 		t.Errorf("unsigned: code %d, %q, %q", got.code, got.stdout, got.stderr)
 	}
 	var found []cluster.Finding

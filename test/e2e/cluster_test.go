@@ -155,7 +155,7 @@ func TestPodWithAnotherSecret(t *testing.T) {
 	if code, out := all[0].ask(t, "doctor"); code != 1 || !strings.Contains(out, all[2].links+" has no cluster secret in common") || !strings.Contains(out, "give "+all[2].links) {
 		t.Errorf("relay cluster doctor: exit code %d\n%s", code, out)
 	}
-	if code, out := all[2].ask(t, "doctor"); code != 1 || !strings.Contains(out, "this pod's is probably the wrong one") {
+	if code, out := all[2].ask(t, "doctor"); code != 1 || !strings.Contains(out, "that of this pod is probably wrong") {
 		t.Errorf("relay cluster doctor of the odd one: exit code %d\n%s", code, out)
 	}
 	_, out := all[0].ask(t, "status", "--json")
@@ -174,7 +174,7 @@ func TestPodsWithoutSecret(t *testing.T) {
 		p.linked(t, 1)
 		p.Err.Line(t, "level=WARN", "secret")
 	}
-	if code, out := all[0].ask(t, "doctor"); code != 1 || !strings.Contains(out, "links are not proved") {
+	if code, out := all[0].ask(t, "doctor"); code != 1 || !strings.Contains(out, "links are not authenticated") {
 		t.Errorf("relay cluster doctor: exit code %d\n%s", code, out)
 	}
 }
@@ -310,7 +310,7 @@ func TestPodsThatDiffer(t *testing.T) {
 	for _, p := range all {
 		p.linked(t, 1)
 	}
-	if code, out := all[0].ask(t, "doctor"); !strings.Contains(out, "a former one or its successor, by "+all[1].links) {
+	if code, out := all[0].ask(t, "doctor"); !strings.Contains(out, "a former one or its successor, from "+all[1].links) {
 		t.Errorf("relay cluster doctor: exit code %d\n%s", code, out)
 	}
 }

@@ -62,16 +62,16 @@ func (d *diagnosis) discovery() {
 	f := d.Discovery
 	switch {
 	case f.Partly:
-		d.note("", fmt.Sprintf("%s is answered in part: %s; what has come is used, and the last answer in place of the rest", f.Name, f.Error),
+		d.note("", fmt.Sprintf("%s was answered only in part: %s; for the rest the last answer is used", f.Name, f.Error),
 			"nothing, if the pods have no addresses of that kind; else check the name server")
 	case f.Error != "" && f.Answered.IsZero():
 		d.problem("", fmt.Sprintf("the pods have never been found: %s: %s", f.Name, f.Error), how)
 	case f.Error != "":
-		d.problem("", fmt.Sprintf("the pods are not found any more: %s: %s; the last answer is still used, and pods that came since are missing", f.Name, f.Error), how)
+		d.problem("", fmt.Sprintf("the pods can no longer be found: %s: %s; the last answer is still used, and pods that started since then are missing", f.Name, f.Error), how)
 	case f.Answered.IsZero():
 		d.note("", fmt.Sprintf("%s has not been answered yet", f.Name), "look again in a few seconds")
 	case len(d.Pods) == 0:
-		d.problem("", fmt.Sprintf("%s leads to no other pod: this one is alone", f.Name),
+		d.problem("", fmt.Sprintf("%s leads to no other pod: this pod is alone", f.Name),
 			"if there are others, check that the name or the list has them all; the headless Service needs publishNotReadyAddresses: true, since pods are ready when they are linked")
 	}
 	var unlisted []string
@@ -81,20 +81,20 @@ func (d *diagnosis) discovery() {
 		}
 	}
 	if len(unlisted) > 0 {
-		d.note("", fmt.Sprintf("%s leaves out %s, linked all the same since they have found this pod, or others have told of them", f.Name, strings.Join(unlisted, ", ")),
-			"nothing, if it is about to stop, or has just started, as name servers may answer for half a minute with what was; if it stays, check that the name or the list has all pods")
+		d.note("", fmt.Sprintf("%s does not list %s; there is a link anyway, because that side found this pod or another pod reported it", f.Name, strings.Join(unlisted, ", ")),
+			"nothing, if such a pod is stopping or has just started: a name server may give an old answer for half a minute; if this stays, check that the name or the list has every pod")
 	}
 }
 
 // leadBack: which addresses lead to this pod, through something between?
 func (d *diagnosis) leadBack() {
 	for _, address := range d.Discovery.LeadBack {
-		d.problem(address, fmt.Sprintf("%s, which is found as an address of a pod, leads back to this one (%s) through something else", address, d.Self.Address),
-			"check the list or the name, and what is at that address: a sidecar, a proxy or a load balancer must not be in front of the cluster port, and each address must lead to one pod")
+		d.problem(address, fmt.Sprintf("%s is listed as the address of a pod, but connections to it come back to this pod (%s)", address, d.Self.Address),
+			"check the name or the list, and what listens at that address: no sidecar, proxy or load balancer may be in front of the cluster port, and each address must lead to one pod")
 	}
 	for _, c := range d.Discovery.Elsewhere {
-		d.note(c.Address, fmt.Sprintf("%s is another address of a pod that is linked, and cannot be reached%s", c.Address, because(c.Reason)),
-			"nothing, as one link is enough; if the address is of the other family (IPv4, IPv6), check the way between the pods by that family")
+		d.note(c.Address, fmt.Sprintf("%s is a second address of a linked pod, and cannot be reached%s", c.Address, because(c.Reason)),
+			"nothing: one link is enough; if the address is of the other family (IPv4, IPv6), check that the pods can reach each other over that family")
 	}
 }
 
@@ -131,20 +131,20 @@ func (d *diagnosis) camps() {
 		self, others := d.Self.Address, strings.Join(there, ", ")
 		switch {
 		case len(there) == 1 && len(here) == 0:
-			d.problem(there[0], fmt.Sprintf("this pod (%s) and %s are two camps: they have no %s in common", self, others, c.what),
+			d.problem(there[0], fmt.Sprintf("this pod (%s) and %s have no %s in common", self, others, c.what),
 				"give both the same "+strings.TrimPrefix(c.give, "the ")+c.advice)
 		case len(there) > 1 && len(here) == 0:
-			d.problem("", fmt.Sprintf("this pod (%s) has no %s in common with any other (%s): this pod's is probably the wrong one", self, c.what, others),
+			d.problem("", fmt.Sprintf("this pod (%s) has no %s in common with any other (%s): that of this pod is probably wrong", self, c.what, others),
 				"give this pod "+c.give+" of the others"+c.advice)
 		case len(there) == len(here)+1:
-			d.problem("", fmt.Sprintf("the pods are two camps of equal size that have no %s in common: this pod (%s) with %s, and %s", c.what, self, strings.Join(here, ", "), others),
+			d.problem("", fmt.Sprintf("the pods form two groups of equal size with no %s in common: this pod (%s) with %s, and %s", c.what, self, strings.Join(here, ", "), others),
 				"give all of them the same "+strings.TrimPrefix(c.give, "the ")+c.advice)
 		case len(there) > len(here)+1:
-			d.problem("", fmt.Sprintf("the pods are two camps that have no %s in common: this pod (%s) with %s, and %s, which are more: the first ones are probably wrong", c.what, self, strings.Join(here, ", "), others),
-				"give the first ones "+c.give+" of the others"+c.advice)
+			d.problem("", fmt.Sprintf("the pods form two groups with no %s in common: this pod (%s) with %s, and the larger group %s: the smaller group is probably wrong", c.what, self, strings.Join(here, ", "), others),
+				"give the smaller group "+c.give+" of the others"+c.advice)
 		default:
 			for _, address := range there {
-				d.problem(address, fmt.Sprintf("%s has no %s in common with this pod (%s), which others have", address, c.what, self),
+				d.problem(address, fmt.Sprintf("%s has no %s in common with this pod (%s); other pods have", address, c.what, self),
 					"give "+address+" "+c.give+" of the others"+c.advice)
 			}
 		}
@@ -163,15 +163,15 @@ func (d *diagnosis) secrets() {
 		}
 	}
 	for _, address := range theirs {
-		d.problem(address, fmt.Sprintf("%s has no cluster secret, this pod (%s) has one", address, d.Self.Address),
-			"give "+address+" --cluster-auth-secret or --cluster-auth-secret-file; a pod with a secret links to none without")
+		d.problem(address, fmt.Sprintf("%s has no cluster secret, but this pod (%s) has one", address, d.Self.Address),
+			"give "+address+" --cluster-auth-secret or --cluster-auth-secret-file; a pod with a secret links only to pods with one")
 	}
 	if len(own) > 0 {
-		d.problem("", fmt.Sprintf("this pod (%s) has no cluster secret, %s %s one", d.Self.Address, strings.Join(own, ", "), have(own)),
+		d.problem("", fmt.Sprintf("this pod (%s) has no cluster secret, but %s %s one", d.Self.Address, strings.Join(own, ", "), have(own)),
 			"give this pod --cluster-auth-secret or --cluster-auth-secret-file")
 	}
 	if !d.Signed && len(own) == 0 && len(d.Pods) > 0 {
-		d.problem("", "links are not proved: whoever reaches the cluster port can read and send messages as a pod",
+		d.problem("", "links are not authenticated: anyone who reaches the cluster port can read and send messages as a pod",
 			"give all pods the same --cluster-auth-secret (relay token --new-secret makes one), or the file of --cluster-auth-secret-file")
 	}
 }
@@ -194,15 +194,15 @@ func (d *diagnosis) addresses() {
 			by = append(by, p.Address)
 		case p.Reason != nolink.Address:
 		case p.Announced == "": // so an older relay says it
-			d.problem(p.Address, "what answers at "+p.Address+" announces an address that another living pod has"+because(p.Error), fmt.Sprintf(own, "it"))
+			d.problem(p.Address, "what answers at "+p.Address+" announces an address that another running pod has"+because(p.Error), fmt.Sprintf(own, "it"))
 		case p.Announced == d.Self.Address:
 			d.problem(p.Address, fmt.Sprintf("what answers at %s announces this pod's own address, %s", p.Address, p.Announced), fmt.Sprintf(own, "one of the two"))
 		default:
-			d.problem(p.Address, fmt.Sprintf("what answers at %s announces %s, which another living pod has too", p.Address, p.Announced), fmt.Sprintf(own, "it"))
+			d.problem(p.Address, fmt.Sprintf("what answers at %s announces %s, which another running pod has too", p.Address, p.Announced), fmt.Sprintf(own, "it"))
 		}
 	}
 	if len(by) > 0 {
-		d.problem("", fmt.Sprintf("this pod announces %s, which another living pod has too: %s %s refused it", d.Self.Address, strings.Join(by, ", "), have(by)),
+		d.problem("", fmt.Sprintf("this pod announces %s, which another running pod has too: %s %s refused it", d.Self.Address, strings.Join(by, ", "), have(by)),
 			fmt.Sprintf(own, "this pod"))
 	}
 }
@@ -222,11 +222,11 @@ func (d *diagnosis) links() {
 		switch p.State {
 		case Suspect:
 			d.note(p.Address, "the link to "+p.Address+" was lost"+because(p.Error),
-				"nothing, if it is restarting: the link is tried again at once, and after a short while the pod counts as gone")
+				"nothing, if the pod is restarting: this pod tries to link again, and after a short while it counts the other as gone")
 		case Dialing:
 			d.note(p.Address, p.Address+" has not answered yet", "look again in a few seconds")
 		case Gone:
-			d.note(p.Address, p.Address+" has stopped", "nothing; it is found no more when its address is taken from the name or the list, or it starts again")
+			d.note(p.Address, p.Address+" has stopped", "nothing; this note ends when the address leaves the name or the list, or when the pod starts again")
 		case Up, Self: // as it should be
 		default:
 			problem, advice := whyApart(p)
@@ -238,20 +238,20 @@ func (d *diagnosis) links() {
 // whyApart says why there is no link to a pod and what to do.
 func whyApart(p Pod) (problem, advice string) {
 	const port = "check that a relay runs there and that its --cluster-port is the one that is dialled"
-	const wall = "check what lies between: a NetworkPolicy or a firewall must let pods reach each other's cluster port, both ways"
+	const wall = "check the network between the pods: a NetworkPolicy or a firewall must let each pod reach the other's cluster port"
 	problem = "no link to " + p.Address + because(p.Error)
 	switch {
 	case p.Reason == "self" || p.Reason == "reflected":
 		return p.Address + " leads back to this pod" + because(p.Error),
-			"check --pod-ip: the others must reach this very pod there; and that no load balancer is in front of the cluster port"
+			"check that the other pods reach this very pod at its --pod-ip, and that no load balancer is in front of the cluster port"
 	case p.Reason == "version":
-		return p.Address + " speaks no version of the link that this pod does" + because(p.Error),
-			"bring both to versions of the relay that follow each other; a rollout may not skip one"
+		return p.Address + " has no version of the link protocol in common with this pod" + because(p.Error),
+			"run releases of the relay that follow each other: a rollout must not skip one"
 	case p.Reason == "tls" || p.Reason == "first_frame_not_hello" || p.Reason == "malformed":
-		return p.Address + " does not speak as a pod of this relay does" + because(p.Error),
-			"check that the address and --cluster-port lead to a pod of this relay, and that no proxy is between"
+		return p.Address + " does not answer like a pod of this relay" + because(p.Error),
+			"check that the address and --cluster-port lead to a pod of this relay, and that there is no proxy in between"
 	case p.Reason == "limit":
-		return problem, "that pod takes no more links: check whether something else connects to its cluster port"
+		return problem, "that pod accepts no more links: check whether something else connects to its cluster port"
 	case p.Reason == "connection_refused":
 		return problem, port
 	case slices.Contains([]string{"timeout", "no_route", "ping_timeout", "stalled"}, p.Reason):
@@ -288,33 +288,33 @@ func (d *diagnosis) complaints() {
 			why := because(c.Reason)
 			switch state, ok := known[c.Address]; {
 			case !ok:
-				d.problem(c.Address, fmt.Sprintf("%s has found %s, cannot link to it%s, and this pod has not found it", p.Address, c.Address, why),
+				d.problem(c.Address, fmt.Sprintf("%s has found %s but cannot link to it%s; this pod has not found it", p.Address, c.Address, why),
 					"check that all pods are given the same name or list, and ask that pod's doctor")
 			case state == Self && p.State == Up && c.Address != d.Self.Address:
-				d.note(p.Address, fmt.Sprintf("%s cannot link to this pod by %s%s, and is linked by another address", p.Address, c.Address, why),
-					"nothing, as one link is enough; check the way from there to here if it should be used")
+				d.note(p.Address, fmt.Sprintf("%s cannot link to this pod at %s%s, but is linked at another address", p.Address, c.Address, why),
+					"nothing: one link is enough; if that address should be used, check the network from there to here")
 			case state == Self:
 				d.problem(p.Address, fmt.Sprintf("%s cannot link to this pod (%s)%s", p.Address, c.Address, why),
-					"check that --pod-ip and --cluster-port of this pod are where others reach it, and the way from there to here")
+					"check that --pod-ip and --cluster-port of this pod are where the others reach it, and the network from there to here")
 			case state == Up:
 				d.problem(p.Address, fmt.Sprintf("%s and %s cannot link to each other%s; this pod is linked to both", p.Address, c.Address, why),
-					"check the way between these two and their secrets; messages between their peers are dropped as no_link until then")
+					"check the network between these two, and their secrets; until then messages between their peers are dropped, with the reason no_link")
 			}
 			// Else this pod has no link to it either, and has said so.
 		}
 	}
-	const seen = "check that all pods are given the same name or list and that it leads to every pod: in Kubernetes a headless Service (clusterIP: None), since an ordinary one leads to one pod at a time; and the way between the two"
+	const seen = "check that all pods are given the same name or list and that it leads to every pod: in Kubernetes a headless Service (clusterIP: None), since an ordinary one leads to one pod at a time; and check the network between the two"
 	for _, p := range d.Pods {
 		for _, address := range p.Apart {
 			if pair := [2]string{min(p.Address, address), max(p.Address, address)}; !said[pair] {
 				said[pair] = true
-				d.problem(p.Address, fmt.Sprintf("%s and %s are apart: they have no link to each other, this pod is linked to both", p.Address, address), seen)
+				d.problem(p.Address, fmt.Sprintf("%s and %s are apart: they have no link to each other, and this pod is linked to both", p.Address, address), seen)
 			}
 		}
 	}
 	for _, address := range d.Self.Apart {
 		if _, ok := known[address]; !ok {
-			d.problem(address, fmt.Sprintf("this pod (%s) and %s are apart: they have no link to each other, other pods are linked to both", d.Self.Address, address), seen)
+			d.problem(address, fmt.Sprintf("this pod (%s) and %s are apart: they have no link to each other, and other pods are linked to both", d.Self.Address, address), seen)
 		}
 	}
 }
@@ -353,13 +353,13 @@ func (d *diagnosis) rotation() {
 	slices.Sort(old)
 	switch {
 	case len(without) > 0:
-		d.note("", fmt.Sprintf("the cluster secret %s, the first one of this pod, is not yet at %s", mine, strings.Join(without, ", ")),
+		d.note("", fmt.Sprintf("the cluster secret %s, which this pod lists first, is not yet on %s", mine, strings.Join(without, ", ")),
 			"leave the other secrets where they are until every pod has it")
 	case len(first) > 1:
-		d.note("", "all pods have the cluster secret "+mine+", and some put another one first", "put the new secret first on every pod; leave the old one until then")
+		d.note("", "all pods have the cluster secret "+mine+", but some list another one first", "put the new secret first on every pod; leave the old one until then")
 	default:
-		d.note("", fmt.Sprintf("every linked pod puts the cluster secret %s first: %s may go", mine, strings.Join(old, ", ")),
-			"when no pod is missing above, take it out of the file or variable of every pod, one after another")
+		d.note("", fmt.Sprintf("every linked pod lists the cluster secret %s first: %s can be removed", mine, strings.Join(old, ", ")),
+			"if no pod is missing above, remove it from the file or variable of every pod, one after another")
 	}
 }
 
@@ -380,12 +380,12 @@ func (d *diagnosis) configuration() {
 		}
 	}
 	if len(instance) > 0 {
-		d.note("", "peers are told another address of the relay than by this pod, a former one or its successor, by "+strings.Join(instance, ", "),
-			"finish the rollout to the new --exposed-address, then take --cluster-exposed-address-previous out")
+		d.note("", "peers get another address of the relay than from this pod, a former one or its successor, from "+strings.Join(instance, ", "),
+			"finish the rollout to the new --exposed-address, then remove --cluster-exposed-address-previous")
 	}
-	const advice = "give every pod the same --auth-secret or --auth-secret-file; while they are being changed, this passes; a blank or line end at the end of a variable is part of the secret, and a pod says so when it starts"
+	const advice = "give every pod the same --auth-secret or --auth-secret-file; while secrets are being changed this is normal and passes; a blank or line end at the end of a variable is part of the secret: the pod logs a warning when it starts"
 	if len(tokens) > 1 && len(tokens) == len(linked) {
-		d.problem("", fmt.Sprintf("each pod that this one (%s) is linked to accepts tokens of other secrets than this pod: --auth-secret or --auth-secret-file of this pod is probably the wrong one", d.Self.Address), advice)
+		d.problem("", fmt.Sprintf("every pod that this pod (%s) is linked to accepts tokens of other secrets: --auth-secret or --auth-secret-file of this pod is probably wrong", d.Self.Address), advice)
 		return
 	}
 	for _, address := range tokens {
@@ -408,14 +408,14 @@ func (d *diagnosis) clocks() {
 	}
 	if len(ahead) > 1 && len(ahead) == len(d.Pods) {
 		d.problem("", fmt.Sprintf("the cluster clocks of all other pods are more than a day ahead of this pod's wall clock (%s), so it refuses them: its clock is probably behind", d.Self.Address),
-			"set this machine's clock right (NTP), and the pods link by themselves")
+			"set this machine's clock right (NTP): the pods then link by themselves")
 		ahead = nil
 	}
 	for _, address := range ahead {
 		d.problem(address, fmt.Sprintf("the cluster clock of %s is more than a day ahead of this pod's wall clock (%s), so this pod refuses it", address, d.Self.Address), mend)
 	}
 	if len(by) > 0 {
-		d.problem("", fmt.Sprintf("the cluster clock of this pod (%s) is more than a day ahead of the wall clock of %s, so that it is refused", d.Self.Address, strings.Join(by, ", ")), mend)
+		d.problem("", fmt.Sprintf("the cluster clock of this pod (%s) is more than a day ahead of the wall clock of %s, so they refuse this pod", d.Self.Address, strings.Join(by, ", ")), mend)
 	}
 	for _, p := range d.Pods {
 		if math.Abs(p.ClockOffsetMS) <= maxClockOffsetMS {
@@ -426,7 +426,7 @@ func (d *diagnosis) clocks() {
 			way = "behind"
 		}
 		d.problem(p.Address, fmt.Sprintf("the clock of %s was %.1f s %s this pod's when they linked", p.Address, by, way),
-			"check that both machines keep their time by NTP; the relay itself takes the later clock for all, but tokens end by each machine's own")
+			"check that both machines keep their time by NTP; the relay itself uses the latest clock of all pods, but each pod checks the end of tokens by its own")
 	}
 }
 
@@ -437,11 +437,11 @@ func (d *diagnosis) directory() {
 	}
 	for _, p := range d.Pods {
 		if p.State != Up && p.State != Gone {
-			d.note("", "the pods do not all see the same pods yet, so that some lookups ask all of them", "mend what is above; it passes by itself then")
+			d.note("", "the pods do not all see the same pods yet, so some lookups ask all of them", "solve the problems above, then this passes by itself")
 			return
 		}
 	}
-	d.note("", "the pods do not all see the same pods yet, so that some lookups ask all of them",
+	d.note("", "the pods do not all see the same pods yet, so some lookups ask all of them",
 		"nothing, for a few seconds after a pod has come or gone; if it stays, ask the doctor of the other pods which of them are apart")
 }
 

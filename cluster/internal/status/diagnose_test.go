@@ -40,10 +40,10 @@ func TestDiagnose(t *testing.T) {
 		}, []string{"relay-pods: no such host|port 53"}},
 		{"the name is not resolved any more", func(s *Status) {
 			s.Discovery.Error = "server misbehaving"
-		}, []string{"any more: relay-pods: server misbehaving|last answer"}},
+		}, []string{"can no longer be found: relay-pods: server misbehaving|last answer"}},
 		{"one family is not answered", func(s *Status) {
 			s.Discovery.Error, s.Discovery.Partly = "i/o timeout", true
-		}, []string{"note|relay-pods is answered in part: i/o timeout|check the name server"}},
+		}, []string{"note|relay-pods was answered only in part: i/o timeout|check the name server"}},
 		{"no answer yet", func(s *Status) {
 			s.Pods, s.Discovery.Answered = nil, time.Time{}
 		}, []string{"note|not been answered"}},
@@ -52,7 +52,7 @@ func TestDiagnose(t *testing.T) {
 		}, []string{"have never been found: relay-pods: no such host"}},
 		{"a pod that the name leaves out", func(s *Status) {
 			s.Pods[1].Unlisted = true
-		}, []string{"note|relay-pods leaves out 10.0.0.3:7090, linked all the same|has all pods"}},
+		}, []string{"note|relay-pods does not list 10.0.0.3:7090; there is a link anyway|has every pod"}},
 		{"alone", func(s *Status) {
 			s.Pods = nil
 		}, []string{"leads to no other pod|publishNotReadyAddresses"}},
@@ -67,18 +67,18 @@ func TestDiagnose(t *testing.T) {
 		{"two pods, two secrets", func(s *Status) {
 			s.Pods = s.Pods[:1]
 			apart(&s.Pods[0], Refused, "hmac_mismatch", "")
-		}, []string{"this pod (10.0.0.1:7090) and 10.0.0.2:7090 are two camps: they have no cluster secret in common|give both"}},
+		}, []string{"this pod (10.0.0.1:7090) and 10.0.0.2:7090 have no cluster secret in common|give both"}},
 		{"another pod has no secret", func(s *Status) {
 			apart(&s.Pods[0], Refused, "unsigned_but_required", "")
-		}, []string{"10.0.0.2:7090 has no cluster secret, this pod|--cluster-auth-secret-file"}},
+		}, []string{"10.0.0.2:7090 has no cluster secret, but this pod|--cluster-auth-secret-file"}},
 		{"this pod has no secret", func(s *Status) {
 			s.Signed = false
 			apart(&s.Pods[0], Refused, "signed_but_unsupported", "")
 			apart(&s.Pods[1], Refused, "signed_but_unsupported", "")
-		}, []string{"this pod (10.0.0.1:7090) has no cluster secret, 10.0.0.2:7090, 10.0.0.3:7090 have one"}},
+		}, []string{"this pod (10.0.0.1:7090) has no cluster secret, but 10.0.0.2:7090, 10.0.0.3:7090 have one"}},
 		{"nobody has a secret", func(s *Status) {
 			s.Signed = false
-		}, []string{"links are not proved|--new-secret"}},
+		}, []string{"links are not authenticated|--new-secret"}},
 
 		{"nobody listens", func(s *Status) {
 			apart(&s.Pods[1], Unreachable, "connection_refused", "dial tcp 10.0.0.3:7090: connect: connection refused")
@@ -98,27 +98,27 @@ func TestDiagnose(t *testing.T) {
 		{"another pod with the address of a third", func(s *Status) {
 			apart(&s.Pods[1], Refused, "duplicate_address", "")
 			s.Pods[1].Announced = "10.0.0.2:7090"
-		}, []string{"what answers at 10.0.0.3:7090 announces 10.0.0.2:7090, which another living pod|give it a --pod-ip"}},
+		}, []string{"what answers at 10.0.0.3:7090 announces 10.0.0.2:7090, which another running pod|give it a --pod-ip"}},
 		{"another pod with the address of this one", func(s *Status) {
 			apart(&s.Pods[1], Refused, "duplicate_address", "")
 			s.Pods[1].Announced = "10.0.0.1:7090"
 		}, []string{"what answers at 10.0.0.3:7090 announces this pod's own address, 10.0.0.1:7090|one of the two"}},
 		{"another pod with the address of one, said by an older relay", func(s *Status) {
 			apart(&s.Pods[1], Refused, "duplicate_address", "why")
-		}, []string{"what answers at 10.0.0.3:7090 announces an address that another living pod has: why|--pod-ip"}},
+		}, []string{"what answers at 10.0.0.3:7090 announces an address that another running pod has: why|--pod-ip"}},
 		{"this pod with the address of another", func(s *Status) {
 			apart(&s.Pods[0], Refused, "address_taken", "")
 			apart(&s.Pods[1], Refused, "address_taken", "")
-		}, []string{"this pod announces 10.0.0.1:7090, which another living pod has too: 10.0.0.2:7090, 10.0.0.3:7090 have refused it|give this pod a --pod-ip"}},
+		}, []string{"this pod announces 10.0.0.1:7090, which another running pod has too: 10.0.0.2:7090, 10.0.0.3:7090 have refused it|give this pod a --pod-ip"}},
 		{"an address that is its own", func(s *Status) {
 			apart(&s.Pods[1], Refused, "self", "")
 		}, []string{"10.0.0.3:7090 leads back to this pod"}},
 		{"versions that do not go together", func(s *Status) {
 			apart(&s.Pods[1], Refused, "version", "")
-		}, []string{"10.0.0.3:7090 speaks no version"}},
+		}, []string{"10.0.0.3:7090 has no version of the link protocol in common"}},
 		{"not a relay", func(s *Status) {
 			apart(&s.Pods[1], Refused, "tls", "")
-		}, []string{"10.0.0.3:7090 does not speak as a pod"}},
+		}, []string{"10.0.0.3:7090 does not answer like a pod"}},
 		{"full", func(s *Status) {
 			apart(&s.Pods[1], Refused, "limit", "")
 		}, []string{"no link to 10.0.0.3:7090|no more links"}},
@@ -149,7 +149,7 @@ func TestDiagnose(t *testing.T) {
 			s.Pods[2].Address = "10.0.0.4:7090"
 			apart(&s.Pods[1], Refused, "hmac_mismatch", "")
 			apart(&s.Pods[2], Refused, "hmac_mismatch", "")
-		}, []string{"two camps of equal size that have no cluster secret in common: this pod (10.0.0.1:7090) with 10.0.0.2:7090, and 10.0.0.3:7090, 10.0.0.4:7090|give all of them the same"}},
+		}, []string{"two groups of equal size with no cluster secret in common: this pod (10.0.0.1:7090) with 10.0.0.2:7090, and 10.0.0.3:7090, 10.0.0.4:7090|give all of them the same"}},
 		{"the smaller camp", func(s *Status) {
 			for _, address := range []string{"10.0.0.4:7090", "10.0.0.5:7090"} {
 				s.Pods = append(s.Pods, s.Pods[1])
@@ -158,19 +158,19 @@ func TestDiagnose(t *testing.T) {
 			for i := range s.Pods[1:] {
 				apart(&s.Pods[1+i], Refused, "tokens_mismatch", "")
 			}
-		}, []string{"two camps that have no secret of peer tokens in common: this pod (10.0.0.1:7090) with 10.0.0.2:7090, and 10.0.0.3:7090, 10.0.0.4:7090, 10.0.0.5:7090, which are more"}},
+		}, []string{"two groups with no secret of peer tokens in common: this pod (10.0.0.1:7090) with 10.0.0.2:7090, and the larger group 10.0.0.3:7090, 10.0.0.4:7090, 10.0.0.5:7090"}},
 		{"a pod of another relay", func(s *Status) {
 			apart(&s.Pods[1], Refused, "instance_mismatch", "")
 		}, []string{"10.0.0.3:7090 has no instance address|--exposed-address|--cluster-exposed-address-previous"}},
 		{"a former instance address", func(s *Status) {
 			s.Pods[0].InstanceDiffers, s.Pods[1].InstanceDiffers = true, true
-		}, []string{"note|peers are told another address of the relay than by this pod, a former one or its successor, by 10.0.0.2:7090, 10.0.0.3:7090|finish the rollout"}},
+		}, []string{"note|peers get another address of the relay than from this pod, a former one or its successor, from 10.0.0.2:7090, 10.0.0.3:7090|finish the rollout"}},
 		{"other tokens", func(s *Status) {
 			s.Pods[0].TokensDiffer = true
 		}, []string{"10.0.0.2:7090 accepts tokens of other secrets|--auth-secret"}},
 		{"tokens of its own", func(s *Status) {
 			s.Pods[0].TokensDiffer, s.Pods[1].TokensDiffer = true, true
-		}, []string{"accepts tokens of other secrets than this pod: --auth-secret or --auth-secret-file of this pod is probably the wrong one"}},
+		}, []string{"accepts tokens of other secrets: --auth-secret or --auth-secret-file of this pod is probably wrong"}},
 		{"a clock that is fast", func(s *Status) {
 			s.Pods[0].ClockOffsetMS = 3600_000
 		}, []string{"10.0.0.2:7090 was 3600.0 s ahead of this pod's|NTP"}},
@@ -190,7 +190,7 @@ func TestDiagnose(t *testing.T) {
 			s.Directory.Settled = false
 			s.Pods[0].Version = "v2"
 			apart(&s.Pods[1], Unreachable, "timeout", "")
-		}, []string{"no link to 10.0.0.3:7090", "note|do not all see|mend what is above", "note|different versions"}},
+		}, []string{"no link to 10.0.0.3:7090", "note|do not all see|solve the problems above", "note|different versions"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

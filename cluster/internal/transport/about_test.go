@@ -79,7 +79,7 @@ func TestPodOfTwoFamilies(t *testing.T) {
 				t.Errorf("%s shows %+v and says %v", p.host, s.Pods, s.Diagnose())
 			}
 		}
-		if !a.says(true, "[fd00::2]:7090", "another address of a pod that is linked") {
+		if !a.says(true, "[fd00::2]:7090", "second address of a linked pod") {
 			t.Errorf("doctor does not note it: %v", a.all().Diagnose())
 		}
 		if n := a.log.count("pod cannot be reached"); n > 0 {
@@ -117,7 +117,7 @@ func TestAddressThatLeadsBack(t *testing.T) {
 		a, b := r.pod("10.0.0.1").start(), r.pod("10.0.0.2").start()
 		r.within(time.Second, "a link", func() bool { return meshed(a, b) })
 		time.Sleep(10 * time.Second)
-		if !a.says(false, "10.0.0.9:7090", "leads back to this one") {
+		if !a.says(false, "10.0.0.9:7090", "come back to this pod") {
 			t.Errorf("doctor says %v", a.all().Diagnose())
 		}
 		if s := b.all(); len(s.Discovery.LeadBack) > 0 {
@@ -146,13 +146,13 @@ func TestRotationIsSeen(t *testing.T) {
 			t.Errorf("before, doctor says %v", a.all().Diagnose())
 		}
 		set(a, renewed, rigSecret)
-		if !shows(b, 2) || !a.says(true, "is not yet at 10.0.0.2:7090") {
+		if !shows(b, 2) || !a.says(true, "is not yet on 10.0.0.2:7090") {
 			t.Errorf("with the new one at one pod, doctor says %v", a.all().Diagnose())
 		}
 		set(b, renewed, rigSecret)
 		old := a.all().Self.Secrets[1]
 		for _, p := range []*rigPod{a, b} {
-			if !shows(p, 2) || !p.says(true, old+" may go") {
+			if !shows(p, 2) || !p.says(true, old+" can be removed") {
 				t.Errorf("with both at both, doctor of %s says %v", p.host, p.all().Diagnose())
 			}
 		}
