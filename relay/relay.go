@@ -353,8 +353,8 @@ func (r *Relay) start(id messages.PeerID, c listener.Conn) {
 		r.env.metrics.PeerReplaced()
 		p.info("peer replaced", "older", old.RemoteAddr())
 	}
-	var more bool
-	if p.first, more = p.out.Next(0); more {
+	if w, more := p.out.Next(0); more {
+		p.first = w
 		go p.write()
 	}
 	go r.serve(p, transport)

@@ -49,7 +49,9 @@ func (p *Peer) writeAtOnce() (ended bool) {
 			p.begun = true
 		}
 	}
-	p.first = w
+	if ok { // else another writer may have started
+		p.first = w
+	}
 	return !ok
 }
 
