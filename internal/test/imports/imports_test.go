@@ -35,6 +35,13 @@ var allowed = map[string][]string{
 	"cluster/internal/mesh":      {"messages", "cluster/internal/wire"},
 	"cluster/internal/routes":    {"messages", "cluster/internal/wire"},
 	"cluster/internal/directory": {"messages", "cluster/internal/wire", "internal/fifo"},
+	// Its other rooms: the transport knows discovery and the node, and they do not
+	// know it.
+	"cluster/internal/nolink":    {"cluster/internal/directory", "cluster/internal/handshake", "cluster/internal/link"},
+	"cluster/internal/status":    {"cluster/internal/handshake", "cluster/internal/nolink"},
+	"cluster/internal/metrics":   {"internal", "cluster/internal/handshake", "cluster/internal/nolink"},
+	"cluster/internal/discovery": {"cluster/internal/handshake", "cluster/internal/nolink", "cluster/internal/status", "cluster/internal/wire"},
+	"cluster/internal/node":      {"messages", "internal", "cluster/internal/directory", "cluster/internal/metrics", "cluster/internal/wire"},
 
 	"docs": {},
 	"test": {"."},
