@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/internal/sendq"
@@ -248,7 +246,7 @@ func (p *Peer) Close() error {
 	return nil
 }
 
-// CloseGracefully has everything queued and then a Close message written, gives
+// CloseGracefully writes everything that is queued and then a Close message, gives
 // the peer a second to hang up, and cuts the connection. It returns when Work
 // has, at the latest shortly after ctx ends, with ctx's error if that was
 // before the Close message was written.
@@ -288,14 +286,6 @@ func (p *Peer) superseded() {
 	}
 	if !p.env.runnersUp.keep(p) {
 		p.cut(errReplaced)
-	}
-}
-
-// hear has a message from a peer of another pod be the news that it is online, if
-// p waits for that and nobody has told it. The notice goes ahead of the message.
-func (p *Peer) hear(src messages.PeerID) {
-	if s := p.subscriber.Load(); s != nil {
-		s.Heard(src)
 	}
 }
 
@@ -415,7 +405,7 @@ func (p *Peer) throttle(batch sendq.Load) (err error) {
 	return nil
 }
 
-// pause has the peer not be read for a while.
+// pause stops the reading of the peer for a while.
 func (p *Peer) pause(delay time.Duration) {
 	for delay > 0 && !p.out.Closed() {
 		step := min(delay, throttleStep)
@@ -423,104 +413,6 @@ func (p *Peer) pause(delay time.Duration) {
 		delay -= step
 		p.env.metrics.Throttled(step)
 		p.answered.Store(now()) // its answers wait behind what it may not send yet
-	}
-}
-
-// subscriptions is what a peer wants to be told about.
-type subscriptions struct {
-	*store.Subscriber
-
-	// Owned by readLoop.
-	rate   *rate.Limiter // of ids in lists
-	listed int           // of them, since the last throttle
-	over   int           // of them, since the peer was last within its rate
-}
-
-// newSubscriptions returns those of p. Its lists may name at once twice what it
-// may be subscribed to, to unsubscribe from all and subscribe to others, and a
-// twentieth of that a second.
-func (p *Peer) newSubscriptions() *subscriptions {
-	burst := 2 * max(p.env.limits.SubscriptionsPerPeer, store.DefaultSubscriptionsPerPeer)
-	return &subscriptions{
-		Subscriber: p.notifier.NewSubscriber(p.local.store, (*sink)(p)),
-		rate:       newRate(float64(burst)/20, burst),
-	}
-}
-
-// reserve takes what was listed from the rate and returns how long to wait for it.
-// It is an error when a peer has been over its rate for 20 seconds without a pause:
-// it may have left long ago, and its end would only be read behind all its lists.
-func (s *subscriptions) reserve() (delay time.Duration, err error) {
-	delay = reserve(s.rate, s.listed)
-	s.over += s.listed
-	s.listed = 0
-	if delay == 0 {
-		s.over = 0
-	}
-	if s.over > s.rate.Burst() {
-		return 0, errFlood
-	}
-	return delay, nil
-}
-
-func (p *Peer) subscribe(msg []byte) {
-	ids, err := messages.ParsePeerList(msg, messages.TypeSubscribePeerState)
-	if err != nil {
-		p.logger().Debug("subscribe ignored", "err", err)
-		return
-	}
-	s := p.subscriber.Load()
-	if s == nil {
-		s = p.newSubscriptions()
-		p.subscriber.Store(s)
-	}
-	s.listed += len(ids) / messages.PeerIDSize
-	if refused := s.Subscribe(ids); refused > 0 {
-		p.env.metrics.SubscriptionsRefused(refused)
-		p.logger().Debug("subscriptions refused", "refused", refused)
-	}
-}
-
-func (p *Peer) unsubscribe(msg []byte) {
-	ids, err := messages.ParsePeerList(msg, messages.TypeUnsubscribePeerState)
-	if err != nil {
-		p.logger().Debug("unsubscribe ignored", "err", err)
-		return
-	}
-	if s := p.subscriber.Load(); s != nil {
-		s.listed += len(ids) / messages.PeerIDSize
-		s.Unsubscribe(ids)
-	}
-}
-
-// logger returns a logger for this connection. It is made when needed: one kept
-// by each idle peer would be a tenth of what the peer costs.
-func (p *Peer) logger() *slog.Logger {
-	return p.env.log.With("peer", p.id, "remote", p.conn.RemoteAddr())
-}
-
-// peerLines bounds the lines about single peers, which peers cause as often as they
-// like.
-type peerLines struct {
-	rate   *rate.Limiter
-	unsaid atomic.Uint64 // lines since the last one
-}
-
-func newPeerLines() *peerLines { return &peerLines{rate: rate.NewLimiter(1, 20)} }
-
-// info logs a line about p at Info, or where there are too many at Debug.
-func (p *Peer) info(msg string, args ...any) { p.env.lines.say(p, slog.LevelInfo, msg, args...) }
-
-// say logs a line about p, at Debug when there were too many in a short time.
-func (l *peerLines) say(p *Peer, level slog.Level, msg string, args ...any) {
-	if !l.rate.Allow() {
-		l.unsaid.Add(1)
-		level = slog.LevelDebug
-	} else if n := l.unsaid.Swap(0); n > 0 {
-		args = append(args, "unsaid", n)
-	}
-	if ctx := context.Background(); p.env.log.Enabled(ctx, level) {
-		p.logger().Log(ctx, level, msg, args...)
 	}
 }
 
