@@ -39,7 +39,7 @@ func (c *Certificate) settings(s *setting.Set) {
 		}
 		return err
 	}).Short("a")
-	s.Func("letsencrypt-email", "", "where Let's Encrypt may write to", func(v string) error {
+	s.Func("letsencrypt-email", "", "e-mail address that Let's Encrypt may write to", func(v string) error {
 		if at := strings.LastIndex(v, "@"); at < 1 || checkName(v[at+1:]) != nil || strings.ContainsAny(v, " <>,") {
 			return errors.New("want one address such as ops@example.com")
 		}
@@ -47,7 +47,7 @@ func (c *Certificate) settings(s *setting.Set) {
 		return nil
 	}).Called("ADDRESS")
 	s.Bool(&c.Route53, "letsencrypt-aws-route53", "not supported: this relay proves its domains on port 443")
-	s.Func("letsencrypt-directory", "", "URL of another ACME directory than Let's Encrypt's", func(v string) error {
+	s.Func("letsencrypt-directory", "", "URL of an ACME directory to use in place of Let's Encrypt's", func(v string) error {
 		u, err := url.Parse(v)
 		if err != nil || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http" {
 			return errors.New("want a URL such as https://acme.example.com/directory")
@@ -55,7 +55,7 @@ func (c *Certificate) settings(s *setting.Set) {
 		c.ACME.DirectoryURL = v
 		return nil
 	}).Called("URL")
-	s.String(&c.ACME.CAFile, "letsencrypt-ca-file", "", "file with the certificates that vouch for that directory, PEM").Called("FILE")
+	s.String(&c.ACME.CAFile, "letsencrypt-ca-file", "", "file with the CA certificates of that directory, PEM").Called("FILE")
 }
 
 // TLS reports whether peers are served with a certificate.

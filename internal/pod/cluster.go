@@ -118,25 +118,25 @@ func (c *Cluster) settings(s *setting.Set) {
 		c.Headless = v
 		return nil
 	}).Called("NAME")
-	s.List("cluster-peers", "", "the pods in place of a name: host, host:port or [v6]:port; this pod may be among them", func(v string) error {
+	s.List("cluster-peers", "", "list of the pods, in place of a name: host, host:port or [v6]:port; this pod may be among them", func(v string) error {
 		_, _, err := splitPeer(v)
 		if err == nil {
 			c.Peers = append(c.Peers, v)
 		}
 		return err
 	})
-	s.Int(&c.Port, "cluster-port", defaultClusterPort, 0, 65535, "port of the links between pods, the same on all of them unless --cluster-peers says otherwise").Called("PORT")
-	setting.Var(s, &c.PodIPs, "pod-ip", nil, "", "this pod's own address, where the others reach it; for dual stack both, with a comma", parsePodIPs).Called("ADDRESS").AlsoVariable("POD_IP")
-	s.String(&c.ListenAddress, "cluster-listen-address", "", "where to listen for other pods; what is announced is --pod-ip with the port given here").Called("ADDRESS")
-	s.String(&c.Secret, "cluster-auth-secret", "", "what pods prove themselves to each other with, at least 32 characters; without one they link unproved").Called("SECRET").Secret()
-	s.String(&c.PreviousSecret, "cluster-auth-secret-previous", "", "a secret that is good too, while not every pod has the new one").Called("SECRET").Secret()
-	s.String(&c.SecretFile, "cluster-auth-secret-file", "", "file with such secrets, one a line, the preferred first; read again when it changes").Called("FILE")
-	s.List("cluster-exposed-address-previous", "", "former --exposed-address of this relay: pods that still have it are linked to, while it is being changed", func(v string) error {
+	s.Int(&c.Port, "cluster-port", defaultClusterPort, 0, 65535, "port of the links between pods; the same on all pods, unless --cluster-peers has other ports").Called("PORT")
+	setting.Var(s, &c.PodIPs, "pod-ip", nil, "", "this pod's own address, at which the other pods reach it; for dual stack both addresses, with a comma between", parsePodIPs).Called("ADDRESS").AlsoVariable("POD_IP")
+	s.String(&c.ListenAddress, "cluster-listen-address", "", "where to listen for other pods; the pod announces --pod-ip with the port given here").Called("ADDRESS")
+	s.String(&c.Secret, "cluster-auth-secret", "", "secret that pods authenticate each other with, at least 32 characters; without it links are not authenticated").Called("SECRET").Secret()
+	s.String(&c.PreviousSecret, "cluster-auth-secret-previous", "", "older secret that is still accepted, while some pods do not have the new one").Called("SECRET").Secret()
+	s.String(&c.SecretFile, "cluster-auth-secret-file", "", "file with such secrets, one a line, the preferred one first; read again when it changes").Called("FILE")
+	s.List("cluster-exposed-address-previous", "", "former --exposed-address of this relay, while it is being changed: pods that still have it can link", func(v string) error {
 		c.FormerExposed = append(c.FormerExposed, v)
 		return checkExposed(v)
 	})
-	s.Duration(&c.Interval, "cluster-interval", 10*time.Second, "how often the name is looked up and missing links are tried")
-	setting.Var(s, &c.DNS, "cluster-dns", netip.AddrPort{}, "", "name server to ask for the pods in place of the system's, an address with or without port", parseNameServer).Called("ADDRESS")
+	s.Duration(&c.Interval, "cluster-interval", 10*time.Second, "how often the name is looked up and missing links are tried again")
+	setting.Var(s, &c.DNS, "cluster-dns", netip.AddrPort{}, "", "name server that resolves the name of the pods, in place of the system's: an address, with or without a port", parseNameServer).Called("ADDRESS")
 }
 
 // maxFormerExposed is how many former addresses a pod can tell another of.

@@ -26,8 +26,8 @@ func (c *Logs) settings(s *setting.Set) {
 		return v, nil
 	}).Called("PATH")
 	s.Word(&c.Format, "log-format", "text", "text or json", "text or json", "text", "json").Called("FORMAT")
-	s.Int(&c.MaxSizeMB, "log-max-size-mb", 15, 1, math.MaxInt>>20, "a log file of so many megabytes is put aside and compressed; 10 are kept, for 30 days")
-	s.Bool(&c.DisableRotation, "log-disable-rotation", "leave a log file as it is")
+	s.Int(&c.MaxSizeMB, "log-max-size-mb", 15, 1, math.MaxInt>>20, "size in megabytes at which the log file is rotated and compressed; 10 old files are kept, for 30 days")
+	s.Bool(&c.DisableRotation, "log-disable-rotation", "do not rotate the log file")
 }
 
 // check looks at what would keep the file from being opened, and opens none: it

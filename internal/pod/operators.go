@@ -27,11 +27,11 @@ type Operators struct {
 func (c *Operators) settings(s *setting.Set) {
 	s.Group("Operators")
 	s.Int(&c.MetricsPort, "metrics-port", 9090, 0, 65535, "port for /metrics, 0 for any free one")
-	s.String(&c.MetricsListenAddress, "metrics-listen-address", "", "where /metrics is, in place of --metrics-port on every address").Called("ADDRESS")
-	s.String(&c.HealthListenAddress, "health-listen-address", ":9000", "where /health, /livez and /readyz are").Called("ADDRESS").Short("H")
-	s.String(&c.OpsListenAddress, "ops-listen-address", "127.0.0.1:9091", "where the cluster status, the log level and profiles are; other than loopback only with --ops-token-file").Called("ADDRESS")
-	s.String(&c.OpsTokenFile, "ops-token-file", "", "file with the bearer token that --ops-listen-address asks for").Called("FILE")
-	s.Bool(&c.Pprof, "pprof", "serve profiles there, at /debug/pprof/")
+	s.String(&c.MetricsListenAddress, "metrics-listen-address", "", "where to serve /metrics, in place of --metrics-port on every address").Called("ADDRESS")
+	s.String(&c.HealthListenAddress, "health-listen-address", ":9000", "where to serve /health, /livez and /readyz").Called("ADDRESS").Short("H")
+	s.String(&c.OpsListenAddress, "ops-listen-address", "127.0.0.1:9091", "where to serve the cluster status, the log level and profiles; an address other than loopback needs --ops-token-file").Called("ADDRESS")
+	s.String(&c.OpsTokenFile, "ops-token-file", "", "file with the bearer token that clients of --ops-listen-address must send").Called("FILE")
+	s.Bool(&c.Pprof, "pprof", "serve profiles at --ops-listen-address, under /debug/pprof/")
 }
 
 // MetricsAddress returns where metrics are served.

@@ -28,8 +28,8 @@ type Peers struct {
 func (c *Peers) settings(s *setting.Set) {
 	s.Group("Peers")
 	s.String(&c.ListenAddress, "listen-address", ":443", "where to listen for peers").Called("ADDRESS").Short("l")
-	s.String(&c.ExposedAddress, "exposed-address", "", "where peers reach this relay, such as relay.example.com:443; the same on every pod, to the letter (required)").Called("ADDRESS").Short("e")
-	setting.Var(s, &c.TrustedProxies, "trusted-proxies", nil, "", "networks of reverse proxies whose X-Forwarded-For and X-Real-IP are believed, such as 10.0.0.0/8,192.0.2.7", parsePrefixes).Called("LIST")
+	s.String(&c.ExposedAddress, "exposed-address", "", "where peers reach this relay, such as relay.example.com:443; exactly the same text on every pod (required)").Called("ADDRESS").Short("e")
+	setting.Var(s, &c.TrustedProxies, "trusted-proxies", nil, "", "networks of reverse proxies whose X-Forwarded-For and X-Real-IP headers are trusted, such as 10.0.0.0/8,192.0.2.7", parsePrefixes).Called("LIST")
 }
 
 func parsePrefixes(v string) (all []netip.Prefix, err error) {
@@ -68,18 +68,18 @@ type Limits struct {
 func (c *Limits) settings(s *setting.Set) {
 	s.Group("Limits")
 	s.Int(&c.MaxPeers, "max-peers", 100_000, 0, math.MaxInt, "peers connected to this pod, 0 for no limit")
-	s.Int(&c.MaxHalfOpen, "max-half-open", gate.DefaultPlaces, 1, math.MaxInt, "connections that have not proved themselves; one more closes the oldest")
-	s.Duration(&c.HandshakeTimeout, "handshake-timeout", gate.DefaultTimeout, "from TCP accept to a good token")
+	s.Int(&c.MaxHalfOpen, "max-half-open", gate.DefaultPlaces, 1, math.MaxInt, "connections that have not authenticated yet; one more closes the oldest")
+	s.Duration(&c.HandshakeTimeout, "handshake-timeout", gate.DefaultTimeout, "time from the TCP accept to a valid token")
 	s.Rate(&c.FailuresPerSecond, "max-handshake-failures", gate.DefaultFailuresPerSecond, "failed handshakes per second and source (IPv4 address, IPv6 /64) before it is refused, 0 for no limit")
-	setting.Size(s, &c.QueueBytes, "max-queue-bytes", 512<<10, "", "bytes queued for one peer; above it its oldest data is dropped")
-	s.Int(&c.QueueMessages, "max-queue-messages", 1024, 1, math.MaxInt, "messages queued for one peer; above it its oldest data is dropped")
-	setting.Size(s, &c.TotalQueueBytes, "max-total-queue-bytes", 0, "a quarter of the memory limit", "bytes queued for all peers and pods; above it the fullest queues drop first")
-	s.Int(&c.SubscriptionsPerPeer, "max-subscriptions", 10_000, 1, math.MaxInt, "peers one peer may ask to be told about")
-	s.Int(&c.Subscriptions, "max-total-subscriptions", 0, 1, math.MaxInt, "the same for all peers together").Default = "one for each 4 KiB of the memory limit, at most 4000000"
-	s.Rate(&c.MessagesPerSecond, "max-peer-messages", 0, "messages per second from one peer, which is read more slowly above it, 0 for no limit")
-	s.Rate(&c.BytesPerSecond, "max-peer-bytes", 0, "bytes per second from one peer as a plain number, which is read more slowly above it, 0 for no limit")
-	s.Duration(&c.StallTimeout, "stall-timeout", netbatch.DefaultStall, "a peer whose socket takes nothing for so long is closed")
-	s.Int(&c.healthCheckMisses, "health-check-misses", 1, 1, 1000, "periods of 45 s in a row without an answer to a health check, then a peer is closed").AlsoEnv("RELAY_HC_ATTEMPT_THRESHOLD", "HC_ATTEMPT_THRESHOLD")
+	setting.Size(s, &c.QueueBytes, "max-queue-bytes", 512<<10, "", "bytes queued for one peer; above the limit its oldest data is dropped")
+	s.Int(&c.QueueMessages, "max-queue-messages", 1024, 1, math.MaxInt, "messages queued for one peer; above the limit its oldest data is dropped")
+	setting.Size(s, &c.TotalQueueBytes, "max-total-queue-bytes", 0, "a quarter of the memory limit", "bytes queued for all peers and pods; above the limit the fullest queues drop first")
+	s.Int(&c.SubscriptionsPerPeer, "max-subscriptions", 10_000, 1, math.MaxInt, "peers that one peer may subscribe to")
+	s.Int(&c.Subscriptions, "max-total-subscriptions", 0, 1, math.MaxInt, "subscriptions of all peers together").Default = "one for each 4 KiB of the memory limit, at most 4000000"
+	s.Rate(&c.MessagesPerSecond, "max-peer-messages", 0, "messages per second from one peer, 0 for no limit; a faster peer is read more slowly")
+	s.Rate(&c.BytesPerSecond, "max-peer-bytes", 0, "bytes per second from one peer, a plain number, 0 for no limit; a faster peer is read more slowly")
+	s.Duration(&c.StallTimeout, "stall-timeout", netbatch.DefaultStall, "a peer is closed when its socket accepts no data for this long")
+	s.Int(&c.healthCheckMisses, "health-check-misses", 1, 1, 1000, "a peer is closed after this many periods of 45 s without an answer to a health check").AlsoEnv("RELAY_HC_ATTEMPT_THRESHOLD", "HC_ATTEMPT_THRESHOLD")
 }
 
 const (
@@ -134,8 +134,8 @@ type Stopping struct {
 
 func (c *Stopping) settings(s *setting.Set) {
 	s.Group("Stopping")
-	s.Duration(&c.DrainDelay, "drain-delay", 5*time.Second, "after SIGTERM, not ready but still serving, while the load balancer forgets this pod")
-	s.Duration(&c.DrainGrace, "drain-grace", 30*time.Second, "after that, for peers to leave; then they are cut")
+	s.Duration(&c.DrainDelay, "drain-delay", 5*time.Second, "time after SIGTERM in which the pod is not ready but still serves, so that the load balancer stops sending peers")
+	s.Duration(&c.DrainGrace, "drain-grace", 30*time.Second, "time after that for peers to leave; then their connections are cut")
 }
 
 func (c *Stopping) check(*problems) {}

@@ -18,10 +18,10 @@ type Secrets struct {
 
 func (c *Secrets) settings(s *setting.Set) {
 	s.Group("Secrets")
-	s.String(&c.AuthSecret, "auth-secret", "", "what peers' tokens are signed with, one text, commas included (this or --auth-secret-file is required)").Called("SECRET").Short("s").Secret()
-	s.String(&c.AuthSecretPrevious, "auth-secret-previous", "", "a secret that is accepted too, while tokens signed with it are still about").Called("SECRET").Secret()
+	s.String(&c.AuthSecret, "auth-secret", "", "secret that signs the tokens of peers; commas are part of it (this or --auth-secret-file is required)").Called("SECRET").Short("s").Secret()
+	s.String(&c.AuthSecretPrevious, "auth-secret-previous", "", "older secret that is still accepted, while tokens signed with it are in use").Called("SECRET").Secret()
 	s.String(&c.AuthSecretFile, "auth-secret-file", "", "file with secrets, one a line: the first signs, all are accepted; read again when it changes").Called("FILE")
-	s.Bool(&c.RequireNamedTokens, "require-named-tokens", "accept only tokens that name their peer; clients of NetBird and openZro have none")
+	s.Bool(&c.RequireNamedTokens, "require-named-tokens", "accept only tokens that name their peer; the clients of NetBird and openZro have no such tokens")
 }
 
 func (c *Secrets) check(p *problems) {
