@@ -32,7 +32,7 @@ type access struct {
 // addSecret adds the options for the relay's secret.
 func (a *access) addSecret() {
 	a.secretOption = a.set.String(&a.secret, "secret", "", "`SECRET` of the relay, better in the variable RELAY_AUTH_SECRET").Secret().AlsoEnv("AUTH_SECRET")
-	a.secretFileOption = a.set.String(&a.secretFile, "secret-file", "", "`FILE` with the secret, one a line: the first signs; or RELAY_AUTH_SECRET_FILE").AlsoEnv("AUTH_SECRET_FILE")
+	a.secretFileOption = a.set.String(&a.secretFile, "secret-file", "", "`FILE` with secrets, one a line: the first one signs; or RELAY_AUTH_SECRET_FILE").AlsoEnv("AUTH_SECRET_FILE")
 }
 
 // addURL adds the option for the address of the relay.
@@ -44,13 +44,13 @@ func (a *access) addURL(def, usage string) *setting.Setting {
 func (a *access) addToken() {
 	a.tokenOption = a.set.String(&a.token, "token", "", "`TOKEN` in place of the secret, as relay token prints it; or RELAY_TOKEN").Secret()
 	a.tokenFileOption = a.set.String(&a.tokenFile, "token-file", "", "`FILE` with the token; or RELAY_TOKEN_FILE")
-	a.set.Bool(&a.named, "named", "with the secret: use a token that names the peer, which only this relay accepts")
+	a.set.Bool(&a.named, "named", "with the secret: use a token that names the peer; relays of NetBird and openZro do not accept it")
 }
 
 // addTLS adds the options for the certificate of the relay.
 func (a *access) addTLS() {
-	a.set.String(&a.caFile, "ca-file", "", "`FILE` with the certificates that vouch for the relay, PEM, in place of the system's; or RELAY_CA_FILE")
-	a.set.Bool(&a.insecure, "insecure", "take any certificate of the relay: anyone on the way can read and change all")
+	a.set.String(&a.caFile, "ca-file", "", "`FILE` with the CA certificates to trust for the relay, PEM, in place of the system's; or RELAY_CA_FILE")
+	a.set.Bool(&a.insecure, "insecure", "accept any certificate of the relay: anyone between can then read and change everything")
 }
 
 // source is one way to prove who we are.
@@ -91,7 +91,7 @@ func (a *access) read(lookup func(string) (string, bool)) error {
 	case a.token != "" && a.tokenFile != "":
 		return errors.New("RELAY_TOKEN and RELAY_TOKEN_FILE are both set: want one of them, or an option")
 	case a.named && (a.token != "" || a.tokenFile != ""):
-		return errors.New("--named goes with a secret: a token that is there already names a peer or does not")
+		return errors.New("--named needs a secret: a finished token already names a peer, or does not")
 	case a.insecure && a.caFile != "":
 		return errors.New("--insecure and --ca-file are both given: want one of them")
 	}
@@ -142,7 +142,7 @@ func (a *access) tokens(name string) (client.TokenSource, error) {
 		first, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
 		token, err := hex.DecodeString(strings.TrimSpace(strings.TrimPrefix(first, "token ")))
 		if err != nil || len(token) == 0 || len(token) > messages.MaxTokenSize {
-			return nil, usageError{errors.New("the token is not right: want the hexadecimal digits behind \"token\" that relay token prints"), ""}
+			return nil, usageError{errors.New("the token is not valid: want the hexadecimal digits behind \"token\" that relay token prints"), ""}
 		}
 		return client.StaticToken(token), nil
 	}

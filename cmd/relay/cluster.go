@@ -41,10 +41,10 @@ func (p *program) clusterCommand() *command {
 		name: "cluster", short: "look at the pods of a relay, through one of them",
 		examples: []string{"relay cluster status", "kubectl exec relay-0 -- relay cluster doctor"},
 		commands: []*command{
-			p.clusterSubcommand("status", "show the pods as one of them sees them; exits with 0 when it is ready, finds all and is linked to all",
+			p.clusterSubcommand("status", "show the pods as one of them sees them; exits with 0 when that pod is ready, has found all pods and is linked to all",
 				"Asks the operations listener of a pod, by default that of this machine or container.", showStatus),
-			p.clusterSubcommand("doctor", "say what is wrong with the pods and what to do; exits with 0 when nothing is",
-				"Judges by what one pod knows, its own links and what the others say of theirs.", showFindings),
+			p.clusterSubcommand("doctor", "say what is wrong with the pods and what to do about it; exits with 0 when there is no problem",
+				"Judges by what one pod knows: its own links, and what the other pods report of theirs.", showFindings),
 		},
 	}
 }
@@ -115,14 +115,14 @@ func askCluster(ctx context.Context, o *clusterOptions) ([]byte, error) {
 		}
 		return nil, notOperations(o.address)
 	case http.StatusUnauthorized:
-		return nil, fmt.Errorf("the pod at %s wants another bearer token: give it with --token-file", o.address)
+		return nil, fmt.Errorf("the pod at %s does not accept this bearer token: give the right one with --token-file", o.address)
 	case http.StatusBadRequest, http.StatusMethodNotAllowed: // so the port of the peers with TLS answers
 		return nil, notOperations(o.address)
 	case http.StatusNotFound:
 		if said != admin.NoCluster {
 			return nil, notOperations(o.address)
 		}
-		return nil, fmt.Errorf("the pod at %s is alone: it was started without --cluster-headless and --cluster-peers", o.address)
+		return nil, fmt.Errorf("the pod at %s has no other pods: it was started without --cluster-headless and --cluster-peers", o.address)
 	}
 	return nil, fmt.Errorf("the pod at %s answers %s: %s", o.address, resp.Status, said)
 }
@@ -227,7 +227,7 @@ func writeStatus(w io.Writer, s *cluster.Status, now time.Time) error {
 	if d.Error != "" {
 		b.WriteString("; " + d.Error)
 	}
-	fmt.Fprintf(&b, "\nproved     %s\n", yesNo(s.Signed, "by a secret", "NO: any pod that is reached is linked"))
+	fmt.Fprintf(&b, "\nproved     %s\n", yesNo(s.Signed, "by a secret", "NO: links are not authenticated"))
 	if len(s.Self.Secrets) > 0 {
 		fmt.Fprintf(&b, "secrets    %s\n", strings.Join(s.Self.Secrets, ", "))
 	}

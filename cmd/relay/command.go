@@ -188,7 +188,7 @@ func (p *program) completionCommand(root func() *cobra.Command) *command {
 	return &command{
 		name: "completion", argument: "SHELL", words: shells,
 		short: "print the completions for a shell: bash, zsh or fish",
-		about: "A shell that has read them completes commands, options and files after a Tab. " +
+		about: "In a shell that has read them, Tab completes commands, options and files. " +
 			"bash needs the package bash-completion, zsh its compinit.",
 		examples: []string{
 			"source <(relay completion bash)      # in ~/.bashrc",

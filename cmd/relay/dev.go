@@ -23,14 +23,14 @@ func (p *program) devCommand() *command {
 	var cfg devcluster.Config
 	var once, verbose bool
 	s.Int(&cfg.Pods, "pods", 3, 1, 16, "`NUMBER` of pods, all in this process")
-	s.Bool(&once, "once", "end after what it shows, with 0 when all was right; on any free port")
+	s.Bool(&once, "once", "end after the demonstration, with 0 if all was right; listens on any free port")
 	address := s.String(&cfg.Address, "listen-address", devAddress, "`ADDRESS` of loopback to listen on").Short("l")
 	s.Bool(&verbose, "verbose", "print the log of the relay")
 	a.addSecret()
 	return &command{
 		name: "dev", short: "try it: three pods on loopback",
-		about: "Two peers talk through the pods, a pod dies, and then it says how to join. " +
-			"Without a secret it makes a fresh one.",
+		about: "Two peers exchange messages through the pods and a pod is killed; then dev prints how to connect more peers. " +
+			"Without a secret it makes a new one.",
 		examples: []string{"relay dev", "relay dev --once --pods 1"},
 		options:  []*setting.Set{&s, &a.set},
 		run: func(ctx context.Context, _ []string) error {

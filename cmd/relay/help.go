@@ -62,10 +62,10 @@ func (c *command) help() string {
 	if group == "" {
 		b.WriteString("\nOptions:\n")
 	}
-	b.WriteString(described("  -h, --help", "print this", column))
+	b.WriteString(described("  -h, --help", "print this help", column))
 	if c.path == rootName {
 		b.WriteString(described("  -v, --version", "print the version", column))
-		b.WriteString("\nrelay COMMAND --help says more of each.\n")
+		b.WriteString("\nrelay COMMAND --help describes one command.\n")
 	}
 	return b.String()
 }

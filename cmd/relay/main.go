@@ -120,7 +120,7 @@ func (p *program) app() (*cobra.Command, *command) {
 	root := &command{
 		name: rootName, path: rootName,
 		short: "a relay for things that cannot be dialled",
-		about: "Without a command it starts: relay OPTIONS is relay start OPTIONS. To see it work at once, without any option: relay dev",
+		about: "Without a command it starts a pod: relay OPTIONS is the same as relay start OPTIONS. To see it work without any option, run relay dev.",
 		examples: []string{
 			"relay dev",
 			"relay token --new-secret > secret",

@@ -55,8 +55,8 @@ type ncOptions struct {
 func (p *program) ncCommand() *command {
 	var o ncOptions
 	var s setting.Set
-	s.Func("to", "", "`NAME` of the peer to talk to; without it, the first that talks", peerName(&o.to))
-	s.Duration(&o.timeout, "timeout", 0, "`TIME` to wait for the relay, a peer or what it confirms, then fail; 0 is for ever")
+	s.Func("to", "", "`NAME` of the peer to talk to; without it, the first peer that writes", peerName(&o.to))
+	s.Duration(&o.timeout, "timeout", 0, "`TIME` to wait for the relay, for a peer or for a confirmation before nc fails; 0 means without end")
 	o.addURL("rel://"+devAddress, "`ADDRESS` of the relay, rel:// or, with TLS, rels://; or the variable RELAY_URL").AlsoEnv("EXPOSED_ADDRESS")
 	o.addSecret()
 	o.addToken()

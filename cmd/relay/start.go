@@ -17,7 +17,7 @@ import (
 	"github.com/crosspod/crosspod/internal/setting"
 )
 
-const startHelp = `Each option has a variable of the environment: RELAY_ and its name in upper case, with _ for -. The names of NetBird (NB_) and openZro (OZ_) are taken too. An option wins over a variable; lists are joined.`
+const startHelp = `Each option has a variable of the environment: RELAY_ and its name in upper case, with _ for -. The names of NetBird (NB_) and openZro (OZ_) work too. An option wins over a variable, but lists are joined.`
 
 func (p *program) startCommand() *command {
 	cfg, settings := pod.NewSettings()

@@ -33,8 +33,8 @@ func (p *program) tokenCommand() *command {
 	s.Bool(&o.newSecret, "new-secret", "print a new secret and nothing else")
 	return &command{
 		name: "token", short: "make a token for a peer, or a secret for the relay",
-		about: "A token without --peer is of the kind that NetBird's and openZro's clients use; their management server " +
-			"hands it out as payload and signature. A token with --peer only this relay accepts.",
+		about: "A token without --peer is of the kind that the clients of NetBird and openZro use; their management server " +
+			"hands it out as payload and signature. Only this relay accepts a token with --peer.",
 		examples: []string{
 			"relay token --new-secret > secret",
 			"relay token --secret-file secret --peer alice --ttl 1h",

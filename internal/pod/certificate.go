@@ -75,11 +75,11 @@ func (c *Certificate) check(p *problems) {
 	}
 	for _, name := range c.ACME.Domains {
 		if top := name[strings.LastIndex(name, ".")+1:]; c.ACME.DirectoryURL == "" && slices.Contains(privateTops, top) {
-			p.add("%s has %q: Let's Encrypt gives no certificate for names below .%s, which are not those of the internet; want a public name, or a certificate made elsewhere (--tls-cert-file)", p.Source("letsencrypt-domains"), name, top)
+			p.add("%s has %q: Let's Encrypt issues no certificates for names below .%s, which do not exist on the internet: want a public name, or a certificate made elsewhere (--tls-cert-file)", p.Source("letsencrypt-domains"), name, top)
 		}
 	}
 	if c.Route53 {
-		p.add("--letsencrypt-aws-route53 is not supported: this relay proves its domains on port 443 (--letsencrypt-data-dir and --letsencrypt-domains); or give it a certificate made elsewhere (--tls-cert-file), which it reads again when it changes")
+		p.add("--letsencrypt-aws-route53 is not supported: this relay proves its domains on port 443 (--letsencrypt-data-dir and --letsencrypt-domains); or use a certificate made elsewhere (--tls-cert-file), which the relay reads again when it changes")
 	}
 }
 
@@ -91,13 +91,13 @@ func certifiable(v string) (string, error) {
 	host := strings.TrimSuffix(strings.TrimPrefix(name, "["), "]")
 	switch _, err := netip.ParseAddr(host); {
 	case err == nil:
-		return "", errors.New("want the name that peers dial: there is no certificate for an IP address here")
+		return "", errors.New("want the name that peers dial: this relay gets no certificates for IP addresses")
 	case strings.Contains(name, "*"):
-		return "", errors.New("want each name by itself: a certificate for * is proved by DNS records, which this relay does not do; or give it one made elsewhere (--tls-cert-file)")
+		return "", errors.New("want each name by itself: a certificate for * needs a proof by DNS records, which this relay does not do; or use a certificate made elsewhere (--tls-cert-file)")
 	case strings.ContainsAny(name, "/:@"):
 		return "", errors.New(such + ", without scheme, user, port or path")
 	case !strings.Contains(name, "."):
-		return "", errors.New(such + ": there is no certificate for a name of one part")
+		return "", errors.New(such + ": there are no certificates for a name of one part")
 	}
 	ascii, err := idna.Lookup.ToASCII(name)
 	if err == nil {

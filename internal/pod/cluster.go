@@ -96,7 +96,7 @@ func CheckClusterSecrets(secrets []string) error {
 // missing in another pod's file, and the two would not link.
 func checkClusterSecret(secret string) error {
 	if edge := secrettext.Edge(secret); edge != "" {
-		return errors.New(edge + ": want the secret without, as every pod has it")
+		return errors.New(edge + ": want it without, exactly as every other pod has it")
 	}
 	if n := utf8.RuneCountInString(secret); n < MinClusterSecret {
 		return fmt.Errorf("has %d characters: want at least %d; relay token --new-secret makes one", n, MinClusterSecret)
@@ -211,10 +211,10 @@ func parseNameServer(v string) (netip.AddrPort, error) {
 
 func (c *Cluster) check(p *problems) {
 	if c.Headless != "" && len(c.Peers) > 0 {
-		p.add("--cluster-headless and --cluster-peers are both given: want one of them, a name that resolves to every pod or the pods themselves")
+		p.add("--cluster-headless and --cluster-peers are both given: want one of them: a name that resolves to every pod, or the list of pods")
 	}
 	if c.Wanted() && len(c.PodIPs) == 0 {
-		p.add("--pod-ip (RELAY_POD_IP or POD_IP) is missing: want this pod's own address, where the other pods reach it; in Kubernetes it is status.podIPs")
+		p.add("--pod-ip (RELAY_POD_IP or POD_IP) is missing: want this pod's own address, at which the other pods reach it; in Kubernetes that is status.podIPs")
 	}
 	if n := len(c.FormerExposed); n > maxFormerExposed {
 		p.add("--cluster-exposed-address-previous has %d addresses: want at most %d", n, maxFormerExposed)
@@ -228,7 +228,7 @@ func (c *Cluster) check(p *problems) {
 	case c.SecretFile != "" && c.PreviousSecret != "":
 		p.add("--cluster-auth-secret-previous does not go with --cluster-auth-secret-file: want the previous secret as the file's second line")
 	case c.PreviousSecret != "" && c.Secret == "":
-		p.add("--cluster-auth-secret-previous stands alone: want the secret that all pods share as --cluster-auth-secret")
+		p.add("--cluster-auth-secret-previous is given without --cluster-auth-secret: want the secret that all pods share as well")
 	}
 	if !c.Wanted() {
 		return // they are not used

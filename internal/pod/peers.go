@@ -91,10 +91,10 @@ const (
 
 func (c *Limits) check(p *problems) {
 	if c.HandshakeTimeout == 0 {
-		p.add("%s is 0: want more, since what has no end can be held open by anyone", p.Source("handshake-timeout"))
+		p.add("%s is 0: want more than 0: without a limit any client can hold a connection open", p.Source("handshake-timeout"))
 	}
 	if c.StallTimeout == 0 {
-		p.add("%s is 0: want more, since what has no end can be held open by anyone", p.Source("stall-timeout"))
+		p.add("%s is 0: want more than 0: without a limit any client can hold a connection open", p.Source("stall-timeout"))
 	}
 	if c.QueueBytes < minQueueBytes {
 		p.add("%s is %d: want at least %d, room for a few of the largest messages", p.Source("max-queue-bytes"), c.QueueBytes, minQueueBytes)

@@ -68,7 +68,7 @@ func (r *Settings) Validate() error {
 		part.check(p)
 	}
 	if u, err := relayurl.Parse(r.ExposedAddress); err == nil && !u.TLS && r.TLS() {
-		p.add("%s is %q, which is plain TCP, and there is a certificate: want rels://", p.Source("exposed-address"), r.ExposedAddress)
+		p.add("%s is %q, which means plain TCP, but there is a certificate: want rels://", p.Source("exposed-address"), r.ExposedAddress)
 	}
 	r.checkListeners(p)
 	return errors.Join(p.errs...)
@@ -103,7 +103,7 @@ func (r *Settings) Warnings() []string {
 	if len(idle) == 1 {
 		verb = "has"
 	}
-	return append(all, fmt.Sprintf("%s %s no effect without --cluster-headless or --cluster-peers: this pod links to no other", strings.Join(idle, ", "), verb))
+	return append(all, fmt.Sprintf("%s %s no effect without --cluster-headless or --cluster-peers: this pod links to no other pod", strings.Join(idle, ", "), verb))
 }
 
 // A listener is an address to listen at and the setting it comes from.

@@ -31,11 +31,11 @@ func (s *Set) FromEnv(lookup func(string) (string, bool)) (warnings []string, er
 			switch {
 			case value == "":
 			case !st.secret && isServiceLink(value):
-				warnings = append(warnings, fmt.Sprintf("%s=%s is ignored: it is what Kubernetes sets for a Service, not a value of --%s", name, value, st.Name))
+				warnings = append(warnings, fmt.Sprintf("%s=%s is ignored: Kubernetes sets it for a Service, it is not a value of --%s", name, value, st.Name))
 			case used == "":
 				used, usedValue = name, value
 			case value != usedValue:
-				warnings = append(warnings, fmt.Sprintf("%s is ignored: %s is set too, to something else", name, used))
+				warnings = append(warnings, fmt.Sprintf("%s is ignored: %s is set to another value, and wins", name, used))
 			}
 		}
 		if used != "" && (!st.given || st.isList) {
