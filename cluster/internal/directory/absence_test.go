@@ -9,7 +9,8 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
-// A home tells those who asked in vain when the peer has come, for a second.
+// For a second, a home sends I_HAVE to the pods that it answered NOBODY, when the peer
+// has come.
 func TestHomeCorrectsNobody(t *testing.T) {
 	s := newScript(t, homes(9))
 	s.up(1, 1)

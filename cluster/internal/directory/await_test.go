@@ -8,8 +8,8 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
-// A home tells the end of a claim at once to who awaits the name, and to all
-// others after the linger.
+// A home sends OFFLINE at once to the pod that awaits the name, and to all others after
+// the linger.
 func TestAwaitAtAHome(t *testing.T) {
 	s := newScript(t, homes(9))
 	for i := 1; i <= 3; i++ {
@@ -54,7 +54,7 @@ func TestAwaitAtAHome(t *testing.T) {
 	s.pass(100 * time.Millisecond)
 	s.want("1: OFFLINE")
 
-	// Behind the end: whoever subscribes then waits, but for this.
+	// After the end: a SUBSCRIBE waits for the linger, except with AWAIT.
 	s.got(2, register(1e15+4e9), gone)
 	s.forget()
 	subscribe(3, 7)
@@ -194,7 +194,7 @@ func TestReclaimLosesToANewerConnection(t *testing.T) {
 	}
 }
 
-// Nobody takes the name back: it is an offline, a linger later.
+// If the name is not taken back, an offline follows a linger later.
 func TestVacancyEnds(t *testing.T) {
 	s, n, say := superseded(t, true)
 	s.want("evict 7 for 2", "1: UNREGISTER", "2: UNREGISTER", "online at 2", "learn at 2", "learn at 2")
@@ -208,7 +208,7 @@ func TestVacancyEnds(t *testing.T) {
 	s.want("offline", "forget")
 	s.pass(time.Second)
 	s.want("1: DIGEST", "2: DIGEST")
-	// The next one is a vacancy of its own, and one that is over tells nobody.
+	// The next end makes a new vacancy, and one that is over makes no effect.
 	say(2, wire.Online, winner+1e6)
 	say(2, wire.Offline, 0)
 	s.want("vacant")
@@ -238,7 +238,7 @@ func TestReclaimOfAConnectionHere(t *testing.T) {
 	}
 }
 
-// What a message told is over when the homes have told the same.
+// An online from a message is replaced by the homes' answer.
 func TestHeardAndConfirmed(t *testing.T) {
 	s := newScript(t, homes(9))
 	s.up(1, 1)

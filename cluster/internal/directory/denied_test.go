@@ -9,7 +9,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
-// Nobody says that a peer is nowhere before every home has answered.
+// A peer is not reported as nowhere before every home has answered.
 func TestDenied(t *testing.T) {
 	s := newScript(t, homes(3))
 	x := peer("x")
@@ -62,8 +62,8 @@ func TestDenied(t *testing.T) {
 	denied(false)
 }
 
-// The end of a connection here that the homes have not heard of yet is no end of
-// the peer's presence: it may be elsewhere, as the homes are about to tell.
+// The end of a connection here that the homes do not know yet does not end the peer's
+// presence: it may be on another pod, whose ONLINE is on the way.
 func TestShortVisit(t *testing.T) {
 	for _, moved := range []bool{true, false} {
 		s := newScript(t, homes(1))
@@ -99,7 +99,7 @@ func TestShortVisit(t *testing.T) {
 	}
 }
 
-// The same of one that was so short that nobody said Join.
+// The same for a connection so short that Join was not called.
 func TestVisited(t *testing.T) {
 	s := newScript(t, homes(9))
 	s.up(1, 1)

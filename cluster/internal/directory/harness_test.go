@@ -236,7 +236,7 @@ func (n *node) took(do ...directory.Action) []directory.Effect {
 	return some
 }
 
-// notices returns and forgets what subscribers here were told.
+// notices returns and forgets the notices for subscribers here.
 func (n *node) notices() (all []string) {
 	for _, e := range n.took(directory.NotifyOnline, directory.NotifyOffline) {
 		if e.Do == directory.NotifyOnline {
@@ -312,7 +312,7 @@ func (c *cluster) check() {
 	}
 	for k := range got {
 		if !want[k] {
-			c.t.Errorf("home %d has %v at %d, epoch %d: nobody claims it", k.home, k.Member, k.Pod, k.Epoch)
+			c.t.Errorf("home %d has %v at %d, epoch %d: no pod claims it", k.home, k.Member, k.Pod, k.Epoch)
 		}
 	}
 	for k := range wantSub {
@@ -322,7 +322,7 @@ func (c *cluster) check() {
 	}
 	for k := range gotSub {
 		if !wantSub[k] {
-			c.t.Errorf("home %d has a subscription of %d that nobody made", k.home, k.pod)
+			c.t.Errorf("home %d has a subscription that pod %d did not make", k.home, k.pod)
 		}
 	}
 }

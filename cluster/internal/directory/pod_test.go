@@ -135,7 +135,7 @@ func TestPodsComeAndGo(t *testing.T) {
 		off += len(n.took(directory.NotifyOffline))
 	}
 	if off == 0 {
-		t.Error("nobody was told of the crash")
+		t.Error("no pod got an offline after the crash")
 	}
 	// A stop.
 	stopped := c.pods[1]

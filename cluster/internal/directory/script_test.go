@@ -11,7 +11,7 @@ import (
 )
 
 // script is one pod, whose other pods are played by the test. Pod 0 is the pod
-// itself; session s is with whoever the test says.
+// itself; the test says which pod session s is with.
 type script struct {
 	*directory.Pod
 	t    *testing.T
@@ -171,7 +171,7 @@ func TestPlacing(t *testing.T) {
 	s.pass(time.Second)
 	s.want("1: DIGEST")
 
-	// Everything is placed anew in each session, and the VIEW follows it.
+	// Everything is placed again in each session, and the VIEW follows it.
 	s.up(2, 1)
 	s.want("2: REGISTER", "2: SUBSCRIBE", "2: VIEW")
 	s.pass(time.Second)
@@ -197,7 +197,7 @@ func TestPlacing(t *testing.T) {
 	s.want("close 4: stopped")
 }
 
-// Several changes of the view within a moment are told once.
+// Several changes of the view in a short time make one VIEW.
 func TestViewsAreCoalesced(t *testing.T) {
 	s := newScript(t)
 	for i := 1; i <= 20; i++ {
@@ -315,8 +315,8 @@ func TestEvict(t *testing.T) {
 		t.Errorf("epoch %d, not newer than the winner's", e)
 	}
 	s.forget()
-	// As a home: the loser is told once for each winner, and again when it says
-	// its claim anew.
+	// As a home: the loser gets EVICT once for each winner, and again when it repeats
+	// its claim.
 	s.Leave(s.now, id("x"), 6)
 	s.got(1, register(1e15+2e9))
 	s.forget()
@@ -346,7 +346,7 @@ func TestSubscriptionsAtAHome(t *testing.T) {
 	s.pass(20 * time.Millisecond)
 	s.forget()
 	subscribe := wire.Entry{Kind: wire.Subscribe, Name: x, ID: 7}
-	// Not complete: who is there is told, that nobody is, is not.
+	// Not complete: ONLINE is sent, negative answers are not.
 	s.got(1, subscribe)
 	s.want()
 	s.got(2, register(1e15+2e9))
@@ -358,7 +358,7 @@ func TestSubscriptionsAtAHome(t *testing.T) {
 	s.want()
 	s.agree(2)
 	s.want("1: OFFLINE", "1: ANSWERED")
-	// Complete: an end is told after the linger, if it stays one.
+	// Complete: OFFLINE is sent after the linger, if the claim does not come back.
 	s.got(2, register(1e15+3e9))
 	s.want("1: ONLINE at 2")
 	s.got(2, wire.Entry{Kind: wire.Unregister, Name: x})
@@ -369,19 +369,19 @@ func TestSubscriptionsAtAHome(t *testing.T) {
 	s.got(2, wire.Entry{Kind: wire.Unregister, Name: x})
 	s.pass(90 * time.Millisecond)
 	s.want()
-	// Whoever subscribes anew just now is not answered before.
+	// A new SUBSCRIBE in this time is not answered before.
 	subscribe.ID = 8
 	s.got(1, subscribe)
 	s.pass(50 * time.Millisecond)
 	s.want()
 	s.pass(50 * time.Millisecond)
 	s.want("1: ANSWERED")
-	// The end of a claim that is back holds up nobody.
+	// The end of a claim that is back delays no answer.
 	s.got(2, register(1e15+5e9), wire.Entry{Kind: wire.Unregister, Name: x}, register(1e15+6e9))
 	subscribe.ID = 9
 	s.got(1, subscribe)
 	s.want("1: ONLINE at 2", "1: ONLINE at 2", "1: ONLINE at 2", "1: ANSWERED")
-	// A subscription of an earlier session is told nothing.
+	// A subscription of an earlier session gets nothing.
 	s.up(4, 1)
 	s.forget()
 	s.got(2, register(1e15+7e9))
@@ -489,8 +489,7 @@ func TestSubscriber(t *testing.T) {
 	s.got(2, answered(2))
 	s.want("online at 1", "learn at 1")
 
-	// A home that is asked anew in another session keeps its word until it has
-	// answered.
+	// After SUBSCRIBE in another session, the home's old answer stays until ANSWERED.
 	s.SessionDown(s.now, 1)
 	s.want()
 	s.up(3, 1)
@@ -846,7 +845,7 @@ func TestGroupSubscriber(t *testing.T) {
 	s.want("offline")
 }
 
-// The hold begins anew with each change.
+// The hold starts again with each change.
 func TestHold(t *testing.T) { // P15
 	s := newScript(t)
 	s.up(1, 1)

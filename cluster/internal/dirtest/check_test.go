@@ -136,9 +136,9 @@ func (w *world) covers(t *tenure, group wire.Name) int64 {
 	case !slices.Contains(h.groups, group):
 		return t.end
 	case w.script.Check != Calm && h.pod != t.pod:
-		// EVICT comes from a home of the peer, which knows the heir. The homes of
-		// the group may not: when their links to the heir's pod are dead and
-		// nobody has noticed, the member seems gone until then.
+		// EVICT comes from a home of the peer, which knows the new owner. The homes
+		// of the group may not: until they notice that their links to the new owner's
+		// pod are dead, the member seems gone.
 		return t.end
 	}
 	until := t.end + w.tolerance
@@ -148,7 +148,7 @@ func (w *world) covers(t *tenure, group wire.Name) int64 {
 	return until
 }
 
-// checkAbsent is invariant 3: what is dropped because nobody has its
+// checkAbsent is invariant 3: a message that is dropped because no pod has its
 // destination was sent to a peer that was away.
 func (w *world) checkAbsent(x *peer, since int64, what string) {
 	if !w.relaxed && !w.away(x, wire.Name{}, since-w.remembered()) {
@@ -156,9 +156,9 @@ func (w *world) checkAbsent(x *peer, since int64, what string) {
 	}
 }
 
-// remembered is how long an absence may be remembered by a sender after the peer
-// has come: not at all, for its homes say so to whoever asked in vain, but when
-// that word is lost with its link.
+// remembered is how long a sender may remember an absence after the peer has come:
+// not at all, because its homes correct their NOBODY, unless that correction is lost
+// with its link.
 func (w *world) remembered() int64 {
 	if w.script.Check == Calm {
 		return 0
@@ -194,8 +194,8 @@ func (p *pod) checkAnswer(e *directory.Effect, asked int64) {
 	}
 }
 
-// checkMembers is the same for a group: who has been in it all along is named,
-// and nobody who was not.
+// checkMembers is the same for a group: members that have been in it all along are
+// named, and no others.
 func (p *pod) checkMembers(e *directory.Effect, asked int64) {
 	w := p.w
 	if e.Result == directory.Unknown {
@@ -208,10 +208,9 @@ func (p *pod) checkMembers(e *directory.Effect, asked int64) {
 		}
 	}
 	for _, x := range w.peers {
-		// A home whose link to the owner is dying names the others; nobody at all is
-		// the word of all homes.
-		// And a lookup does not linger: between the end of the older connection and
-		// the news of the newer one a member may be missed.
+		// A home whose link to the owner is dying names the other members; the answer
+		// "nobody" comes from all homes. And a lookup does not linger: between the end
+		// of the older connection and the claim of the newer one it may miss a member.
 		whole := w.script.Check == Calm || len(found) == 0
 		ends := func(t *tenure, _ wire.Name) int64 { return t.end }
 		if whole && !found[x.id] && !w.gap(x, e.Name, asked, ends) {
@@ -225,15 +224,15 @@ func (p *pod) checkMembers(e *directory.Effect, asked int64) {
 	}
 }
 
-// checkDropped: while only clients act, a message is not lost to whoever has
-// been at one place for a while.
+// checkDropped: while only clients act, no message is lost to a peer that has been at
+// one pod for a while.
 func (w *world) checkDropped(m *message) {
 	if w.relaxed || w.script.Check != Calm || m.fate == "pod_lost" {
 		return
 	}
 	t := m.dst.newest()
 	if t == nil || t.takenBack && slices.ContainsFunc(m.dst.tenures, func(u *tenure) bool { return u.epoch > t.epoch }) {
-		return // whoever has just missed it at the newer one does not believe an older one at once
+		return // a pod that has just missed the newer owner does not accept an older one at once
 	}
 	if t.end == 0 && t.start+w.tolerance <= m.sent {
 		w.violate("I6", "message %d to %s: %s, but it has been at %s since %s", m.number, m.dst.label, m.fate, t.pod.label, millis((t.start-lead)/1000))
@@ -258,7 +257,7 @@ func (w *world) answerText(e *directory.Effect) string {
 	return "unknown"
 }
 
-// checkOnline: who is said to be online was there not long ago.
+// checkOnline: a peer that is reported online was there not long ago.
 func (p *pod) checkOnline(n wire.Name, claim claimKey) {
 	w := p.w
 	if w.relaxed || claim.epoch == 0 {
@@ -269,8 +268,8 @@ func (p *pod) checkOnline(n wire.Name, claim claimKey) {
 	case w.script.Stale != 0:
 		late = w.script.Stale * 1000
 	case w.script.Check == Rough:
-		// A home must hold back that a claim has ended, and another one that would
-		// correct it may be the first to take its own word back.
+		// A home must hold back the end of a claim, and another home that would correct
+		// it may be the first to withdraw its own answer.
 		late += hold
 	}
 	t := w.tenures[claim]
@@ -279,8 +278,8 @@ func (p *pod) checkOnline(n wire.Name, claim claimKey) {
 	}
 }
 
-// checkOffline is invariants 4 and 5: nobody is said to be offline who has been
-// there all along.
+// checkOffline is invariants 4 and 5: no peer is reported offline that has been there
+// all along.
 func (p *pod) checkOffline(n wire.Name, m messages.PeerID) {
 	w := p.w
 	var group wire.Name
@@ -295,8 +294,8 @@ func (p *pod) checkOffline(n wire.Name, m messages.PeerID) {
 	}
 }
 
-// checkToldOffline is invariant 4 in a cluster that never agrees: all who subscribe
-// have heard of it when a peer has been away for long enough.
+// checkToldOffline is invariant 4 in a cluster that never agrees: when a peer has been
+// away for long enough, all its subscribers have got an offline.
 func (w *world) checkToldOffline(last *tenure) {
 	if w.script.Severe == nil && w.relaxed {
 		return
@@ -316,10 +315,9 @@ func (w *world) checkToldOffline(last *tenure) {
 	}
 }
 
-// lasting returns a connection of a peer that has been there for a while, be it
-// as runner-up. While only clients act, and where the way from a home to a pod
-// and back and once more is shorter than the linger, nobody hears that its peer
-// was away.
+// lasting returns a connection of a peer that has been there for a while, possibly as
+// runner-up. While only clients act, and if the path from a home to a pod, back and
+// there again takes less than the linger, no subscriber gets an offline for its peer.
 func (w *world) lasting(id messages.PeerID) *socket {
 	if w.script.Check != Calm || 3*(w.script.MaxDelay+w.script.Gather)*1000+ms >= linger {
 		return nil

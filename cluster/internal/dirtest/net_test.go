@@ -342,7 +342,7 @@ func (p *pod) endsWith(q *pod) (list []*end) {
 	return list
 }
 
-// dialTick dials whom the addresses name and no session is with.
+// dialTick dials the pods in the address list that have no session with p.
 func (p *pod) dialTick() {
 	w := p.w
 	if !p.alive || p.stopping {

@@ -230,8 +230,8 @@ func (p *pod) closeSession(s directory.Session, why directory.Reason) {
 	}
 }
 
-// syncSoon places what a session was not told, a little later and in pieces, as
-// a link does that has other things to send.
+// syncSoon calls Sync for a session, a little later and in pieces, as a link does that
+// has other things to send.
 func (p *pod) syncSoon(s directory.Session) {
 	if s != directory.Self && p.sessions[s] == nil || p.syncing[s] {
 		return
@@ -289,7 +289,7 @@ func (w *world) fate(m *message, fate string) {
 	}
 }
 
-// send routes a message of a peer or of nobody in particular.
+// send routes a message of a peer, or without a source.
 func (p *pod) send(m *message) {
 	if p.deliver(m) {
 		return

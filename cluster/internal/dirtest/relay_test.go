@@ -58,11 +58,11 @@ func (s *socket) lose(why string) {
 	}
 }
 
-// interest is what the local peers of a pod want to know of one name.
+// interest has the local subscriptions of a pod to one name.
 type interest struct {
-	who     map[string]map[messages.PeerID]bool // subscriber: whom it was told to be online
-	held    bool                                // a runner-up wants to know too
-	told    map[messages.PeerID]claimKey        // what the directory said last, online only
+	who     map[string]map[messages.PeerID]bool // by subscriber: the ids it was told are online
+	held    bool                                // a runner-up is interested too
+	told    map[messages.PeerID]claimKey        // the directory's last notices, online only
 	started int64
 }
 
@@ -119,8 +119,7 @@ func (p *pod) hangUp(x *peer) {
 	p.dropRunnerUp(x)
 }
 
-// visit is a connection of a peer that came and went before the directory heard
-// of it.
+// visit is a connection of a peer that came and went before Join was called.
 func (p *pod) visit(x *peer) {
 	if !p.ready || p.stopping || p.sockets[x.id] != nil {
 		return
@@ -158,7 +157,7 @@ func (p *pod) evict(id messages.PeerID, number uint64, winner wire.PodID, epoch 
 	})
 }
 
-// vacant: nobody has a name that a runner-up here waits for.
+// vacant: no pod has a name that a runner-up here waits for.
 func (p *pod) vacant(n wire.Name, m messages.PeerID) {
 	p.w.log("%s: %s is vacant", p.label, p.w.text(n))
 	if s := p.runnersUp[m]; s != nil {
@@ -210,7 +209,7 @@ func (p *pod) interest(n wire.Name) *interest {
 	return i
 }
 
-// loseInterest ends the interest in a name when nobody has any.
+// loseInterest ends the interest in a name when no subscriber and no runner-up is left.
 func (p *pod) loseInterest(n wire.Name) {
 	if i := p.interests[n]; i != nil && len(i.who) == 0 && !i.held {
 		delete(p.interests, n)
@@ -218,8 +217,7 @@ func (p *pod) loseInterest(n wire.Name) {
 	}
 }
 
-// subscribe makes a local peer want to know of a name. It hears at once what is
-// known.
+// subscribe subscribes a local peer to a name. What is known is answered at once.
 func (p *pod) subscribe(n wire.Name, who string) {
 	i := p.interest(n)
 	if i.who[who] != nil {
@@ -304,8 +302,8 @@ func (p *pod) denied(n wire.Name, m messages.PeerID) {
 	p.checkOffline(n, m)
 }
 
-// heard tells the directory of a message from a peer that is subscribed to and
-// not known to be there: it must not precede the news of its sender.
+// heard reports a message to the directory, from a subscribed peer that is not known to
+// be online: the online notice must come before the message.
 func (p *pod) heard(src messages.PeerID, from *pod) {
 	n := wire.PeerName(src)
 	i := p.interests[n]

@@ -33,7 +33,7 @@ func (w *world) checkSettled() {
 	w.checkLookups(living, owners)
 }
 
-// owner is who must be in the directory in the end.
+// owner is a connection that must be in the directory in the end.
 type owner = tenure
 
 // checkOwners is invariant 1: each connected peer has one owner, its newest
@@ -250,8 +250,8 @@ func (w *world) compare(invariant, what string, want, got map[string]bool) {
 	}
 }
 
-// checkLookups is invariant 3 at rest: every pod finds every peer, and nobody
-// where nobody is.
+// checkLookups is invariant 3 at rest: every pod finds every peer, and "nobody" for
+// every absent one.
 func (w *world) checkLookups(living []*pod, owners []*owner) {
 	if w.result.Violation != "" {
 		return

@@ -142,8 +142,8 @@ func TestLink(t *testing.T) {
 	})
 }
 
-// TestNothingLost: the acceptor, who is done first, may send at once. The
-// dialer finds that behind the PROOF; no deadline is left.
+// TestNothingLost: the acceptor, which is done first, may send at once. The dialer finds
+// those bytes after the PROOF; no deadline is left.
 func TestNothingLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		left, right := pipe()
@@ -268,8 +268,8 @@ func TestSelf(t *testing.T) {
 	})
 }
 
-// TestDifferences: both sides come to the same, whoever dials, and pods of an
-// earlier build are judged by what they say.
+// TestDifferences: both sides reach the same result, whichever side dials, and a pod of
+// an earlier build is judged by the fields that it sends.
 func TestDifferences(t *testing.T) {
 	says := func(instance, former string, tokens ...string) func(*Config) {
 		return func(c *Config) {
@@ -429,8 +429,8 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// TestAgreement: whatever two pods say of themselves, both come to the same,
-// and it does not matter for success who dialled.
+// TestAgreement: for all HELLOs both pods reach the same result, and success does not
+// depend on which pod dialled.
 func TestAgreement(t *testing.T) {
 	keys := []wire.Fingerprint{{1}, {2}, {3}}
 	var hellos []*wire.Hello
@@ -456,7 +456,7 @@ func TestAgreement(t *testing.T) {
 				t.Fatalf("%+v with %+v: %v and %v", x, y, err1, err2)
 			}
 			if _, err := agree(x, y, Acceptor); (err == nil) != (err1 == nil) {
-				t.Fatalf("%+v with %+v: who dials matters: %v, %v", x, y, err, err1)
+				t.Fatalf("%+v with %+v: the result depends on the dialer: %v, %v", x, y, err, err1)
 			}
 		}
 	}

@@ -86,15 +86,14 @@ func against(t *testing.T, victim *Pod, role Role, hostile func(conn net.Conn)) 
 	return took, err
 }
 
-// stranger is a pod that does not have the secret and says it has: it copies the
-// key ids of whom it meets.
+// stranger is a pod that does not have the secret and claims to have it: it copies the
+// key ids of the other side.
 func stranger(t *testing.T) *Pod {
 	return pod(t, "zoe", []string{"whatever this is, it is not the secret"})
 }
 
-// TestImpostorAcceptor: who listens at the address of a pod and does not have the
-// secret gets the HELLO and a proof that is worth nothing elsewhere, and then
-// nothing.
+// TestImpostorAcceptor: a listener at the address of a pod that does not have the
+// secret gets the HELLO and a proof that is worthless elsewhere, and nothing more.
 func TestImpostorAcceptor(t *testing.T) {
 	macs := map[string]func(theirs, right []byte) []byte{
 		"of a wrong secret":    func(_, right []byte) []byte { return mac([]byte("guess"), right, wire.Proof{}) },
@@ -147,8 +146,8 @@ func TestProofOfNothing(t *testing.T) {
 	})
 }
 
-// TestStrangerDials: an acceptor tells who does not have the secret its HELLO and
-// no more.
+// TestStrangerDials: an acceptor sends a dialer without the secret its HELLO and
+// nothing more.
 func TestStrangerDials(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, err := against(t, pod(t, "right", secret), Acceptor, func(conn net.Conn) {
@@ -223,8 +222,8 @@ func bridge(from, to *puppet, kept *bytes.Buffer) {
 	}
 }
 
-// TestManInTheMiddle: who ends TLS towards both sides and passes on what they say
-// is found out: each TLS connection has its own exporter.
+// TestManInTheMiddle: an attacker that terminates TLS towards both sides and passes on
+// their frames is detected: each TLS connection has its own exporter.
 func TestManInTheMiddle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		right, rightConn := pipe()
@@ -244,8 +243,8 @@ func TestManInTheMiddle(t *testing.T) {
 	})
 }
 
-// TestTwoDialers: two pods that both dialled the one in the middle are told each
-// other's HELLO. Neither takes the proof of a dialer for that of an acceptor.
+// TestTwoDialers: two pods that both dialled the attacker in the middle get each
+// other's HELLO. Neither accepts the proof of a dialer as that of an acceptor.
 func TestTwoDialers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		right, rightConn := pipe()
@@ -265,8 +264,8 @@ func TestTwoDialers(t *testing.T) {
 	})
 }
 
-// TestReplay: what a dialer said in a handshake that worked gets nobody in
-// later. The recording is of somebody who has the secret and could read it.
+// TestReplay: the frames of a dialer in a successful handshake are not accepted later.
+// The test can record them because it has the secret.
 func TestReplay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var hello, proof []byte
@@ -301,8 +300,8 @@ func TestReplay(t *testing.T) {
 	})
 }
 
-// TestReflection: a dialer that is told what it said itself. An acceptor says
-// everything after the dialer, so nothing can come back to it.
+// TestReflection: a dialer gets its own frames back. An acceptor sends each frame after
+// the dialer's, so this cannot happen to it.
 func TestReflection(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -338,9 +337,9 @@ func TestReflection(t *testing.T) {
 	}
 }
 
-// TestNamesake: who says it is the pod that it talks to is not believed without
-// the secret, lest one day at an address keeps it from being dialled for ever, and
-// gets no further with it.
+// TestNamesake: a side that claims the identity of the other is not believed without
+// the secret, otherwise an attacker at an address could keep it from being dialled for
+// ever; and with the secret it gets no link.
 func TestNamesake(t *testing.T) {
 	for _, role := range []Role{Dialer, Acceptor} {
 		for _, knows := range []bool{false, true} {
@@ -368,8 +367,8 @@ func TestNamesake(t *testing.T) {
 }
 
 // TestChanged: the proofs cover every byte of both HELLOs and what is beside the
-// MAC, also of bytes that belong to a later version. The one who changes them
-// here has the TLS keys, which nobody has.
+// MAC, also of bytes that belong to a later version. The attacker in this test has the
+// TLS keys, which a real attacker cannot have.
 func TestChanged(t *testing.T) {
 	for _, role := range []Role{Dialer, Acceptor} {
 		size := 0

@@ -274,8 +274,8 @@ func (w *world) steps() (all []step) {
 	if len(all) > 0 {
 		return all
 	}
-	// Nothing is on its way: nobody waits for a word of the leader for ever, and
-	// a pod that has no session dials again.
+	// Nothing is on its way: no pod waits for ever for USE or GOODBYE, and a pod without
+	// a session dials again.
 	for i, c := range w.conns {
 		for pod := range 2 {
 			if !c.ends[pod].closed && w.pods[pod].InUse() != c.number {
@@ -294,8 +294,8 @@ func (w *world) steps() (all []step) {
 	return all
 }
 
-// die ends a connection at one pod; the other hears of it, or does not, as when
-// a path is cut one way.
+// die ends a connection at one pod. The other pod notices it, or does not, as when a
+// path is cut in one direction.
 func (w *world) die(i, pod int, silently bool) {
 	c := w.conns[i]
 	w.kills--

@@ -159,7 +159,7 @@ func TestUnknownIsNotRemembered(t *testing.T) {
 	want(t, send(table, 25*ms, bob, "b"), routes.Parked, true)
 }
 
-// A pod that can ask nobody has its answer at once. It does not look up for
+// A pod that can ask no other pod gets "unknown" at once. It does not start a lookup for
 // each message.
 func TestUnknownAtOnceHoldsBackTheNextLookup(t *testing.T) {
 	table := routes.New(routes.Config{})

@@ -7,8 +7,8 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// TestLookupsOfOneSource: who sends to everybody there might be takes its part
-// of the lookups, and none of the others'.
+// TestLookupsOfOneSource: a source that sends to all possible ids uses its share of the
+// lookups, and no more.
 func TestLookupsOfOneSource(t *testing.T) {
 	tab := New(Config{})
 	from := func(name string) []byte { return messages.AppendTransport(nil, messages.HashID(name), []byte("x")) }
@@ -29,10 +29,10 @@ func TestLookupsOfOneSource(t *testing.T) {
 		t.Errorf("a message of another one: %+v", d)
 	}
 	if d := tab.Send(1, peer(0), from("flooder")); d.Verdict != Parked || d.Lookup {
-		t.Errorf("a message to who is looked up already: %+v", d)
+		t.Errorf("a message to a destination that is being looked up: %+v", d)
 	}
 	if d := tab.Send(1, peer(many-2), nil); d.Verdict != Parked {
-		t.Errorf("somebody who only asks: %+v", d)
+		t.Errorf("a nil message: %+v", d)
 	}
 
 	// Each end of a lookup makes room for another.
@@ -68,9 +68,9 @@ func TestLookupsOfOneSource(t *testing.T) {
 	}
 }
 
-// TestTheSourceWithTheMostGivesWay: whatever is used up, and by however many
-// sources with however many messages to however many ids that nobody has, the
-// first message of another one is kept, as are those of sources that have little.
+// TestTheSourceWithTheMostGivesWay: whichever limit is reached, and however many sources
+// send however many messages to absent ids, the first message of another source is kept,
+// and so are messages of sources that have few.
 func TestTheSourceWithTheMostGivesWay(t *testing.T) {
 	for _, test := range []struct {
 		name          string
