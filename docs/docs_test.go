@@ -1,4 +1,4 @@
-// Package docs has tests that hold what the documents say to what is there.
+// Package docs has tests that compare the documents with the code.
 package docs
 
 import (

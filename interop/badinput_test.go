@@ -12,7 +12,7 @@ import (
 	"github.com/coder/websocket"
 )
 
-// sound checks that r still serves: bad input of one peer is nobody else's.
+// sound checks that r still serves: bad input of one peer does not affect others.
 func sound(t *testing.T, r *relay) {
 	t.Helper()
 	connectWire(t, r, newName("another")).barrier()
@@ -209,7 +209,7 @@ func TestPresence(t *testing.T) {
 	}
 
 	p.send(list(typeSubscribe, bob))
-	p.expectSettled() // nobody is there: no reply
+	p.expectSettled() // no such peer: no reply
 	r.newsTravels()
 	first := connectWire(t, r, name)
 	p.expect(online)
@@ -235,7 +235,7 @@ func TestPresence(t *testing.T) {
 	third := connectWire(t, r, name)
 	third.barrier() // it is there, and not only answered
 	p.send(list(typeSubscribe, hashID(newName("nobody")), bob, p.id))
-	if len(r.pods) > 1 { // what other pods have is told when they have said so
+	if len(r.pods) > 1 { // peers of other pods are reported when those pods have answered
 		told := make(map[peerID]bool)
 		for !told[bob] || !told[p.id] {
 			msg, err := p.read(patience)

@@ -49,7 +49,7 @@ func (b *balancer) keep(c net.Conn) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
-		_ = c.Close() // nobody is served any more
+		_ = c.Close() // the balancer serves no more
 		return false
 	}
 	b.conns[c] = struct{}{}
@@ -91,7 +91,7 @@ func (b *balancer) serve(c net.Conn) {
 }
 
 func (b *balancer) close() {
-	_ = b.ln.Close() // nobody waits for its error
+	_ = b.ln.Close() // its error does not matter
 	b.mu.Lock()
 	b.closed = true
 	for c := range b.conns {

@@ -65,8 +65,8 @@ func TestConnect(t *testing.T) {
 	}
 }
 
-// TestInstanceAddress checks that clients are told the exposed address as it
-// was typed: they compare it byte for byte to decide whether they share a relay.
+// TestInstanceAddress checks that clients receive the exposed address as it was typed:
+// they compare it byte for byte to decide whether they share a relay.
 func TestInstanceAddress(t *testing.T) {
 	tests := []struct {
 		name, exposed, want string
@@ -263,8 +263,8 @@ func TestEarlyMessage(t *testing.T) {
 	bob.open(t, alice.name).expect(t, payload)
 }
 
-// TestAbsentPeer checks that a peer that is not there holds nothing up: neither
-// messages to others nor the attempt to open another connection.
+// TestAbsentPeer checks that an absent peer delays neither messages to others nor the
+// attempt to open another connection.
 func TestAbsentPeer(t *testing.T) {
 	r := sharedRelay(t)
 	alice, bob := connect(t, r, newName("alice")), connect(t, r, newName("bob"))
@@ -279,7 +279,7 @@ func TestAbsentPeer(t *testing.T) {
 	select {
 	case err := <-opened:
 		if err == nil {
-			t.Error("a connection to nobody was opened")
+			t.Error("a connection to an absent peer was opened")
 		}
 	case <-time.After(patience):
 		t.Error("OpenConn does not return")
@@ -287,7 +287,7 @@ func TestAbsentPeer(t *testing.T) {
 }
 
 // TestPeerComesOnline opens a connection to a peer that connects only then, in
-// every order the two can meet in: whoever wins, the opener is told.
+// every order of the two events: the opener always gets its notice.
 func TestPeerComesOnline(t *testing.T) {
 	r := sharedRelay(t)
 	alice := connect(t, r, newName("alice"))
@@ -480,8 +480,8 @@ func TestShutdown(t *testing.T) {
 
 	stopped := make(chan error, 1)
 	go func() { stopped <- r.stop() }()
-	// The grace lets peers go one after another; who leaves first is nowhere
-	// promised, so the wire peer may still hear of others.
+	// The grace lets peers go one after another, in any order, so the wire peer may
+	// still get notices of others.
 	for {
 		msg, err := p.read(exitPatience)
 		if err != nil {

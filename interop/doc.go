@@ -11,9 +11,9 @@
 //
 //   - client.Client and client.Manager of the library, as an agent uses them;
 //   - a wire peer of our own (wire_test.go), written from docs/protocol.md with
-//     nothing but a WebSocket. It does what the library never would, and it can
-//     tell when the relay has done what it was told: a message to itself comes
-//     back in order;
+//     nothing but a WebSocket. It does what the library never would, and it knows
+//     when the relay has handled its messages: a message to itself comes back in
+//     order;
 //   - two userspace WireGuard devices whose packets travel over peer
 //     connections of the library.
 //

@@ -66,7 +66,7 @@ func (a *agent) open(t *testing.T, relayURL string, ip netip.Addr, peer string) 
 	return readConn(t, conn)
 }
 
-// nowhere returns a relay address at which nobody listens.
+// nowhere returns a relay address at which nothing listens.
 func nowhere(t *testing.T) string {
 	t.Helper()
 	ports, err := freePorts(1)

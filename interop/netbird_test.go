@@ -71,8 +71,8 @@ func connect(t *testing.T, r *relay, name string) *nbPeer {
 	return p
 }
 
-// nbConn is a peer connection of the library, which knows no deadlines: a
-// goroutine reads it, and those who wait for the goroutine have one.
+// nbConn is a peer connection of the library, which has no deadlines: a goroutine reads
+// it, and calls that wait for the goroutine have a deadline.
 type nbConn struct {
 	net.Conn
 	in chan []byte // closed when the connection has ended

@@ -81,7 +81,7 @@ func TestPodsPresence(t *testing.T) {
 					}
 					conn.expectEnd(t)
 					watcher.expect(list(typePeersWentOffline, hashID(name)))
-					// Online is told once for each subscription.
+					// There is one online notice for each subscription.
 					watcher.send(list(typeSubscribe, hashID(name)))
 					watcher.expectSettled()
 				}
@@ -91,8 +91,8 @@ func TestPodsPresence(t *testing.T) {
 }
 
 // TestPodsSameID connects one name again and again, each time on the next pod.
-// The older connection is closed, traffic follows, and nobody hears of an
-// absence.
+// The older connection is closed, traffic follows, and no client gets an offline
+// notice.
 func TestPodsSameID(t *testing.T) {
 	r := threePods(t)
 	alice, name := connect(t, r.on(0), newName("alice")), newName("bob")
@@ -182,8 +182,8 @@ func TestPodsManager(t *testing.T) {
 	if n := r.metric(t, "relay_cluster_evictions_total"); n > float64(2*starts) {
 		t.Errorf("%v evictions for %d starts with %d addresses each", n, starts, len(urls))
 	}
-	// The connections that were not chosen go, and nobody hears that an agent
-	// went, also where the chosen connection was not the newest.
+	// The connections that were not chosen go, and no client gets an offline notice for
+	// an agent, even if the chosen connection was not the newest.
 	r.waitMetric(t, float64(starts+2), "relay_peers")
 	online := make(map[peerID]bool)
 	for settled := false; !settled; {

@@ -92,7 +92,7 @@ func describe(msg []byte) string {
 }
 
 // wirePeer is a peer with nothing between it and the wire. It answers health
-// checks unless told otherwise and keeps the test goroutine's order: everything
+// checks unless the test switches that off, and keeps the test goroutine's order: everything
 // happens in the calls.
 type wirePeer struct {
 	t    *testing.T

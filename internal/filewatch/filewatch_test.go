@@ -89,7 +89,7 @@ func TestSilentFileSystemIsPolled(t *testing.T) {
 			t.Errorf("looked at %v, want %v", f.looks, want)
 		}
 		if f.rewatched != 4 {
-			t.Errorf("folder watched anew %d times, want 4", f.rewatched)
+			t.Errorf("folder watched again %d times, want 4", f.rewatched)
 		}
 	})
 }

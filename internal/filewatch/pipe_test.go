@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// A named pipe holds up no start, whether it has a writer or not.
+// A named pipe does not delay the start, whether it has a writer or not.
 func TestReadOfAPipe(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pipe")
 	if err := syscall.Mkfifo(path, 0o600); err != nil {

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// A named pipe without a reader holds up neither the start nor a caller, and a
-// reader that comes gets what waited for it.
+// A named pipe without a reader delays neither the start nor a caller, and a reader that
+// comes later gets the lines that waited for it.
 func TestPipeWithoutReader(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pipe")
 	if err := syscall.Mkfifo(path, 0o600); err != nil {

@@ -48,8 +48,8 @@ func records(log string) (all []record, fragments []string) {
 	return all, fragments
 }
 
-// A reader that is frozen holds up no caller and costs the queue at most; once
-// it reads again, each gap is said where it is, with its size.
+// A frozen reader delays no caller and costs at most the queue; once it reads again, the
+// log shows each gap where it is, with its size.
 func TestFrozenReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out := &slow{tokens: make(chan struct{})}

@@ -41,8 +41,8 @@ func (c *switchConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestNotReadyDoesNotStick holds what Records rests on: an error that says it is
-// temporary does not spoil a tls.Conn, wherever in its records it comes.
+// TestNotReadyDoesNotStick checks what Records relies on: a temporary error does not
+// break a tls.Conn, wherever in its records it comes.
 func TestNotReadyDoesNotStick(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		t.Run(tls.VersionName(version), func(t *testing.T) {
@@ -119,6 +119,6 @@ func testConfigs(t *testing.T, version uint16) (server, client *tls.Config) {
 	roots.AddCert(cert)
 	return &tls.Config{
 		Certificates:           []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
-		SessionTicketsDisabled: true, // nobody reads them here
+		SessionTicketsDisabled: true, // they are not read here
 	}, &tls.Config{RootCAs: roots, ServerName: "relay", MinVersion: version, MaxVersion: version}
 }

@@ -341,10 +341,10 @@ func (c *Conn) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: c.local.Network(), Source: c.local, Addr: c.remote, Err: err}
 }
 
-// signal wakes all who wait for the next change. The mutex that guards what
-// changes guards it too.
+// signal wakes all goroutines that wait for the next change. The mutex that guards the
+// changing state guards it too.
 type signal struct {
-	ch chan struct{} // nil while nobody waits
+	ch chan struct{} // nil while no goroutine waits
 }
 
 // wait returns a channel that is closed at the next raise.

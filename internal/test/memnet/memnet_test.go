@@ -623,7 +623,7 @@ func TestBacklog(t *testing.T) {
 			c.Close()
 		}
 		if resets != memnet.Backlog {
-			t.Errorf("%d were reset, want the %d that nobody accepted", resets, memnet.Backlog)
+			t.Errorf("%d were reset, want the %d that were not accepted", resets, memnet.Backlog)
 		}
 		accepted.Close()
 		if open := n.Conns(memnet.Any); open != 0 {

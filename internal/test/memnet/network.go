@@ -83,7 +83,7 @@ func (a *Addr) Network() string { return "mem" }
 func (a *Addr) String() string { return net.JoinHostPort(a.Host, strconv.Itoa(a.Port)) }
 
 func (a address) net() net.Addr {
-	// Programs look at the IP address of who connects.
+	// Programs look at the IP address of the other side.
 	if ip, err := netip.ParseAddr(a.host); err == nil {
 		return net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, uint16(a.port)))
 	}
@@ -249,7 +249,7 @@ type Host struct {
 // Name returns the name of h, which others dial.
 func (h *Host) Name() string { return h.name }
 
-// portLocked returns a port on which nobody listens.
+// portLocked returns a port on which nothing listens.
 func (h *Host) portLocked() (int, error) {
 	for range 1<<16 - firstPort {
 		port := h.nextPort
@@ -451,7 +451,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close stops listening, and resets the connections that nobody has accepted.
+// Close stops listening, and resets the connections that were not accepted.
 // It may be called more than once. Connections that were accepted stay.
 func (l *Listener) Close() error {
 	n := l.network
