@@ -2,6 +2,7 @@ package link_test
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -146,14 +147,19 @@ func TestBusyLinkStaysAlive(t *testing.T) {
 // the others are lost.
 func TestSkippedPings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n, a, _ := memory(t, memnet.Config{Latency: time.Millisecond}, nil)
+		var pongs atomic.Int64
+		n, a, _ := memory(t, memnet.Config{Latency: time.Millisecond}, func(a, _ *link.Config) {
+			a.RoundTrip = func(time.Duration) { pongs.Add(1) }
+		})
 		time.Sleep(time.Second / 2)
 		n.Cut("a", "b")
-		time.Sleep(2 * time.Second) // two pings
+		time.Sleep(2 * time.Second) // two pings, which arrive at the same instant
 		n.Heal("a", "b")
 		time.Sleep(time.Second)
-		if sent, lost := a.pings(); sent != 4 || lost != 1 {
-			t.Errorf("%d pings sent, %d lost, want 4 and 1", sent, lost)
+		// b has read both before its writer answers, or it has not.
+		answered := int(pongs.Load())
+		if sent, lost := a.pings(); sent != 4 || answered < 3 || lost != sent-answered {
+			t.Errorf("%d pings sent, %d answered, %d lost, want 4, of which each is answered or lost and one at most is lost", sent, answered, lost)
 		}
 	})
 }
