@@ -177,7 +177,7 @@ func startPods(n int, extra ...string) (*relay, error) {
 			return r, nil
 		}
 		_ = r.stop() // those that came up
-		// Somebody may take a port between our look and the relay's bind.
+		// Another program may take a port between our check and the relay's bind.
 		if attempt == 3 || !strings.Contains(err.Error(), "address already in use") {
 			return nil, err
 		}
@@ -449,8 +449,8 @@ func (r *relay) waitAccounted(t *testing.T) {
 }
 
 // waitFor calls check until it returns nil, and fails the test with its last
-// error when that takes too long. It is for what another process does and tells
-// nobody.
+// error when that takes too long. It is for what another process does
+// without any signal.
 func waitFor(t *testing.T, check func() error) {
 	t.Helper()
 	deadline := time.After(patience)
@@ -487,7 +487,7 @@ func loopback(port int) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 }
 
-// freePorts returns n different TCP ports that nobody used a moment ago.
+// freePorts returns n different TCP ports that were free a moment ago.
 func freePorts(n int) ([]int, error) {
 	var ports []int
 	for range n {

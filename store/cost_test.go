@@ -98,7 +98,7 @@ func BenchmarkConnect(b *testing.B) {
 				p.Remove(c)
 			}
 			if out.wakes.Load() != 0 {
-				b.Error("somebody was told who did not ask")
+				b.Error("a subscriber to another id got a notice")
 			}
 		})
 	}

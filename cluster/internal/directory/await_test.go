@@ -35,7 +35,7 @@ func TestAwaitAtAHome(t *testing.T) {
 	s.want("3: OFFLINE")
 	s.pass(99 * time.Millisecond)
 	s.got(3, register(1e15+2e9+1))
-	s.want("1: ONLINE at 3", "3: ONLINE at 3") // and nobody else was told of an end
+	s.want("1: ONLINE at 3", "3: ONLINE at 3") // and no other pod got OFFLINE
 	s.pass(time.Second)
 	s.want()
 	s.got(3, gone)

@@ -25,7 +25,7 @@ func TestDenied(t *testing.T) {
 			t.Errorf("denied: %v", !want)
 		}
 	}
-	denied(false) // nobody has asked
+	denied(false) // no subscription
 	s.Subscribe(s.now, x)
 	s.take()
 	ids := map[directory.Session]uint32{}
@@ -105,7 +105,7 @@ func TestVisited(t *testing.T) {
 	s.up(1, 1)
 	s.agree(1)
 	s.forget()
-	s.Visited(s.now, x.ID()) // nobody asks
+	s.Visited(s.now, x.ID()) // no subscription
 	s.Subscribe(s.now, x)
 	sub := s.idOf(wire.Subscribe)
 	s.got(1, wire.Entry{Kind: wire.Answered, Name: x, ID: sub})

@@ -71,7 +71,7 @@ func TestLookup(t *testing.T) {
 			nobody(s, 1, false)
 			nobody(s, 2, false)
 		}, []string{"1: WHO_HAS", "2: WHO_HAS", "1: WHO_HAS all", "2: WHO_HAS all", "3: WHO_HAS all", "answer nobody"}},
-		{"everyone, somebody has", func(s *script) { nobody(s, 1, false); nobody(s, 2, true); have(s, 3, 3, 5) },
+		{"every pod asked, one has it", func(s *script) { nobody(s, 1, false); nobody(s, 2, true); have(s, 3, 3, 5) },
 			[]string{"1: WHO_HAS", "2: WHO_HAS", "1: WHO_HAS all", "2: WHO_HAS all", "3: WHO_HAS all", "answer 3"}},
 		{"everyone, one is silent", func(s *script) {
 			nobody(s, 1, false)
@@ -168,7 +168,7 @@ func TestAskEveryone(t *testing.T) {
 	s.Lookup(s.now, lookedUp, 0)
 	s.want("3: WHO_HAS all")
 	s.pass(199 * time.Millisecond)
-	s.want() // nobody else is left to be asked
+	s.want() // no further pod can be asked
 	s.pass(time.Millisecond)
 	s.want("answer unknown") // 1 and 2 cannot be asked
 	s.Lookup(s.now, lookedUp, 0)

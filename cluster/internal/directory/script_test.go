@@ -509,7 +509,7 @@ func TestSubscriber(t *testing.T) {
 func TestHeard(t *testing.T) {
 	s := newScript(t)
 	s.Heard(s.now, id("x"), member(1).ID)
-	s.want() // nobody is interested
+	s.want() // no subscription
 	s.Subscribe(s.now, x)
 	s.want("denied")
 	s.Heard(s.now, id("x"), member(1).ID)

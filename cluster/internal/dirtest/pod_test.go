@@ -262,7 +262,7 @@ func (p *pod) receive(e *end, list []wire.Entry) {
 // message is one transport message.
 type message struct {
 	number int
-	src    messages.PeerID // zero: somebody who is no peer
+	src    messages.PeerID // zero: no peer
 	dst    *peer
 	from   string
 	sent   int64

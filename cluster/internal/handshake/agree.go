@@ -17,7 +17,7 @@ type terms struct {
 // theirs, or why it cannot. It uses neither sockets nor secrets.
 func agree(mine, theirs *wire.Hello, role Role) (terms, *Error) {
 	if theirs.Nonce == mine.Nonce {
-		return terms{}, refuse(Reflected, "my own nonce came back")
+		return terms{}, refuse(Reflected, "this pod's own nonce came back")
 	}
 	t := terms{version: min(mine.Max, theirs.Max)}
 	if t.version < max(mine.Min, theirs.Min) {
@@ -26,7 +26,7 @@ func agree(mine, theirs *wire.Hello, role Role) (terms, *Error) {
 	}
 	if Differ(mine.Instance, theirs.Instance) &&
 		!slices.Contains(mine.Former(), theirs.Instance) && !slices.Contains(theirs.Former(), mine.Instance) {
-		return terms{}, refuse(OtherInstance, "the other side is of another relay: it tells its peers another address")
+		return terms{}, refuse(OtherInstance, "the other side belongs to another relay: it has another exposed address")
 	}
 	switch {
 	case len(mine.Keys) == 0 && len(theirs.Keys) == 0:

@@ -178,9 +178,9 @@ func (s *shake) check(k *key, script []byte) (wire.Proof, error) {
 	case err != nil:
 		return p, &Error{Reason: Malformed, Err: err}
 	case k == nil && p.MAC != nil:
-		return p, refuse(SignedButUnsupported, "a proof where neither side has a secret")
+		return p, refuse(SignedButUnsupported, "the other side sent a proof although neither side has a secret")
 	case k != nil && p.MAC == nil:
-		return p, refuse(UnsignedButRequired, "no proof")
+		return p, refuse(UnsignedButRequired, "the other side sent no proof")
 	case k != nil && !hmac.Equal(p.MAC, mac(k.of(s.role.other()), script, p)):
 		return p, refuse(HMACMismatch, "the proof is wrong")
 	}
@@ -209,7 +209,7 @@ func (s *shake) read(want wire.Type, otherwise Reason) ([]byte, error) {
 	typ, size, err := wire.ParseHeader(header[:])
 	switch {
 	case typ != want:
-		return nil, refuse(otherwise, "%v in place of %v", typ, want)
+		return nil, refuse(otherwise, "got %v instead of %v", typ, want)
 	case err != nil:
 		return nil, &Error{Reason: Malformed, Err: err}
 	}

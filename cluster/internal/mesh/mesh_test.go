@@ -202,7 +202,7 @@ func (w *world) close(c *conn, pod int) {
 	c.queues[pod] = append(c.queues[pod], frame{kind: "eof"})
 	w.pods[pod].Ended(c.number)
 	if c.ends[1-pod].closed {
-		c.queues = [2][]frame{} // nobody reads them
+		c.queues = [2][]frame{} // they are not read
 	}
 }
 

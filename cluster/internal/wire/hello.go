@@ -37,7 +37,7 @@ type Hello struct {
 	Nonce        [NonceSize]byte
 	Incarnation  uint64        // random number of this process
 	Clock        uint64        // cluster clock, µs
-	Instance     Fingerprint   // of the address that the sender tells its peers, see [InstanceFingerprint]
+	Instance     Fingerprint   // of the address that the sender announces to its peers, see [InstanceFingerprint]
 	Keys         []Fingerprint // of the secrets that the sender has, the preferred one first; at most [MaxKeys]
 	Address      string        // announce address: printable ASCII without blanks, 1 to 255 bytes
 	Build        string        // version of the program, for people: printable ASCII, at most 64 bytes
