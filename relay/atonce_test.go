@@ -89,24 +89,43 @@ func (p *Peer) read(t *testing.T, to *Peer, ns ...uint32) {
 	p.flush()
 }
 
-func TestMessageThatComesAloneIsWrittenAtOnce(t *testing.T) {
+// TestBatchIsWrittenAtOnce: a reader writes to few destinations by itself, with one
+// attempt for each, and starts writers for more.
+func TestBatchIsWrittenAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conn := newTryConn(1 << 20)
 		from, to := newPair(t, conn)
-		from.read(t, to, 1)
-		// Without waiting for any other goroutine.
-		if len(conn.taken) != plainHeader+messages.TransportHeaderSize+100 || to.out.Writing() {
-			t.Errorf("%d bytes were written, a writer is left: %v", len(conn.taken), to.out.Writing())
+		size := 0
+		for _, batch := range [][]uint32{{1}, {2, 3, 4}} {
+			from.read(t, to, batch...)
+			// Without waiting for any other goroutine.
+			size += len(batch) * (plainHeader + messages.TransportHeaderSize + 100)
+			if len(conn.taken) != size || to.out.Writing() {
+				t.Errorf("%v: %d bytes were written, want %d; a writer is left: %v", batch, len(conn.taken), size, to.out.Writing())
+			}
 		}
-		from.read(t, to, 2, 3) // a batch has a writer
-		synctest.Wait()
-		if conn.batches != 0 || !to.out.Writing() {
-			t.Error("a batch was written by the reader")
+		conns := []*tryConn{conn}
+		for i := range maxAtOnce {
+			more := newTryConn(1 << 20)
+			conns = append(conns, more)
+			other := NewPeer(nil, messages.HashID(string(rune('a'+i))), more, to.local.store, to.notifier, nil)
+			to.local.store.Add(other)
+			t.Cleanup(func() { other.cut(errCut) })
+			if err := from.handle(messages.AppendTransport(nil, other.id, numbered(5, 100))); err != nil {
+				t.Fatal(err)
+			}
 		}
-		conn.more <- struct{}{}
+		from.read(t, to, 5)
 		synctest.Wait()
-		if conn.batches != 1 || to.out.Writing() || to.out.Load() != (sendq.Load{}) {
-			t.Errorf("%d batches, writing %v, %+v left", conn.batches, to.out.Writing(), to.out.Load())
+		for i, c := range conns {
+			if c.batches != 0 {
+				t.Errorf("destination %d was written to by the reader", i)
+			}
+			c.more <- struct{}{}
+			synctest.Wait()
+			if c.batches != 1 {
+				t.Errorf("destination %d has %d batches", i, c.batches)
+			}
 		}
 	})
 }

@@ -34,11 +34,16 @@ func (c *courier) hand(to *Peer, msg []byte) (why drop.Reason) {
 	return why
 }
 
-// start starts the writers this reader owes. alone says that the batch was one
-// message, which is then tried at once: waking a writer would take longer.
-func (c *courier) start(alone bool) {
+// maxAtOnce is how many destinations a reader writes to by itself. More are served
+// side by side, and hold it up no longer than that.
+const maxAtOnce = 4
+
+// start starts the writers this reader owes. For few destinations it first tries to
+// write by itself: waking a goroutine for each would take longer. See ADR-0033.
+func (c *courier) start() {
+	few := len(c.touched) <= maxAtOnce
 	for i, to := range c.touched {
-		to.startWriter(alone)
+		to.wake(!few || !to.writeAtOnce())
 		c.touched[i] = nil
 	}
 	c.touched = c.touched[:0]

@@ -112,14 +112,12 @@ func (h *host) Settle(id messages.PeerID, is cluster.Presence) {
 
 // delivery hands the messages that one link brings to the peers of this pod.
 type delivery struct {
-	local    courier
-	messages int // since the last Flush
+	local courier
 }
 
 // Deliver queues one message; Flush starts the writers. If dst waits to be told that
 // the source is online, it is told so ahead of msg.
 func (d *delivery) Deliver(dst messages.PeerID, msg []byte) drop.Reason {
-	d.messages++
 	to := d.local.find(dst)
 	if to == nil || to.gone.Load() != 0 {
 		return drop.PeerGone
@@ -139,6 +137,5 @@ func (d *delivery) Deliver(dst messages.PeerID, msg []byte) drop.Reason {
 
 // Flush starts the writers that are owed.
 func (d *delivery) Flush() {
-	d.local.start(d.messages == 1)
-	d.messages = 0
+	d.local.start()
 }

@@ -216,15 +216,6 @@ func (p *Peer) wake(owed bool) {
 	}
 }
 
-// startWriter starts the writer that the caller owes. alone says that the caller's
-// batch was one message, which is then tried at once: waking a goroutine would take
-// longer.
-func (p *Peer) startWriter(alone bool) {
-	if !alone || !p.writeAtOnce() {
-		go p.write()
-	}
-}
-
 // closeQueue refuses further messages and drops those that wait, counted. It
 // returns a channel that is closed when the writer has ended, nil when there is
 // none.
@@ -376,7 +367,7 @@ func (p *Peer) route(msg []byte) {
 // flush starts the writers this reader owes, and what the fabric owes, and counts the
 // batch.
 func (p *Peer) flush() {
-	p.local.start(p.received.Messages == 1)
+	p.local.start()
 	if p.forwarded {
 		p.forwarded = false
 		p.fabric.Flush()

@@ -30,12 +30,12 @@ var controls = sync.Pool{New: func() any {
 	return &control{ids: make([]messages.PeerID, 0, messages.MaxPeersPerList)}
 }}
 
-// writeAtOnce does the work of the writer as far as that is one message that the
-// socket takes without waiting, and reports whether nothing is left. Otherwise the
-// caller starts the writer. See ADR-0031.
+// writeAtOnce does the work of the writer as far as that is one chunk of data that
+// the socket takes without waiting, and reports whether nothing is left. Otherwise
+// the caller starts the writer. See ADR-0033.
 func (p *Peer) writeAtOnce() (ended bool) {
 	w, ok := p.out.Next(0)
-	if ok && w.Due == 0 && w.Data != nil && w.Data.Load().Messages == 1 && !p.untold() {
+	if ok && w.Due == 0 && w.Data != nil && !p.untold() {
 		p.sampleDelay(w.Data)
 		attempt, err := p.conn.TryWriteBatch(w.Data.Frames())
 		switch {

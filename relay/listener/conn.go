@@ -41,7 +41,7 @@ type Conn interface {
 	// connection is unusable.
 	WriteBatch(b []byte) (int, error)
 
-	// TryWriteBatch is WriteBatch without waiting, of at most 16 KiB. It may
+	// TryWriteBatch is WriteBatch without waiting, of at most 64 KiB. It may
 	// always leave b untouched. When it has begun, b is the conn's until the
 	// next call, which must be WriteBatch with nil: that writes the rest.
 	TryWriteBatch(b []byte) (Attempt, error)

@@ -14,9 +14,9 @@
 // A writer runs only while something waits. One turn of it is all control, up to
 // 64 KiB of entries and up to 64 KiB of data, so neither of these keeps the other
 // from the socket; it is encrypted and, where it fits, written with one call of
-// the system. A message that comes alone is encrypted and tried by the goroutine
-// that sends it, which never waits (ADR-0031): what the socket does not take is
-// left to a writer.
+// the system. The goroutine that calls [Queue.Wake] does as much of that as is one
+// chunk of data that the socket takes without waiting (ADR-0033); what is left is
+// a writer's.
 //
 // The reader waits for its socket and for nothing else. It takes up to 64 kB at
 // once, hands every whole frame to the [Handler] in place, and says where the

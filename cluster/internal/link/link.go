@@ -228,7 +228,7 @@ func (l *Link) Use() {
 		l.cfg.Queue.out.Resume()
 		return
 	}
-	l.wakeForData(false)
+	l.start(l.own.Mark(dueData))
 }
 
 // Release gives the queue up, so that no message is written behind what

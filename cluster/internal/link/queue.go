@@ -117,11 +117,11 @@ func flowOf(d *wire.Data) uint64 {
 }
 
 // Wake makes the link write what is queued. It does nothing when there is none: the
-// next one begins with what is queued. A message that waits alone is written by the
-// caller as far as the socket takes it at once.
+// next one begins with what is queued. The caller writes as much of it as the socket
+// takes at once, up to a chunk.
 func (q *Queue) Wake() {
 	if l := q.link.Load(); l != nil {
-		l.wakeForData(q.out.Load().Messages == 1)
+		l.wakeForData()
 	}
 }
 

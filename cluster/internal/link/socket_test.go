@@ -65,28 +65,33 @@ func settle(a, b *end) {
 	}
 }
 
-// TestLoneMessage: a message alone is written before Wake returns, with one call
-// and no other goroutine.
-func TestLoneMessage(t *testing.T) {
+// TestWakeWrites: what fits a chunk is written before Wake returns, with one call and
+// no other goroutine.
+func TestWakeWrites(t *testing.T) {
 	x, y := socketPair(t)
 	cx := &counting{Conn: x}
-	got := make(chan int, 1)
+	got := make(chan int, 8)
 	a, b := pairOver(t, cx, y, func(a, b *link.Config) {
 		quiet(a, b)
 		b.Handler = &trace{forward: func(msg []byte) { got <- number(msg) }, batch: func() {}}
 	})
 	settle(a, b)
-	for i := range 100 {
+	for i := 0; i < 800; i += 8 {
 		_, before := cx.counts()
-		if wake, why := a.queue.Push(peer(1), 1, false, numbered(i, 1200)); !wake {
-			t.Fatalf("Push: no wake, %v", why)
+		batch := 1 + i%16*7/8 // 1 or 8
+		for k := range batch {
+			if wake, why := a.queue.Push(peer(1), 1, false, numbered(i+k, 1200)); wake != (k == 0) {
+				t.Fatalf("Push: wake %v, %v", wake, why)
+			}
 		}
 		a.queue.Wake()
 		if _, after := cx.counts(); after != before+1 || a.Writing() {
-			t.Fatalf("%d writes, writer %v, want the message written and nobody left", after-before, a.Writing())
+			t.Fatalf("%d writes, writer %v, want all written and no writer left", after-before, a.Writing())
 		}
-		if n := <-got; n != i {
-			t.Fatalf("message %d arrived in place of %d", n, i)
+		for k := range batch {
+			if n := <-got; n != i+k {
+				t.Fatalf("message %d arrived in place of %d", n, i+k)
+			}
 		}
 	}
 }

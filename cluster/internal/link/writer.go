@@ -30,12 +30,12 @@ func (l *Link) start(owed bool) {
 	}
 }
 
-// wakeForData makes a writer write what is in the queue. When that is one message
-// alone it is tried at once: to wake a writer would take longer.
-func (l *Link) wakeForData(alone bool) {
+// wakeForData writes what is in the queue as far as the socket takes it at once, to
+// wake a writer would take longer, and makes a writer write the rest.
+func (l *Link) wakeForData() {
 	switch {
 	case !l.own.Mark(dueData):
-	case alone && l.raw != nil && l.writeAtOnce():
+	case l.raw != nil && l.writeAtOnce():
 		call(l.cfg.Idle)
 	default:
 		go l.write()
@@ -209,7 +209,7 @@ func (l *Link) flush() error {
 
 // writeAtOnce does the work of the writer as far as that is data of one chunk that
 // the socket takes without waiting, and reports whether nothing is left. Otherwise
-// the caller starts the writer. See ADR-0031.
+// the caller starts the writer. See ADR-0033.
 func (l *Link) writeAtOnce() (ended bool) {
 	t, ok := l.next(0)
 	if !ok {

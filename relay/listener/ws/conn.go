@@ -200,13 +200,10 @@ func (c *Conn) dropRest() {
 	c.rest, c.lent = nil, nil
 }
 
-// maxTry is how much TryWriteBatch writes: one TLS record, and any one message.
-const maxTry = 16 << 10
-
 // TryWriteBatch implements [listener.Conn]. On the plain path it writes nothing:
 // what is handed to Write must all go.
 func (c *Conn) TryWriteBatch(b []byte) (a listener.Attempt, err error) {
-	if c.socket.Raw() == nil || len(b) > maxTry {
+	if c.socket.Raw() == nil || len(b) > netbatch.ReadSize {
 		return listener.Untouched, nil
 	}
 	select {
