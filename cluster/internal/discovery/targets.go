@@ -65,7 +65,7 @@ func (d *Discovery) lookAtLocked(addr netip.AddrPort, t *target, now time.Time) 
 	switch {
 	case s.Self || s.Linked && s.Answered:
 		t.tried = true
-		if !s.Other || t.reason != "timeout" && t.reason != "no_route" { // else said as a note
+		if !s.Other || t.reason != nolink.Timeout && t.reason != nolink.NoRoute { // else said as a note
 			t.err, t.reason = nil, ""
 		}
 	case !s.Linked && s.Ended != nil && nolink.Refused(nolink.Reason(s.Ended)):
