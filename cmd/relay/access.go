@@ -17,8 +17,8 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// access is how a command is told to reach a relay: where it is, what proves who
-// we are, and what proves that it is the relay. All commands take it from the
+// access is how a command reaches a relay: its address, what proves who we are,
+// and what proves that it is the relay. All commands take it from the
 // same options and variables.
 type access struct {
 	set setting.Set // of these alone: only they have variables

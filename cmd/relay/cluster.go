@@ -29,7 +29,7 @@ const (
 	maxClusterStatus = 16 << 20
 )
 
-// clusterOptions is what `relay cluster` is told.
+// clusterOptions are the options of `relay cluster`.
 type clusterOptions struct {
 	address   string
 	tokenFile string

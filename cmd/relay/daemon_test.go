@@ -28,13 +28,13 @@ import (
 )
 
 // quiet are the options of a relay that is alone, on ports of its own, and ends
-// as soon as it is told to.
+// as soon as it gets a signal.
 func quiet(more ...string) []string {
 	return append([]string{"-l", "127.0.0.1:0", "-e", "relay.example.com:443", "--metrics-listen-address", "127.0.0.1:0", "-H", "127.0.0.1:0",
 		"--ops-listen-address", "127.0.0.1:0", "--drain-delay", "0s", "--drain-grace", "0s"}, more...)
 }
 
-// address returns what the line with part says is listened on.
+// address returns the address in the line of the log that has part.
 func (l *live) address(t *testing.T, part string) string {
 	t.Helper()
 	_, rest, _ := strings.Cut(l.stderr.Line(t, part), "address=")
@@ -207,7 +207,7 @@ func TestReaderOfTheLogGoesAway(t *testing.T) {
 	if err := d.stderr.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the first logs a line, the second finds who is there
+	for range 2 { // the first logs a line, the second notices that the reader has gone
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+strings.TrimSpace(rest)+"/v1/log-level", strings.NewReader("info"))
 		if err != nil {
 			t.Fatal(err)

@@ -54,7 +54,7 @@ func (p *program) devCommand() *command {
 			}
 			err = p.dev(ctx, cfg, once)
 			if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-				return nil // stopped by a user who has seen enough
+				return nil // the user stopped it
 			}
 			return err
 		},

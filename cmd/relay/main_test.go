@@ -40,7 +40,7 @@ func run(t *testing.T, env map[string]string, args ...string) call {
 	return call{code, stdout.String(), stderr.String()}
 }
 
-// What is wrong ends with 2 and says what is wrong, bare or with start.
+// A wrong setting ends the program with 2 and is named, with and without start.
 func TestUsage(t *testing.T) {
 	tests := []struct {
 		name string

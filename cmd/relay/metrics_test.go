@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// No line has a label that says nothing.
+// No line of the metrics has an empty label.
 func TestNoEmptyLabels(t *testing.T) {
 	pod := runLive(t, nil, "-l", "127.0.0.1:0", "-e", "relay.example.com:443", "-s", "of sixteen or so",
 		"--cluster-listen-address", "127.0.0.1:0", "--cluster-peers", "127.0.0.2", "--pod-ip", "127.0.0.1",

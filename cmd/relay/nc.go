@@ -33,7 +33,7 @@ import (
 const devAddress = "127.0.0.1:7080"
 
 const (
-	// ncMaxBackoff is short too: somebody is waiting at the terminal.
+	// ncMaxBackoff is short: a user is waiting at the terminal.
 	ncMaxBackoff = 2 * time.Second
 	// ncFlush bounds the wait, at the end, for what is queued to be sent.
 	ncFlush = 5 * time.Second
@@ -45,7 +45,7 @@ const (
 	ncRetry = time.Second
 )
 
-// ncOptions is what `relay nc` is told.
+// ncOptions are the options of `relay nc`.
 type ncOptions struct {
 	access
 	name, to string
@@ -214,7 +214,7 @@ func (n *netcat) close() error {
 	return nil
 }
 
-// verdict says what was lost; nil: nothing.
+// verdict returns an error that says what was lost; nil: nothing was.
 func (n *netcat) verdict() error {
 	var errs []error
 	if taken, left := n.taken.Load(), n.taken.Load()-n.delivered.Load(); left > 0 {
@@ -346,7 +346,7 @@ func (n *netcat) missing(online bool) string {
 func (n *netcat) progressed()             { n.progress.Store(time.Now().UnixNano()) }
 func (n *netcat) lastProgress() time.Time { return time.Unix(0, n.progress.Load()) }
 
-// meet talks to peers, one by name or whoever comes, until ctx ends.
+// meet talks to one peer by name, or to every peer that writes, until ctx ends.
 func (n *netcat) meet(ctx context.Context) error {
 	if n.o.to != "" {
 		return n.talkTo(ctx, messages.HashID(n.o.to))
@@ -371,7 +371,7 @@ func (n *netcat) talkTo(ctx context.Context, id messages.PeerID) error {
 	}
 }
 
-// listen talks to whoever comes.
+// listen talks to every peer that writes.
 func (n *netcat) listen(ctx context.Context) error {
 	var serving sync.WaitGroup
 	defer serving.Wait()

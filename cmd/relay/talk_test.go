@@ -224,7 +224,7 @@ func TestNetcatAccess(t *testing.T) {
 	}
 }
 
-// A relay that is not there yet is waited for, until somebody has enough.
+// nc waits for a relay that is not there yet, until the user stops it.
 func TestNetcatWaits(t *testing.T) {
 	nc := runLive(t, nil, "nc", "alice", "--url", "rel://127.0.0.1:1", "--secret", "secret")
 	nc.stderr.Line(t, "waiting for the relay at rel://127.0.0.1:1\n")

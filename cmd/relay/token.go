@@ -14,7 +14,7 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// tokenOptions is what `relay token` is told.
+// tokenOptions are the options of `relay token`.
 type tokenOptions struct {
 	access
 	ttl       time.Duration

@@ -20,8 +20,8 @@ import (
 )
 
 // MinClusterSecret is the least length of a secret that pods share, in
-// characters: whoever can listen between two pods may try secrets against what
-// they exchange for as long as he likes.
+// characters: an attacker that reads what two pods exchange can try secrets against
+// it for as long as he likes.
 const MinClusterSecret = 32
 
 const (
@@ -30,7 +30,7 @@ const (
 	minClusterInterval = time.Second
 )
 
-// Cluster is what a pod is told of the other pods of its relay.
+// Cluster is how a pod finds and joins the other pods of its relay.
 type Cluster struct {
 	Headless       string       // name that resolves to every pod
 	Peers          []string     // host, host:port or [v6]:port

@@ -104,8 +104,8 @@ func (p *Pod) operators(metrics prometheus.Gatherer, token string) Part {
 	}
 }
 
-// clusterStatus returns what operators are told of the other pods; nil: there
-// are none.
+// clusterStatus returns what the operations listener shows of the other pods; nil:
+// there are none.
 func (p *Pod) clusterStatus() any {
 	if others := p.others.Load(); others != nil {
 		return others.Status()

@@ -14,7 +14,7 @@ import (
 	"github.com/crosspod/crosspod/internal/setting"
 )
 
-// Settings is what `relay start` is told, part by part. [NewSettings] makes it.
+// Settings are the options of `relay start`, part by part. [NewSettings] makes it.
 type Settings struct {
 	Peers
 	Secrets
@@ -61,7 +61,7 @@ func (p *problems) add(format string, args ...any) {
 	p.errs = append(p.errs, fmt.Errorf(format, args...))
 }
 
-// Validate says all that is missing or does not go together.
+// Validate reports everything that is missing or does not go together.
 func (r *Settings) Validate() error {
 	p := &problems{Set: r.set}
 	for _, part := range r.sections() {
@@ -78,7 +78,7 @@ func (r *Settings) Validate() error {
 // variable. Of a default it is the flag.
 func (r *Settings) Source(name string) string { return r.set.Source(name) }
 
-// Warnings says what is accepted and has no effect.
+// Warnings returns a line for each setting that is accepted and has no effect.
 func (r *Settings) Warnings() []string {
 	var all []string
 	if r.STUN {

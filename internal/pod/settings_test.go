@@ -456,7 +456,7 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-// Every default that help shows is what nobody setting it gives.
+// Every default that the help shows is the value when the setting is not given.
 func TestDefaultsAsShown(t *testing.T) {
 	want, s := NewSettings()
 	for _, st := range s.All() {

@@ -23,12 +23,12 @@ type Setting struct {
 	Letter string
 	// Group is the heading it is listed under.
 	Group string
-	// Usage says in a line what it is for.
+	// Usage says in one line what it is for.
 	Usage string
 	// ValueName is what its value is called, such as SIZE; "" where none is
 	// needed.
 	ValueName string
-	// Default is what it is when nobody sets it, for people; "" for nothing.
+	// Default is its value when it is not set, as the help shows it; "" for none.
 	Default string
 
 	parse  func(string) error
@@ -258,7 +258,7 @@ func Size[T int | int64](s *Set, p *T, name string, def T, defText, usage string
 
 // List adds a setting with any number of values, separated by commas or given
 // by several flags. Values of flags are added to those of the environment. An
-// error of add is told with the value that it is about, where there are several.
+// error of add names the value that is wrong, where there are several.
 func (s *Set) List(name, def, usage string, add func(string) error) *Setting {
 	st := s.Func(name, def, usage, func(v string) error {
 		for item := range strings.SplitSeq(v, ",") {

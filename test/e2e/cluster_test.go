@@ -18,7 +18,7 @@ import (
 	"github.com/crosspod/crosspod/internal/test/podproc"
 )
 
-// Three pods are one relay: whoever lands where, all talk to all.
+// Three pods are one relay: peers on any pods can talk to each other.
 func TestPods(t *testing.T) {
 	all := pods(t, 3)
 	a, b, c := connect(t, peer(all[0].url(), "alice")), connect(t, peer(all[1].url(), "bob")), connect(t, peer(all[2].url(), "carol"))
@@ -110,7 +110,7 @@ func TestReadiness(t *testing.T) {
 	if code, _ := get(t, "http://"+all[0].health+"/readyz"); code != http.StatusServiceUnavailable {
 		t.Errorf("/readyz: %d while another pod is being dialled, want 503", code)
 	}
-	// It goes, and so nobody is there to wait for; a pod takes its place.
+	// It goes, so there is no pod to wait for; then a pod takes its place.
 	_ = ln.Close() // it has said nothing
 	_ = conn.Close()
 	for conn := range silent {
@@ -216,7 +216,7 @@ func TestPeerMoves(t *testing.T) {
 }
 
 // SIGTERM: peers are told first, then the other pods, then all ends; the others
-// know at once that nobody is there any more.
+// know at once that the pod has gone.
 func TestPodDrains(t *testing.T) {
 	all := pods(t, 3)
 	b := connect(t, peer(all[1].url(), "bob"))
@@ -284,7 +284,7 @@ func TestClusterSecretRotation(t *testing.T) {
 	all[3].args = append(all[3].args, "--cluster-auth-secret-file", file+".old")
 	begin(all[3])
 	all[3].sees(t, all[0], cluster.PodRefused)
-	// A pod that begins anew proves the new secret too.
+	// A pod that starts again proves itself with the new secret too.
 	all[2].Signal(syscall.SIGTERM)
 	all[2].Exit()
 	begin(all[2])

@@ -69,7 +69,7 @@ func startAtOnce(t *testing.T, all []*pod) {
 	}
 }
 
-// podEnv is what every pod is told by its environment.
+// podEnv is the environment of every pod.
 var podEnv = []string{"RELAY_CLUSTER_AUTH_SECRET=" + podSecret}
 
 // start starts the pod, or starts it again at the same address.
@@ -78,7 +78,7 @@ func (p *pod) start(t *testing.T, args ...string) {
 	p.relayProcess = startRelay(t, podEnv, append(p.args, args...)...)
 }
 
-// freePort returns a port that nobody has on any of hosts, below those that
+// freePort returns a port that is free on all of hosts, below those that
 // systems give to outgoing connections.
 func freePort(t *testing.T, hosts []string) string {
 	t.Helper()

@@ -20,7 +20,7 @@ import (
 var starts = flag.Int("starts", 5, "starts of TestStarts")
 
 // TestStarts has three real processes start at the same time, again and again:
-// each time everybody must be linked to everybody. It says how long that took,
+// each time every pod must be linked to every other. It logs how long that took,
 // with the binary that people run, without the race detector.
 func TestStarts(t *testing.T) {
 	plain, err := podproc.Build(t.TempDir())

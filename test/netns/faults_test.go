@@ -157,7 +157,7 @@ func TestSplit(t *testing.T) {
 	flow.Between(t, connect(t, "one", pods[0]), connect(t, "three", pods[2])).More(t)
 }
 
-// The way between peers and their relay is dead, and no side is told. A client
+// The network between peers and their relay is dead, and neither side notices. A client
 // leaves within five seconds, whether it sends or not, and the relay lets it go
 // within ten; each has a second more here, for a machine that has other work.
 func TestWayToPeersIsDead(t *testing.T) {
