@@ -22,8 +22,8 @@ type bulk struct {
 type bulkFlow struct {
 	pair
 	bulk
-	out                     *batch
-	received, sent, givenUp atomic.Uint64
+	out            *batch
+	received, sent atomic.Uint64
 }
 
 // runningBulk is flows that run until they are stopped.
@@ -67,7 +67,6 @@ func (f *bulkFlow) run(stopping *atomic.Bool) error {
 			return nil
 		}
 		if err := f.b.in.fill(); timedOut(err) { // see watch
-			f.givenUp.Add(1)
 			acked = sent
 			if err := f.b.conn.SetReadDeadline(time.Time{}); err != nil {
 				return err
@@ -128,7 +127,7 @@ func (r *runningBulk) received() (n uint64) {
 
 // end ends the sending, waits for what is in flight, as watch allows, and closes
 // the connections.
-func (r *runningBulk) end() (lost, givenUp uint64, err error) {
+func (r *runningBulk) end() (lost uint64, err error) {
 	r.stopping.Store(true)
 	select {
 	case <-r.done:
@@ -137,11 +136,10 @@ func (r *runningBulk) end() (lost, givenUp uint64, err error) {
 	for _, f := range r.flows {
 		f.close()
 		lost += f.sent.Load() - f.received.Load()
-		givenUp += f.givenUp.Load()
 	}
 	<-r.done
 	r.tasks.Wait()
-	return lost, givenUp, errors.Join(r.errs...)
+	return lost, errors.Join(r.errs...)
 }
 
 // run measures the load once.
@@ -160,7 +158,7 @@ func (l bulk) run(ctx context.Context, b *bench, t *target) ([]sample, error) {
 	}
 	to, endErr := read(t)
 	n = r.received() - before
-	lost, givenUp, flowErr := r.end()
+	lost, flowErr := r.end()
 	if err := errors.Join(err, readErr, endErr, flowErr); err != nil || n == 0 {
 		return nil, errors.Join(err, errors.New("no message arrived"))
 	}
@@ -168,7 +166,7 @@ func (l bulk) run(ctx context.Context, b *bench, t *target) ([]sample, error) {
 	return []sample{{figures: []figure{
 		{"messages/s", float64(n) / u.took.Seconds()},
 		{"CPU µs", micros(u.server) / float64(n)}, {"generator µs", micros(u.own) / float64(n)},
-		{"lost", float64(lost)}, {"given up", float64(givenUp)}, {"others %", 100 * u.others},
+		{"lost", float64(lost)}, {"others %", 100 * u.others},
 	}}}, nil
 }
 

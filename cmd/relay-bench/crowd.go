@@ -82,25 +82,16 @@ func (l storm) run(ctx context.Context, b *bench, t *target) ([]sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	var (
-		next atomic.Int64
-		mu   sync.Mutex // guards all
-		all  times
-	)
+	var next atomic.Int64
 	group, dialing := errgroup.WithContext(ctx)
 	for range l.atOnce {
 		group.Go(func() error {
 			for next.Add(1) <= int64(l.connects) {
-				began := clock()
 				p, err := t.servers[0].dial(dialing, newID(), idleBuffer)
 				if err != nil {
 					return err
 				}
-				took := time.Duration(clock() - began)
 				p.conn.Close()
-				mu.Lock()
-				all = append(all, took)
-				mu.Unlock()
 			}
 			return nil
 		})
@@ -118,7 +109,6 @@ func (l storm) run(ctx context.Context, b *bench, t *target) ([]sample, error) {
 		{"connects", float64(l.connects)},
 		{"CPU ms", float64(u.server) / float64(time.Millisecond) / float64(l.connects)},
 		{"per second", float64(l.connects) / took.Seconds()},
-		{"p50 µs", all.quantile(0.5)}, {"p99 µs", all.quantile(0.99)},
 		{"others %", 100 * u.others},
 	}}}, err
 }

@@ -17,10 +17,6 @@ const (
 	opPong   = 10
 )
 
-// maxFrameHeader is the largest header of a frame: two bytes, a 64-bit length
-// and the masking key.
-const maxFrameHeader = 14
-
 // errFrame means that a server broke RFC 6455 or sent what no relay sends.
 var errFrame = errors.New("malformed frame")
 
@@ -84,7 +80,7 @@ func (f *frameReader) fill() error {
 		f.start = 0
 	}
 	if f.end == len(f.buf) { // one frame fills the buffer: the largest legal one must fit
-		grown := make([]byte, messages.MaxSize+maxFrameHeader)
+		grown := make([]byte, messages.MaxSize+14)
 		if len(grown) <= len(f.buf) {
 			return fmt.Errorf("buffer of %d bytes is full: %w", len(f.buf), errFrame)
 		}

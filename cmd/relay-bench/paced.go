@@ -66,7 +66,7 @@ func (l paced) run(ctx context.Context, b *bench, t *target) (_ []sample, err er
 		}
 		load := l.beside.start(others)
 		defer func() {
-			if _, _, bulkErr := load.end(); err == nil {
+			if _, bulkErr := load.end(); err == nil {
 				err = bulkErr
 			}
 		}()
