@@ -4,15 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"log"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"strings"
@@ -26,6 +23,7 @@ import (
 
 	"github.com/crosspod/crosspod/client"
 	"github.com/crosspod/crosspod/internal/test/memnet"
+	"github.com/crosspod/crosspod/internal/test/testcert"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -101,8 +99,8 @@ func TestDialFails(t *testing.T) {
 		{
 			name: "plain to a relay with TLS",
 			relay: func(r *fakeRelay) {
-				cert, _ := newCertificate(t, "relay")
-				r.tls = &tls.Config{Certificates: []tls.Certificate{cert}}
+				cert := testcert.New(t, "relay")
+				r.tls = &tls.Config{Certificates: []tls.Certificate{cert.Certificate}}
 			},
 			want: client.ErrWrongScheme,
 			text: "use rels://",
@@ -747,11 +745,11 @@ func TestCloseEndsEverything(t *testing.T) {
 
 func TestTLS(t *testing.T) {
 	bubble(t, func(t *testing.T, n *memnet.Network) {
-		cert, roots := newCertificate(t, "relay")
+		cert := testcert.New(t, "relay")
 		var protos, name string
 		startRelay(t, n, "relay", func(r *fakeRelay) {
 			r.tls = &tls.Config{
-				Certificates: []tls.Certificate{cert},
+				Certificates: []tls.Certificate{cert.Certificate},
 				NextProtos:   []string{"http/1.1"},
 				GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 					protos, name = fmt.Sprint(hello.SupportedProtos), hello.ServerName
@@ -764,7 +762,7 @@ func TestTLS(t *testing.T) {
 		if _, err := client.Dial(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "certificate") {
 			t.Errorf("Dial without the root = %v", err)
 		}
-		cfg.TLSConfig = &tls.Config{RootCAs: roots, NextProtos: []string{"h2"}}
+		cfg.TLSConfig = &tls.Config{RootCAs: cert.Roots, NextProtos: []string{"h2"}}
 		alice := dial(t, cfg)
 		if protos != "[]" || name != "relay" {
 			t.Errorf("the relay saw ALPN %s, server name %q, want none, relay", protos, name)
@@ -778,31 +776,6 @@ func TestTLS(t *testing.T) {
 			t.Errorf("Shutdown = %v", err)
 		}
 	})
-}
-
-func newCertificate(t *testing.T, host string) (tls.Certificate, *x509.CertPool) {
-	t.Helper()
-	pub, key, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		DNSNames:     []string{host},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
-	}
-	der, err := x509.CreateCertificate(nil, template, template, pub, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, roots
 }
 
 func TestHTTPAnswersThatAreNoRelay(t *testing.T) {

@@ -2,16 +2,12 @@ package netbatch
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"math/big"
 	"net"
 	"testing"
-	"time"
+
+	"github.com/crosspod/crosspod/internal/test/testcert"
 )
 
 // switchConn is a connection until its test takes over both directions.
@@ -102,23 +98,9 @@ func shakenHands(t *testing.T, version uint16) (server, client *tls.Conn, belowS
 // testConfigs returns those of the two ends of a connection of this version.
 func testConfigs(t *testing.T, version uint16) (server, client *tls.Config) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"relay"}, NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(cert)
+	c := testcert.New(t, "relay")
 	return &tls.Config{
-		Certificates:           []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
-		SessionTicketsDisabled: true, // they are not read here
-	}, &tls.Config{RootCAs: roots, ServerName: "relay", MinVersion: version, MaxVersion: version}
+		Certificates:           []tls.Certificate{c.Certificate},
+		SessionTicketsDisabled: true, // nothing reads them here
+	}, &tls.Config{RootCAs: c.Roots, ServerName: "relay", MinVersion: version, MaxVersion: version}
 }

@@ -3,15 +3,9 @@ package memnet_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"io"
-	"math/big"
 	"net/http"
 	"testing"
 	"testing/synctest"
@@ -20,42 +14,15 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/crosspod/crosspod/internal/test/memnet"
+	"github.com/crosspod/crosspod/internal/test/testcert"
 )
-
-// certificate returns a certificate for name, good from the bubble's now, and
-// the pool that trusts it.
-func certificate(t *testing.T, name string) (tls.Certificate, *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: name},
-		DNSNames:     []string{name},
-		NotBefore:    time.Now(),
-		NotAfter:     time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(leaf)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
-}
 
 // TestWholeStack runs HTTP, TLS and WebSocket over the network in a bubble,
 // with a latency and a cut that outlasts a deadline.
 func TestWholeStack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New(memnet.Config{Latency: latency})
-		cert, pool := certificate(t, "pod-1")
+		cert := testcert.New(t, "pod-1")
 		ln, err := n.Host("pod-1").Listen("tcp", ":443")
 		if err != nil {
 			t.Fatal(err)
@@ -85,11 +52,11 @@ func TestWholeStack(t *testing.T) {
 		server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 		served := make(chan error)
 		go func() {
-			served <- server.Serve(tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}}))
+			served <- server.Serve(tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert.Certificate}}))
 		}()
 		transport := &http.Transport{
 			DialContext:     n.Host("192.0.2.7").Dial,
-			TLSClientConfig: &tls.Config{RootCAs: pool},
+			TLSClientConfig: &tls.Config{RootCAs: cert.Roots},
 		}
 		client := &http.Client{Transport: transport}
 

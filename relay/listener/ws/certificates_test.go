@@ -33,21 +33,21 @@ func (l lines) wait(t *testing.T, want string) {
 	}
 }
 
-// name returns the common name of the certificate that a client is shown.
+// name returns the name in the certificate that a client is shown.
 func name(t *testing.T, c *ws.Certificates) string {
 	t.Helper()
 	cert, err := c.GetCertificate(&tls.ClientHelloInfo{ServerName: "any"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return cert.Leaf.Subject.CommonName
+	return cert.Leaf.DNSNames[0]
 }
 
 func TestCertificates(t *testing.T) {
 	dir := t.TempDir()
 	certFile, keyFile := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
-	cert1, key1, _ := testCert(t, "one.example")
-	cert2, key2, _ := testCert(t, "two.example")
+	cert1, key1 := testCert(t, "one.example")
+	cert2, key2 := testCert(t, "two.example")
 
 	if _, err := ws.LoadCertificates(certFile, keyFile, nil); err == nil {
 		t.Error("loaded files that do not exist")
@@ -99,8 +99,8 @@ func TestCertificates(t *testing.T) {
 func TestCertificatesWithByteOrderMark(t *testing.T) {
 	dir := t.TempDir()
 	certFile, keyFile := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
-	leaf, key, _ := testCert(t, "leaf.example")
-	issuer, _, _ := testCert(t, "issuer.example")
+	leaf, key := testCert(t, "leaf.example")
+	issuer, _ := testCert(t, "issuer.example")
 	const mark = "\ufeff"
 	writeFile(t, certFile, append([]byte(mark), append(leaf, issuer...)...))
 	writeFile(t, keyFile, append([]byte(mark), key...))
@@ -132,8 +132,8 @@ func TestCertificatesOfKubernetes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cert1, key1, _ := testCert(t, "one.example")
-	cert2, key2, _ := testCert(t, "two.example")
+	cert1, key1 := testCert(t, "one.example")
+	cert2, key2 := testCert(t, "two.example")
 	version("..1", cert1, key1)
 	for _, f := range []string{"tls.crt", "tls.key"} {
 		if err := os.Symlink(filepath.Join("..data", f), filepath.Join(dir, f)); err != nil {
