@@ -1,14 +1,18 @@
-// Package memtrim keeps the heap from holding much that is not used.
+// Package memtrim returns memory to the system after many peers have come or gone.
 //
-// A connect makes some 20 kB of garbage, most of it in net/http, and an idle
-// peer keeps a quarter of that. After a storm of connects, or when those who held
-// much have left, a Go process keeps the difference until a collection, which an
-// idle relay has every two minutes, and returns it more slowly still. Collecting
-// more often would cost every connect a quarter more; collecting once, when the
-// storm is over, costs milliseconds.
+// A connect makes some 20 kB of garbage, most of it in net/http, and an idle peer keeps
+// a quarter of that. After a storm of connects, or when many peers have left, a Go
+// process keeps the difference until a collection, which an idle relay has every two
+// minutes, and returns it to the system more slowly still. Collecting more often would
+// make every connect a quarter more expensive. One collection when the storm is over
+// takes milliseconds.
 //
-// Peers that replace their subscriptions all the time would have the heap grow to
-// twice of what is in use. What they leave behind is collected earlier.
+// docs/operations.md has the memory with and without it. GOMEMLIMIT does not replace it,
+// since the heap is below any useful limit, nor does GOGC=50, which collects more often
+// and still keeps most of it until the next collection.
+//
+// Peers that replace their subscriptions all the time would make the heap grow to twice
+// what is in use. Their garbage is collected earlier.
 package memtrim
 
 import (
@@ -19,11 +23,11 @@ import (
 )
 
 const (
-	// interval is how often it is looked at how much was made, and looks how many
-	// of them go by before it is looked at what is held.
+	// interval is how often Run checks how much was made. At every looks-th check it
+	// also checks how much is held.
 	interval = 250 * time.Millisecond
 	looks    = 8
-	// least is how many peers must have come or gone for a trim to be worth it.
+	// least is how many peers must have come or gone to make a trim worth its cost.
 	least = 500
 	// pause is the time between two trims at least.
 	pause = 20 * time.Second
@@ -31,18 +35,17 @@ const (
 	// PeerWeight is how many subscriptions weigh as much as a peer.
 	PeerWeight = 20
 
-	// A subscription that other pods were told of and that is over has left garbage,
-	// bytes with what they say of it. It is collected when it comes to leastLeft, and to an
-	// eighth of what is in use.
+	// subscriptionLeaves is the garbage, in bytes, of a subscription that was announced
+	// to other pods and has ended. Run collects it when it adds up to leastLeft and to
+	// an eighth of what is in use.
 	subscriptionLeaves = 2 << 10
 	leastLeft          = 8 << 20
 )
 
-// Run looks until ctx ends at held, the number of peers and of what weighs as much,
-// and at made, the number of subscriptions that other pods were told of since the
-// start; what is not told leaves little. It calls
-// [debug.FreeOSMemory] when many peers have come or gone and hardly any are coming or
-// going, and when many subscriptions were made.
+// Run checks, until ctx ends, held, the number of peers and of what weighs as much, and
+// made, the number of subscriptions that were announced to other pods since the start
+// (others leave little). It calls [debug.FreeOSMemory] when many peers have come or gone
+// and hardly any are coming or going, and when many subscriptions were made.
 func Run(ctx context.Context, held, made func() int) {
 	run(ctx, held, made, heapInUse, debug.FreeOSMemory)
 }
