@@ -80,7 +80,7 @@ type located struct {
 // Lookup is [Forwarder.Locate].
 func (l *PeerLocator) Lookup(ctx context.Context, peer messages.PeerID) (pod string, ok bool) {
 	f := l.forwarder
-	if _, _, here := (*f.host.Load()).Connection(peer); here {
+	if _, here := (*f.host.Load()).Connection(peer); here {
 		return f.node.Address(f.self)
 	}
 	l.mu.Lock()

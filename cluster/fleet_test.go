@@ -250,7 +250,7 @@ func (p *fleetPod) slow(d time.Duration) {
 }
 
 func (p *fleetPod) has(name string) bool {
-	_, _, here := p.Connection(messages.HashID(name))
+	_, here := p.Connection(messages.HashID(name))
 	return here
 }
 
@@ -310,7 +310,7 @@ var (
 func (p *fleetPod) NewDelivery() Delivery { return p }
 
 func (p *fleetPod) Deliver(dst messages.PeerID, msg []byte) drop.Reason {
-	if _, _, here := p.Connection(dst); !here {
+	if _, here := p.Connection(dst); !here {
 		return drop.PeerGone
 	}
 	p.deliver(dst, msg)
@@ -319,11 +319,11 @@ func (p *fleetPod) Deliver(dst messages.PeerID, msg []byte) drop.Reason {
 
 func (p *fleetPod) Flush() {}
 
-func (p *fleetPod) Connection(id messages.PeerID) (conn uint64, returned, ok bool) {
+func (p *fleetPod) Connection(id messages.PeerID) (c Connection, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	conn, ok = p.conns[id]
-	return conn, false, ok
+	c.Number, ok = p.conns[id]
+	return c, ok
 }
 
 func (p *fleetPod) Observe(changed func(messages.PeerID)) func() {

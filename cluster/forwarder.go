@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -128,6 +129,20 @@ func (f *Forwarder) InterestChanged(id messages.PeerID) {
 	if !f.stopped.Load() {
 		f.node.InterestChanged(id)
 	}
+}
+
+// Members returns the members of group in the whole cluster, in no order. It waits for
+// the directory, at most until ctx ends. An error means that they could not be found
+// out.
+func (f *Forwarder) Members(ctx context.Context, group string) ([]Member, error) {
+	return f.node.Members(ctx, group)
+}
+
+// WatchGroup calls changed with online for each member of group there is, and for each
+// that joins or moves to another pod; and without when one has left. changed must not
+// wait. It is not called after cancel has been, but for a call that is under way.
+func (f *Forwarder) WatchGroup(group string, changed func(m Member, online bool)) (cancel func()) {
+	return f.node.WatchGroup(group, changed)
 }
 
 // send queues a message for the pod of its owner.

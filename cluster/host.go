@@ -17,11 +17,8 @@ type Host interface {
 	// why.
 	Dropped(why drop.Reason, messages int)
 
-	// Connection returns the number of the connection that is registered for id. A
-	// later connection of the same id has a higher number. returned says that it
-	// is not a fresh one: it was superseded, kept aside, and has its id back. It
-	// must not win against a connection that was made elsewhere since.
-	Connection(id messages.PeerID) (conn uint64, returned, ok bool)
+	// Connection returns the connection that is registered for id.
+	Connection(id messages.PeerID) (c Connection, ok bool)
 
 	// Observe calls changed with each id that is connected, and from then on after
 	// each change of what Connection returns, from the goroutine that made the
@@ -52,6 +49,17 @@ type Host interface {
 	// not believe Offline while it has id itself.
 	Settle(id messages.PeerID, is Presence)
 }
+
+// Connection is the connection of a peer of this pod. Number grows: a later connection
+// of the same id has a higher one. Returned says that it is not a fresh one: it was
+// superseded, kept aside, and has its id back, so it must not win against a connection
+// that was made elsewhere since. Groups are what the peer is a member of while the
+// connection lasts; they do not change.
+type Connection = node.Connection
+
+// Member is a peer that is in a group, and the announced address of the pod that has
+// it; empty if that is not known.
+type Member = node.Member
 
 // Delivery queues the messages that one link brings. Each link's reader has its
 // own: it is not safe for concurrent use.

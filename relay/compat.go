@@ -41,20 +41,21 @@ var _ CrossPodForwarder = (*cluster.Forwarder)(nil)
 // *[cluster.Forwarder], every peer is told of what comes and goes elsewhere from now
 // on; with none, or another one, those who are only elsewhere are offline. Call it
 // before peers are accepted, and not from two goroutines at once.
-func (r *Relay) SetCrossPodForwarder(f CrossPodForwarder) { r.attach(fabricOf(f)) }
+func (r *Relay) SetCrossPodForwarder(f CrossPodForwarder) { r.attach(fabricOf(f, r.store)) }
 
-// fabricOf returns f as a fabric.
-func fabricOf(f CrossPodForwarder) fabric {
+// fabricOf returns f as the fabric of a relay with the peers of st.
+func fabricOf(f CrossPodForwarder, st *store.Store) fabric {
+	alone := onePod{st}
 	if f == nil {
-		return onePod{}
+		return alone
 	}
 	if ours, ok := f.(*cluster.Forwarder); ok {
 		if ours == nil { // as of a cluster that was not started
-			return onePod{}
+			return alone
 		}
 		return ours
 	}
-	return foreign{forward: f}
+	return foreign{alone, f}
 }
 
 // foreign is a forwarder of another make as a fabric.

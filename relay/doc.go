@@ -39,5 +39,9 @@
 // whose id was taken by a newer one just after its handshake waits for a moment
 // to have it back (ADR-0019).
 //
+// A part of the process can put a peer into groups ([Relay.AcceptMember]), list the
+// members of a group on all pods ([Relay.Members]) and be told of changes
+// ([Relay.WatchGroup]). Groups are names in the directory as peers are.
+//
 // The wire is that of docs/protocol.md.
 package relay

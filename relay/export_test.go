@@ -14,6 +14,9 @@ func HostOf(r *Relay) cluster.Host { return &host{store: r.store, relay: r} }
 // SetFabric makes peers accepted from now on use f, which has the methods of a fabric.
 func SetFabric(r *Relay, f fabric) { r.attach(f) }
 
+// Lone has the methods of a fabric.
+type Lone = onePod
+
 // LimitFiles sets how many files connections of peers may be, until the test ends.
 func LimitFiles(t *testing.T, peers int) {
 	before := processFiles

@@ -1,12 +1,14 @@
 package relay
 
 import (
+	"context"
 	"time"
 
 	"github.com/crosspod/crosspod/cluster"
 	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
+	"github.com/crosspod/crosspod/store"
 )
 
 // fabric is the way to the peers of other pods, as the relay sees it; [cluster.Host]
@@ -34,18 +36,47 @@ type fabric interface {
 	// Announced returns a channel that is closed when each change of the store
 	// until now is on its way to the pods that keep it.
 	Announced() <-chan struct{}
+
+	// Members and WatchGroup find the members of a group on all pods, see
+	// [cluster.Forwarder].
+	Members(ctx context.Context, group string) ([]cluster.Member, error)
+	WatchGroup(group string, changed func(m cluster.Member, online bool)) (cancel func())
 }
 
 var _ fabric = (*cluster.Forwarder)(nil)
 
 // onePod is the fabric of a relay that has no other pods.
-type onePod struct{}
+type onePod struct{ store *store.Store }
 
 func (onePod) Send(messages.PeerID, []byte) drop.Reason          { return drop.NoPeer }
 func (onePod) Flush()                                            {}
 func (onePod) Attach(cluster.Host, *budget.Budget) (none func()) { return nil }
 func (onePod) InterestChanged(messages.PeerID)                   {}
 func (onePod) Announced() <-chan struct{}                        { return done }
+
+func (o onePod) Members(_ context.Context, group string) (all []cluster.Member, err error) {
+	for p := range o.store.All() {
+		if isMember(p, group) {
+			all = append(all, cluster.Member{ID: p.ID()})
+		}
+	}
+	return all, nil
+}
+
+func (o onePod) WatchGroup(group string, changed func(m cluster.Member, online bool)) (cancel func()) {
+	cancel = o.store.Observe(func(e store.Event) {
+		online := e.Online && isMember(e.Peer, group)
+		if online || isMember(e.Peer, group) || isMember(e.Replaced, group) {
+			changed(cluster.Member{ID: e.ID}, online)
+		}
+	})
+	for p := range o.store.All() {
+		if isMember(p, group) {
+			changed(cluster.Member{ID: p.ID()}, true)
+		}
+	}
+	return cancel
+}
 
 // done is closed.
 var done = func() <-chan struct{} {

@@ -18,6 +18,7 @@ import (
 
 // scriptedFabric is a fabric of which the test says everything.
 type scriptedFabric struct {
+	relay.Lone
 	host    cluster.Host
 	busy    bool          // it has no time for interests until the test takes them
 	told    chan struct{} // when other pods know of the peers of this one; nil: at once
@@ -388,14 +389,14 @@ func TestConnectionsOfAPod(t *testing.T) {
 		var seen []messages.PeerID
 		cancel := local.Observe(func(id messages.PeerID) { seen = append(seen, id) })
 		a := connect(t, r, "a")
-		first, _, ok := local.Connection(a.id)
+		first, ok := local.Connection(a.id)
 		if !ok || !slices.Equal(seen, []messages.PeerID{a.id}) {
-			t.Errorf("Connection = %d, %v; changes of %v were told", first, ok, seen)
+			t.Errorf("Connection = %v, %v; changes of %v were told", first, ok, seen)
 		}
 		time.Sleep(6 * time.Second) // no longer young
 		a = connect(t, r, "a")
-		if second, _, ok := local.Connection(a.id); !ok || second <= first {
-			t.Errorf("the second connection has number %d, the first %d", second, first)
+		if second, ok := local.Connection(a.id); !ok || second.Number <= first.Number {
+			t.Errorf("the second connection is %v, the first %v", second, first)
 		}
 		var here []messages.PeerID
 		local.Observe(func(id messages.PeerID) { here = append(here, id) })()
@@ -404,7 +405,7 @@ func TestConnectionsOfAPod(t *testing.T) {
 		}
 		_ = a.Close()
 		synctest.Wait()
-		if _, _, ok := local.Connection(a.id); ok || len(seen) != 3 {
+		if _, ok := local.Connection(a.id); ok || len(seen) != 3 {
 			t.Errorf("a peer that left has a connection; %d changes were told", len(seen))
 		}
 		cancel()
@@ -425,25 +426,25 @@ func TestP4EvictedWithoutANotice(t *testing.T) {
 		watcher, old := connect(t, r, "watcher"), connect(t, r, "x")
 		watcher.subscribe(old.id)
 		watcher.expect(online(old.id))
-		stale, _, _ := local.Connection(old.id)
+		stale, _ := local.Connection(old.id)
 		time.Sleep(6 * time.Second) // no longer young
 		old = connect(t, r, "x")
 		watcher.expect(online(old.id)) // the answer to a subscription did not use it up
 		time.Sleep(6 * time.Second)    // no longer young
-		local.Evict(old.id, stale)
+		local.Evict(old.id, stale.Number)
 		watcher.send(old, "still here")
 		old.expect(from(watcher, "still here"))
 
-		conn, _, _ := local.Connection(old.id)
-		evict(t, local, old.id, conn, false)
+		conn, _ := local.Connection(old.id)
+		evict(t, local, old.id, conn.Number, false)
 		old.end()
 		f.host.Settle(old.id, cluster.Online) // on the other pod
 		synctest.Wait()
-		if _, _, here := local.Connection(old.id); here {
+		if _, here := local.Connection(old.id); here {
 			t.Error("the evicted connection is in the store")
 		}
 		watcher.quiet()
-		evict(t, local, old.id, conn, false) // once more changes nothing
+		evict(t, local, old.id, conn.Number, false) // once more changes nothing
 		f.host.Settle(old.id, cluster.Offline)
 		watcher.expect(offline(old.id))
 	})
@@ -460,11 +461,11 @@ func TestRunnerUpOfAnotherPod(t *testing.T) {
 		watcher.expect(online(first.id))
 		f.lookedAt(t, first.id)
 
-		conn, returned, _ := local.Connection(first.id)
-		if returned {
+		conn, _ := local.Connection(first.id)
+		if conn.Returned {
 			t.Error("a fresh connection is taken for one that has returned")
 		}
-		evict(t, local, first.id, conn, true)
+		evict(t, local, first.id, conn.Number, true)
 		if _, awaited := f.host.Interest(first.id); !awaited {
 			t.Error("nobody awaits the id")
 		}
@@ -474,8 +475,8 @@ func TestRunnerUpOfAnotherPod(t *testing.T) {
 		first.send(watcher, "I may still send")
 		watcher.expect(from(first, "I may still send"))
 		f.host.Settle(first.id, cluster.Vacant)
-		if again, returned, ok := local.Connection(first.id); !ok || again <= conn || !returned {
-			t.Errorf("Connection = %d, %v after %d", again, ok, conn)
+		if again, ok := local.Connection(first.id); !ok || again.Number <= conn.Number || !again.Returned {
+			t.Errorf("Connection = %v, %v after %v", again, ok, conn)
 		}
 		watcher.send(first, "welcome back")
 		first.expect(from(watcher, "welcome back"))
@@ -486,8 +487,8 @@ func TestRunnerUpOfAnotherPod(t *testing.T) {
 
 		// Its time over it is closed, and the fabric need not tell any more.
 		second := connect(t, r, "y")
-		conn, _, _ = local.Connection(second.id)
-		evict(t, local, second.id, conn, true)
+		conn, _ = local.Connection(second.id)
+		evict(t, local, second.id, conn.Number, true)
 		start := time.Now()
 		second.end()
 		if took := time.Since(start); took != 3*time.Second {
@@ -498,7 +499,7 @@ func TestRunnerUpOfAnotherPod(t *testing.T) {
 			t.Error("the id is awaited still")
 		}
 		f.host.Settle(second.id, cluster.Vacant)
-		if _, _, here := local.Connection(second.id); here {
+		if _, here := local.Connection(second.id); here {
 			t.Error("a closed runner-up owns the id")
 		}
 	})
@@ -519,11 +520,11 @@ func TestRunnersUpHereAndElsewhere(t *testing.T) {
 		r := newFabricated(t, f)
 		local := relay.HostOf(r)
 		first, second, sender := connect(t, r, "x"), connect(t, r, "x"), connect(t, r, "sender")
-		conn, _, _ := local.Connection(second.id)
-		local.Evict(second.id, conn)
+		conn, _ := local.Connection(second.id)
+		local.Evict(second.id, conn.Number)
 		f.host.Settle(second.id, cluster.Online)
 		second.hangUp() // out of the store already: changes nothing
-		if _, _, here := local.Connection(first.id); here {
+		if _, here := local.Connection(first.id); here {
 			t.Fatal("the end of a runner-up made another one the owner")
 		}
 		f.host.Settle(first.id, cluster.Vacant)

@@ -1,6 +1,9 @@
 package relay
 
 import (
+	"context"
+	"slices"
+
 	"github.com/crosspod/crosspod/cluster"
 	"github.com/crosspod/crosspod/internal/drop"
 	"github.com/crosspod/crosspod/messages"
@@ -31,6 +34,33 @@ func (r *Relay) lookAt(id messages.PeerID) { r.host.Load().fabric.InterestChange
 // current reports whether the relay uses the fabric of h.
 func (h *host) current() bool { return h.relay != nil && h.relay.host.Load() == h }
 
+// Members returns the members of group on all pods, in no order: the peers that were
+// accepted by [Relay.AcceptMember] and are connected. It may wait until ctx ends. An error
+// means that they could not be found out.
+func (r *Relay) Members(ctx context.Context, group string) ([]cluster.Member, error) {
+	return r.host.Load().fabric.Members(ctx, group)
+}
+
+// WatchGroup calls changed for the members of group, on all pods that the relay knows
+// when it is called: see [cluster.Forwarder.WatchGroup].
+func (r *Relay) WatchGroup(group string, changed func(m cluster.Member, online bool)) (cancel func()) {
+	return r.host.Load().fabric.WatchGroup(group, changed)
+}
+
+// inGroups returns the groups that p is a member of.
+func (p *Peer) inGroups() []string {
+	if p.groups == nil {
+		return nil
+	}
+	return *p.groups
+}
+
+// isMember reports whether p, nil or a peer of the store, is a member of group.
+func isMember(p store.Peer, group string) bool {
+	ours, _ := p.(*Peer)
+	return ours != nil && slices.Contains(ours.inGroups(), group)
+}
+
 // NewDelivery returns what the reader of one link hands messages to. It queues as the
 // reader of a peer does: the writers are started when the batch is over.
 func (h *host) NewDelivery() cluster.Delivery { return &delivery{local: courier{store: h.store}} }
@@ -42,15 +72,17 @@ func (h *host) Dropped(why drop.Reason, n int) {
 	}
 }
 
-// Connection returns the number of the connection registered for id, and whether it is
-// a runner-up that has its id back.
-func (h *host) Connection(id messages.PeerID) (conn uint64, returned, ok bool) {
+// Connection returns the connection registered for id.
+func (h *host) Connection(id messages.PeerID) (c cluster.Connection, ok bool) {
 	found, seq := h.store.State(id)
 	if found == nil {
-		return 0, false, false
+		return c, false
 	}
-	p, ok := found.(*Peer)
-	return seq, ok && p.returned.Load(), true
+	c.Number = seq
+	if p, ours := found.(*Peer); ours {
+		c.Returned, c.Groups = p.returned.Load(), p.inGroups()
+	}
+	return c, true
 }
 
 // Observe calls changed with the id of each peer and of each change.

@@ -53,6 +53,7 @@ type Peer struct {
 	env      *environment
 	notifier *store.PeerNotifier
 	fabric   fabric        // the way to other pods
+	groups   *[]string     // that it is a member of; nil: none
 	write    func()        // p.writeLoop, made once so that starting it allocates nothing
 	done     chan struct{} // closed when Work has returned
 	since    int64         // when its handshake was over, now()
@@ -123,7 +124,7 @@ func NewPeer(m *metrics.Metrics, id messages.PeerID, conn net.Conn, st *store.St
 		lines:   newPeerLines(),
 		warned:  newPeerLines(),
 	}
-	return newPeer(env, id, asListenerConn(conn, limits), st, notifier, fabricOf(crossPodFwd))
+	return newPeer(env, id, asListenerConn(conn, limits), st, notifier, fabricOf(crossPodFwd, st))
 }
 
 func newPeer(env *environment, id messages.PeerID, conn listener.Conn, st *store.Store, notifier *store.PeerNotifier, f fabric) *Peer {

@@ -107,7 +107,7 @@ func NewRelay(cfg Config) (*Relay, error) {
 	env.runnersUp = newRunnersUp(r.store, m, r.lookAt, r.crowded)
 	r.notifier.SetLimits(limits.SubscriptionsPerPeer, limits.Subscriptions)
 	r.store.Observe(r.observe)
-	r.attach(fabricOf(cfg.CrossPodForwarder))
+	r.attach(fabricOf(cfg.CrossPodForwarder, r.store))
 	m.ObserveActivity(r.activity)
 	m.ObserveQueue(r.queued)
 	memory := processMemory()
@@ -143,7 +143,11 @@ func (e *handshakeError) Unwrap() error { return e.err }
 //
 // conn yields one whole message per Read and takes one per Write, or is a
 // [listener.Conn].
-func (r *Relay) Accept(conn net.Conn) {
+func (r *Relay) Accept(conn net.Conn) { r.AcceptMember(conn) }
+
+// AcceptMember is Accept for a peer that is a member of groups while the connection
+// lasts. See [Relay.Members].
+func (r *Relay) AcceptMember(conn net.Conn, groups ...string) {
 	started := time.Now()
 	c := asListenerConn(conn, r.env.limits)
 	ctx, cancel := context.WithTimeout(context.Background(), r.env.limits.HandshakeTimeout)
@@ -153,7 +157,7 @@ func (r *Relay) Accept(conn net.Conn) {
 		return
 	}
 	defer r.leave(c)
-	if err := r.handshake(ctx, c, started); err != nil {
+	if err := r.handshake(ctx, c, started, groups); err != nil {
 		r.reject(c, err)
 	}
 }
@@ -204,7 +208,7 @@ func (r *Relay) reject(c listener.Conn, err *handshakeError) {
 // before it knows that it is connected. What others send it meanwhile waits behind
 // the AuthResponse, since existing clients give up when anything comes before
 // that.
-func (r *Relay) handshake(ctx context.Context, c listener.Conn, started time.Time) *handshakeError {
+func (r *Relay) handshake(ctx context.Context, c listener.Conn, started time.Time, groups []string) *handshakeError {
 	// Our listeners hold the deadline of the handshake themselves, from accept on.
 	_, bounded := c.(failer)
 	if deadline, ok := ctx.Deadline(); ok && !bounded {
@@ -231,7 +235,7 @@ func (r *Relay) handshake(ctx context.Context, c listener.Conn, started time.Tim
 		r.env.metrics.Handshake(string(listener.OutcomeOK))
 	}
 	r.env.metrics.PeerAuthenticated(time.Since(started))
-	r.start(id, c)
+	r.start(id, c, groups)
 	return nil
 }
 
@@ -318,10 +322,13 @@ func (r *Relay) unadmit() {
 
 // start makes the peer visible, answers it and serves it. A connection with the
 // same id is replaced, without an offline notice, once the peer has been answered.
-func (r *Relay) start(id messages.PeerID, c listener.Conn) {
+func (r *Relay) start(id messages.PeerID, c listener.Conn, groups []string) {
 	started := time.Now()
 	r.mu.Lock()
 	p := newPeer(r.env, id, c, r.store, r.notifier, r.host.Load().fabric)
+	if len(groups) > 0 {
+		p.groups = &groups
+	}
 	p.out.Mark(0) // no other writer until the AuthResponse is out
 	p.news.Store(new(store.Event))
 	r.peers[p] = struct{}{}

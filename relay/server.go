@@ -69,6 +69,21 @@ func (s *Server) SubscriptionsTold() int { return s.relay.SubscriptionsTold() }
 // that are not here. Call it before Listen. A typed nil counts as none.
 func (s *Server) SetCrossPodForwarder(f CrossPodForwarder) { s.relay.SetCrossPodForwarder(f) }
 
+// AcceptMember is [Relay.AcceptMember].
+func (s *Server) AcceptMember(conn net.Conn, groups ...string) {
+	s.relay.AcceptMember(conn, groups...)
+}
+
+// Members is [Relay.Members].
+func (s *Server) Members(ctx context.Context, group string) ([]cluster.Member, error) {
+	return s.relay.Members(ctx, group)
+}
+
+// WatchGroup is [Relay.WatchGroup].
+func (s *Server) WatchGroup(group string, changed func(m cluster.Member, online bool)) (cancel func()) {
+	return s.relay.WatchGroup(group, changed)
+}
+
 // Cluster returns this pod's part of the cluster of [Config].Cluster: nil before Listen
 // has joined it.
 func (s *Server) Cluster() *cluster.Cluster {

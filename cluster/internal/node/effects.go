@@ -13,9 +13,8 @@ import (
 // Host is the peers of this pod and what they want to know of others, as the node
 // asks about them. All methods are safe for concurrent use, and none waits.
 type Host interface {
-	// Connection returns the number of the connection that is registered for id,
-	// and whether it was superseded before and has its id back.
-	Connection(id messages.PeerID) (conn uint64, returned, ok bool)
+	// Connection returns the connection that is registered for id.
+	Connection(id messages.PeerID) (c Connection, ok bool)
 
 	// Evict takes out a connection that has lost to one of another pod. kept: a
 	// connection of id is kept aside here.
@@ -30,6 +29,13 @@ type Host interface {
 
 	// Settle says what is true of id in the whole cluster.
 	Settle(id messages.PeerID, is Presence)
+}
+
+// Connection is a connection of this pod, see the face of the cluster.
+type Connection struct {
+	Number   uint64
+	Returned bool
+	Groups   []string
 }
 
 // Presence is what the cluster knows of a peer.
@@ -99,6 +105,8 @@ func (n *Node) do(e *directory.Effect) {
 		if e.Name.Space() == wire.Peer {
 			n.unheard.remove(e.Member)
 			n.Host().Settle(e.Member, Online)
+		} else {
+			n.groupChanged(e, true)
 		}
 	case directory.NotifyOffline:
 		if e.Name.Space() == wire.Peer {
@@ -106,6 +114,8 @@ func (n *Node) do(e *directory.Effect) {
 				n.unheard.add(e.Member)
 			}
 			n.Host().Settle(e.Member, Offline)
+		} else {
+			n.groupChanged(e, false)
 		}
 	case directory.Vacant:
 		n.Host().Settle(e.Member, Vacant)
@@ -135,8 +145,8 @@ func (n *Node) do(e *directory.Effect) {
 func (n *Node) evict(id messages.PeerID, conn, winner uint64) {
 	host := n.Host()
 	kept := host.Evict(id, conn)
-	if now, returned, here := host.Connection(id); !kept && here && now != conn && returned {
-		kept = host.Evict(id, now) // it is older still, and took the place of the one that lost
+	if now, here := host.Connection(id); !kept && here && now.Number != conn && now.Returned {
+		kept = host.Evict(id, now.Number) // it is older still, and took the place of the one that lost
 	}
 	if !kept {
 		return
@@ -148,6 +158,7 @@ func (n *Node) evict(id messages.PeerID, conn, winner uint64) {
 
 func (n *Node) answer(e *directory.Effect) {
 	if e.Name.Space() != wire.Peer {
+		n.listed(e)
 		return
 	}
 	outcome := metrics.LookupUnknown

@@ -69,7 +69,7 @@ func (n *Node) settleAbsent(id messages.PeerID) {
 		return // or a message has come from it just now
 	}
 	host := n.Host()
-	if _, _, here := host.Connection(id); here {
+	if _, here := host.Connection(id); here {
 		return // and the node will hear of it, or has
 	}
 	host.Settle(id, StillOffline)
@@ -77,14 +77,18 @@ func (n *Node) settleAbsent(id messages.PeerID) {
 
 // peer tells the directory what has become of a peer of this pod.
 func (n *Node) peer(id messages.PeerID) {
-	conn, returned, here := n.Host().Connection(id)
+	c, here := n.Host().Connection(id)
 	known, joined := n.pod.Connection(id)
 	switch {
-	case here && (!joined || known != conn):
-		if returned {
-			n.pod.Reclaim(n.Now(), id, conn)
+	case here && (!joined || known != c.Number):
+		var groups []wire.Name
+		for _, g := range c.Groups {
+			groups = append(groups, wire.GroupName(g))
+		}
+		if c.Returned {
+			n.pod.Reclaim(n.Now(), id, c.Number, groups...)
 		} else {
-			n.pod.Join(n.Now(), id, conn)
+			n.pod.Join(n.Now(), id, c.Number, groups...)
 		}
 		n.apply()
 	case !here && joined:

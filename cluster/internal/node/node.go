@@ -66,7 +66,8 @@ type Node struct {
 	interests idQueue // looked at ahead of those that the host hands out
 	heard     fifo.Queue[hearsay]
 	lookups   fifo.Queue[question]
-	handsOut  bool // the host may have interests to hand out
+	calls     []func() // of parts of this pod that want to know of groups
+	handsOut  bool     // the host may have interests to hand out
 	stopping  bool
 
 	announcing chan struct{} // closed when all of peers is with the links; nil: nothing waits for that
@@ -88,6 +89,7 @@ type Node struct {
 	changed  []messages.PeerID            // what the host has handed out; kept for its room
 	rate     *rate.Limiter                // of what the host hands out
 	waits    bool                         // for rate
+	groups   groups
 }
 
 // New returns a node that does nothing before Start. The clock begins with what the
@@ -103,6 +105,7 @@ func New(self directory.Member, host Host, m *metrics.Metrics, log *slog.Logger)
 		asked:    make(map[wire.Name]directory.Time),
 		rate:     rate.NewLimiter(interestsPerSecond, interestBurst),
 	}
+	n.groups = groups{watchers: make(map[wire.Name][]*watcher), lists: make(map[wire.Name]*list)}
 	n.Attach(host)
 	n.unheard.seed = maphash.MakeSeed()
 	clock := wallClock()
@@ -221,8 +224,8 @@ func (n *Node) step() (more, stop bool) {
 	if n.peers.Len() == 0 || n.stopping {
 		announced, n.announcing = n.announcing, nil
 	}
-	handsOut := n.handsOut
-	n.handsOut = false
+	handsOut, calls := n.handsOut, n.calls
+	n.handsOut, n.calls = false, nil
 	ready := n.ready
 	n.ready = nil
 	for _, in := range ready {
@@ -241,6 +244,9 @@ func (n *Node) step() (more, stop bool) {
 	}
 	if handsOut || n.waits {
 		more = n.takeInterests() || more
+	}
+	for _, call := range calls {
+		call()
 	}
 	for _, id := range peers {
 		n.peer(id)

@@ -86,11 +86,11 @@ type fakeLocal struct {
 	onEvict  func()
 }
 
-func (l *fakeLocal) Connection(id messages.PeerID) (conn uint64, returned, ok bool) {
+func (l *fakeLocal) Connection(id messages.PeerID) (c Connection, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	conn, ok = l.conns[id]
-	return conn, ok && conn == l.returned, ok
+	conn, ok := l.conns[id]
+	return Connection{Number: conn, Returned: ok && conn == l.returned}, ok
 }
 
 func (l *fakeLocal) join(n *Node, id messages.PeerID) {
