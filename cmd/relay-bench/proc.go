@@ -17,9 +17,6 @@ func clock() int64 { return int64(time.Since(processStart)) }
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
-// errNoProc means that this system tells nothing about other processes.
-var errNoProc = errors.New("CPU and memory of a process can be read on Linux only")
-
 // processMemory returns VmRSS and RssAnon of a process, in bytes.
 func processMemory(pid int) (rss, anon int64, err error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

@@ -3,9 +3,13 @@
 package main
 
 import (
+	"errors"
 	"syscall"
 	"time"
 )
+
+// errNoProc means that this system says nothing about other processes.
+var errNoProc = errors.New("CPU and memory of a process can be read on Linux only")
 
 func processCPU(int) (time.Duration, error) { return 0, errNoProc }
 

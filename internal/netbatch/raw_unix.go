@@ -3,6 +3,7 @@
 package netbatch
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -29,9 +30,9 @@ func readNow(fd uintptr, p []byte) (n int, again bool, err error) {
 	for {
 		n, err = sysRead(fd, p)
 		switch {
-		case err == syscall.EINTR:
+		case errors.Is(err, syscall.EINTR):
 			continue
-		case err == syscall.EAGAIN:
+		case errors.Is(err, syscall.EAGAIN):
 			return 0, true, nil
 		case err != nil:
 			return 0, false, os.NewSyscallError("read", err)
@@ -47,9 +48,9 @@ func writeNow(fd uintptr, p []byte) (n int, err error) {
 	for {
 		n, err = sysWrite(fd, p)
 		switch {
-		case err == syscall.EINTR:
+		case errors.Is(err, syscall.EINTR):
 			continue
-		case err == syscall.EAGAIN:
+		case errors.Is(err, syscall.EAGAIN):
 			return 0, nil
 		case err != nil:
 			return 0, os.NewSyscallError("write", err)

@@ -11,8 +11,6 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
-const module = "github.com/crosspod/crosspod"
-
 const (
 	small wire.PodID = 1 // leads
 	large wire.PodID = 2

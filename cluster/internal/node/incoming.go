@@ -38,8 +38,7 @@ type question struct {
 
 // What other goroutines leave for the node. Only Entries waits.
 
-// LinkUp, LinkDown, PodGone, RoundTrip, Written and Entries are called by the
-// transport, which says what each means.
+// LinkUp implements [transport.Directory], which says what it means.
 func (n *Node) LinkUp(l Link) {
 	in := &inbox{link: l}
 	n.mu.Lock()
@@ -49,7 +48,7 @@ func (n *Node) LinkUp(l Link) {
 	n.signal()
 }
 
-// LinkDown: see LinkUp.
+// LinkDown implements [transport.Directory].
 func (n *Node) LinkDown(l Link) {
 	n.mu.Lock()
 	in := n.inboxes[l.Number()]
@@ -61,10 +60,10 @@ func (n *Node) LinkDown(l Link) {
 	}
 }
 
-// PodGone: see LinkUp.
+// PodGone implements [transport.Directory].
 func (n *Node) PodGone(id wire.PodID) { n.event(event{kind: podHasGone, pod: id}) }
 
-// RoundTrip: see LinkUp.
+// RoundTrip implements [transport.Directory].
 func (n *Node) RoundTrip(l Link, d time.Duration) {
 	n.mu.Lock()
 	in := n.inboxes[l.Number()]
@@ -88,7 +87,7 @@ func (n *Node) event(e event) {
 	n.signal()
 }
 
-// Entries: see LinkUp.
+// Entries implements [transport.Directory].
 func (n *Node) Entries(l Link, entries []wire.Entry) error {
 	n.mu.Lock()
 	in, stopping := n.inboxes[l.Number()], n.stopping

@@ -7,6 +7,7 @@ package inproc
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -69,14 +70,14 @@ func (c *Conn) WriteBatch(b []byte) (int, error) { return c.out.put(b, c.stall) 
 
 // TryWriteBatch implements [listener.Conn]: all of b or nothing.
 func (c *Conn) TryWriteBatch(b []byte) (listener.Attempt, error) {
-	switch _, err := c.out.put(b, 0); err {
-	case nil:
+	_, err := c.out.put(b, 0)
+	switch {
+	case err == nil:
 		return listener.Written, nil
-	case os.ErrDeadlineExceeded:
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		return listener.Untouched, nil
-	default:
-		return listener.Untouched, err
 	}
+	return listener.Untouched, err
 }
 
 // Established implements [listener.Conn]: no gate takes this one back.
