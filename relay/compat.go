@@ -37,22 +37,20 @@ type CrossPodForwarder interface {
 var _ CrossPodForwarder = (*cluster.Forwarder)(nil)
 
 // SetCrossPodForwarder makes peers accepted from now on use f when the store does not
-// have a destination. nil, also a nil *[cluster.Forwarder], means none. If f is a
+// have a destination. nil, also a nil pointer in f, means none. If f is a
 // *[cluster.Forwarder], every peer is told of what comes and goes elsewhere from now
 // on; with none, or another one, those who are only elsewhere are offline. Call it
 // before peers are accepted, and not from two goroutines at once.
 func (r *Relay) SetCrossPodForwarder(f CrossPodForwarder) { r.attach(fabricOf(f, r.store)) }
 
-// fabricOf returns f as the fabric of a relay with the peers of st.
+// fabricOf returns f as the fabric of a relay with the peers of st. A nil pointer in
+// f, as of a cluster that was not started, means none: %p shows it for any type.
 func fabricOf(f CrossPodForwarder, st *store.Store) fabric {
 	alone := onePod{st}
-	if f == nil {
+	if f == nil || fmt.Sprintf("%p", f) == "0x0" {
 		return alone
 	}
 	if ours, ok := f.(*cluster.Forwarder); ok {
-		if ours == nil { // as of a cluster that was not started
-			return alone
-		}
 		return ours
 	}
 	return foreign{alone, f}

@@ -530,15 +530,16 @@ func TestTypedNilForwarderIsNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		meter, c := counted(t)
 		r := newRelay(t, meter)
-		var none *cluster.Forwarder
-		r.SetCrossPodForwarder(none)
-		a := connect(t, r, "a")
-		a.write(messages.AppendTransport(nil, messages.HashID("away"), nil))
-		a.send(a, "alive")
-		a.expect(from(a, "alive"))
-		synctest.Wait()
-		if got := c.dropped(t, "no_peer"); got != 1 {
-			t.Errorf("no_peer is %d, want 1", got)
+		for i, none := range []relay.CrossPodForwarder{nil, (*cluster.Forwarder)(nil), (*forwarder)(nil)} {
+			r.SetCrossPodForwarder(none)
+			a := connect(t, r, fmt.Sprint("a", i))
+			a.write(messages.AppendTransport(nil, messages.HashID("away"), nil))
+			a.send(a, "alive")
+			a.expect(from(a, "alive"))
+			synctest.Wait()
+			if got := c.dropped(t, "no_peer"); got != i+1 {
+				t.Errorf("%T: no_peer is %d, want %d", none, got, i+1)
+			}
 		}
 	})
 }
