@@ -11,7 +11,8 @@ import (
 )
 
 // Raw returns access to the file descriptor of c, or nil if c has none and uses the
-// plain path.
+// plain path. It makes the descriptor non-blocking, which it is unless a listener of
+// another make has called [os.File.Fd]: a call that waits would hold up the process.
 func Raw(c net.Conn) syscall.RawConn {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
@@ -19,6 +20,11 @@ func Raw(c net.Conn) syscall.RawConn {
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
+		return nil
+	}
+	waits := true
+	err = raw.Control(func(fd uintptr) { waits = syscall.SetNonblock(int(fd), true) != nil })
+	if err != nil || waits {
 		return nil
 	}
 	return raw

@@ -63,7 +63,10 @@ func (q *Queue) pushFlowLocked(f *Frame) (dropped int, why drop.Reason) {
 		q.dropFlowLocked(to)
 		dropped++
 	}
-	for q.held.Bytes+f.Cost > q.limit.Bytes && (fl.messages > 0 || q.list.head != nil) {
+	for q.held.Bytes+f.Cost > q.limit.Bytes {
+		if fl.messages == 0 && q.list.head == nil {
+			return dropped, q.reason // all of it is being written
+		}
 		q.dropLongestLocked()
 		dropped++
 	}
@@ -123,16 +126,14 @@ func (q *Queue) dropFlowLocked(f *flow) {
 }
 
 // dropLongestLocked drops the oldest message of the longest flow, or without a
-// flow the oldest of the list. There must be one.
+// flow the oldest of the list. There must be one. A backlog that it empties is the
+// caller's to leave, who may be about to add to it.
 func (q *Queue) dropLongestLocked() {
 	if q.flows.messages == 0 {
 		q.dropFirstLocked()
 		return
 	}
 	q.dropFlowLocked(q.flows.backlog.longest())
-	if q.flows.messages == 0 {
-		q.leaveLocked()
-	}
 }
 
 // yieldFlowsLocked drops the oldest messages of the longest flows until a chunk of
@@ -145,6 +146,7 @@ func (q *Queue) yieldFlowsLocked() (dropped int) {
 		q.dropLongestLocked()
 		q.unreserveLocked(0)
 	}
+	q.leaveLocked()
 	return dropped
 }
 

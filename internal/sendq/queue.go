@@ -242,6 +242,7 @@ func (q *Queue) dropAllLocked() (dropped int) {
 			q.dropLongestLocked()
 			dropped++
 		}
+		q.leaveLocked()
 	}
 	return dropped
 }

@@ -150,6 +150,39 @@ func TestQueueAgainstTwin(t *testing.T) {
 	}
 }
 
+// TestSmallQueueOfFlows: making room for a message can empty the backlog that the
+// message is about to join.
+func TestSmallQueueOfFlows(t *testing.T) {
+	for _, limit := range []int{16 << 10, 32 << 10, 128 << 10} {
+		q := new(Queue)
+		q.Init(Config{User: new(counter), Limit: Load{1 << 30, limit}, Full: DropLongest, Reason: drop.LinkFull})
+		flow := uint64(0)
+		push := func(size int) {
+			flow++
+			q.Push(Frame{Size: size, Cost: size, Append: func(dst []byte) []byte { return append(dst, make([]byte, size)...) }, Flow: func() uint64 { return flow }})
+		}
+		for range 3 {
+			for q.Load().Bytes+8000 <= limit/2 {
+				push(8000)
+			}
+			w, _ := q.Next(0)
+			for range 50 {
+				push(8900)
+			}
+			if held := q.Load().Bytes; held > limit {
+				t.Errorf("a queue of %d bytes holds %d", limit, held)
+			}
+			if w.Data != nil {
+				q.Wrote(w.Data, len(w.Data.Frames()))
+			}
+		}
+		q.Close(drop.PeerGone)
+		if q.Load() != (Load{}) {
+			t.Errorf("after Close it holds %v", q.Load())
+		}
+	}
+}
+
 func TestFullestQueueGivesWayFirst(t *testing.T) {
 	b := budget.New(12 * budget.Chunk) // 10 and a half for big chunks
 	fill := func(q *Queue, chunks int) {

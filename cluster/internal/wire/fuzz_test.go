@@ -144,12 +144,17 @@ func FuzzHeader(f *testing.F) {
 	f.Add([]byte{0x01, 0, 0x04, 0x01})
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
 	f.Add([]byte{0x40})
+	f.Add([]byte{byte(wire.TypeAbout), 0, 0x41, 0x30})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		typ, size, err := wire.ParseHeader(b)
 		if err != nil {
 			return
 		}
-		if size > wire.MaxUnknown || typ.Known() && size > wire.MaxEntries {
+		limit := wire.MaxUnknown
+		if typ.Known() {
+			limit = max(wire.MaxEntries, wire.MaxAbout)
+		}
+		if size > limit {
 			t.Fatalf("%v of %d bytes", typ, size)
 		}
 		if again := wire.AppendHeader(nil, typ, size); !bytes.Equal(again, b[:wire.HeaderSize]) {

@@ -35,7 +35,8 @@ type Conn struct {
 
 var _ listener.Conn = (*Conn)(nil)
 
-// Pipe returns the two ends of a connection for messages of at most limit bytes. In
+// Pipe returns the two ends of a connection for messages of at most limit bytes, which
+// is at most 65,533. In
 // each direction at most 64 kB wait, besides the batch that the reader has in hand.
 // A write fails when the other end takes nothing for as long as stall.
 func Pipe(limit int, stall time.Duration) (a, b *Conn) {
@@ -52,14 +53,22 @@ func (c *Conn) NextMessage() (msg []byte, more bool, err error) {
 		}
 	}
 	end := headerSize + int(binary.BigEndian.Uint16(c.rest))
-	msg, c.rest = c.rest[headerSize:end:end], c.rest[end:]
-	if len(msg) == 0 || len(msg) > c.limit {
-		return nil, false, fmt.Errorf("message of %d bytes, at most %d are allowed: %w", len(msg), c.limit, listener.ErrMessage)
+	if err := c.check(end - headerSize); err != nil {
+		return nil, false, err
 	}
+	msg, c.rest = c.rest[headerSize:end:end], c.rest[end:]
 	return msg, len(c.rest) > 0, nil
 }
 
-// AppendMessage implements [listener.Conn]. A message may have at most 65,533 bytes.
+// check returns an error for a message of a size that is not allowed.
+func (c *Conn) check(size int) error {
+	if size == 0 || size > c.limit {
+		return fmt.Errorf("message of %d bytes, from 1 to %d are allowed: %w", size, c.limit, listener.ErrMessage)
+	}
+	return nil
+}
+
+// AppendMessage implements [listener.Conn].
 func (c *Conn) AppendMessage(dst, head, body []byte) []byte {
 	dst = binary.BigEndian.AppendUint16(dst, uint16(len(head)+len(body)))
 	return append(append(dst, head...), body...)
@@ -94,6 +103,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 // Write implements [net.Conn]: p is one message.
 func (c *Conn) Write(p []byte) (int, error) {
+	if err := c.check(len(p)); err != nil {
+		return 0, err
+	}
 	b := netbatch.Borrow(min(headerSize+len(p), netbatch.ReadSize))
 	defer netbatch.GiveBack(b)
 	if _, err := c.WriteBatch(c.AppendMessage(b[:0], p, nil)); err != nil {
@@ -218,7 +230,7 @@ func wholeMessages(b []byte, room int) (n int) {
 	}
 }
 
-// wake makes whoever waits look at the time.
+// wake makes a goroutine that waits look at the time.
 func (w *way) wake() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

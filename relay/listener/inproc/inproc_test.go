@@ -107,10 +107,17 @@ func TestEnds(t *testing.T) {
 			t.Errorf("reading = %v after %v, want the deadline", err, time.Since(start))
 		}
 		_ = b.SetReadDeadline(time.Time{})
-		for _, size := range []int{0, 11} {
-			_, _ = a.Write(make([]byte, size))
+		for _, size := range []int{0, 11, 70_000} {
+			if _, err := a.Write(make([]byte, size)); !errors.Is(err, listener.ErrMessage) {
+				t.Errorf("writing a message of %d bytes: %v", size, err)
+			}
+		}
+		// The other end of a connection need not be so careful.
+		for _, frame := range []string{"\x00\x00", "\x00\x0b", "\xff\xff"} {
+			a, b := inproc.Pipe(10, stall)
+			_, _ = a.WriteBatch([]byte(frame + "eleven byte"))
 			if err := read(b); !errors.Is(err, listener.ErrMessage) {
-				t.Errorf("a message of %d bytes: %v", size, err)
+				t.Errorf("a message that begins with %x: %v", frame, err)
 			}
 		}
 
