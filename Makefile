@@ -11,7 +11,7 @@ GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 all: build test ## build and test
 
-build: ## build bin/relay
+build: ## build the commands into bin/
 	$(GO) build -o bin/ ./cmd/...
 
 test: ## run the tests

@@ -36,7 +36,8 @@ type Health struct {
 
 	// Owned by the goroutine that holds the turn.
 	last    healthReport
-	checked time.Time // of last; zero: never
+	checked time.Time // of last
+	of      *[]string // the listeners of last; nil: there is none
 }
 
 // healthReport is the body of an answer to /health, with the fields and the
@@ -139,7 +140,8 @@ func answer(w http.ResponseWriter, status int, body string) {
 	_, _ = io.WriteString(w, body)
 }
 
-// report returns the last report while it is good, else a new one. Requests that
+// report returns the last report while it is good and of the same listeners, else a
+// new one. Requests that
 // arrive meanwhile wait for that one. An error means that ctx has ended.
 func (h *Health) report(ctx context.Context) (healthReport, error) {
 	select {
@@ -148,25 +150,29 @@ func (h *Health) report(ctx context.Context) (healthReport, error) {
 	case <-ctx.Done():
 		return healthReport{}, ctx.Err()
 	}
-	if h.checked.IsZero() || time.Since(h.checked) >= healthAge {
-		report, err := h.check(ctx)
+	names := h.listeners.Load()
+	if names == nil { // it has not started
+		return healthReport{Status: unhealthy, Timestamp: time.Now().UTC()}, nil
+	}
+	if h.of != names || time.Since(h.checked) >= healthAge {
+		report, err := h.check(ctx, *names)
 		if ctx.Err() != nil {
 			// The client has gone, which ended the probe early: it found nothing out.
 			return healthReport{}, ctx.Err()
 		}
 		h.note(report, err)
-		h.last, h.checked = report, time.Now()
+		h.last, h.checked, h.of = report, time.Now(), names
 	}
 	return h.last, nil
 }
 
 // check probes, and returns why the relay is unhealthy.
-func (h *Health) check(ctx context.Context) (healthReport, error) {
+func (h *Health) check(ctx context.Context, names []string) (healthReport, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	report := healthReport{Status: unhealthy}
-	if names := h.listeners.Load(); names != nil && len(*names) > 0 {
-		report.Listeners = *names
+	if len(names) > 0 {
+		report.Listeners = names
 	}
 	var err error
 	if report.Listeners == nil {

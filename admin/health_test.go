@@ -155,8 +155,14 @@ func TestHealthIsRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p fakeProbe
 		h := admin.NewHealth(p.probe, nil)
-		h.SetListeners("ws")
+		if early := get(t, h, "/health"); early.Code != http.StatusServiceUnavailable {
+			t.Errorf("before the start: %d, want 503", early.Code)
+		}
+		h.SetListeners("ws") // which is seen at once
 		first := get(t, h, "/health").Body.String()
+		if !strings.Contains(first, `"healthy"`) {
+			t.Errorf("after the start: %s, want healthy", first)
+		}
 		p.set(false, errors.New("refused"))
 		time.Sleep(3*time.Second - time.Nanosecond)
 		if again := get(t, h, "/health"); again.Body.String() != first || p.count() != 1 {

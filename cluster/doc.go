@@ -70,9 +70,11 @@
 //	relay_cluster_streams                        links in use
 //	relay_cluster_link_round_trip_seconds        histogram, PING to PONG
 //	relay_cluster_pings_sent_total, _lost_total
-//	relay_cluster_hello_rejects_total{reason}    links refused before they were any
+//	relay_cluster_hello_rejects_total{reason}    connections refused before they became links
 //	relay_cluster_pods, relay_cluster_settled    pods in the view; 1 when all pods see the same
 //	relay_cluster_digest_mismatches_total        claims counted differently at both ends: a bug
+//	relay_cluster_directory_faults_total         entries of this pod to itself that it refused: a bug
+//	relay_cluster_secret{secret}                 cluster secrets of this pod by hash: 1 for the preferred one
 //	relay_cluster_instance_mismatch, relay_cluster_tokens_mismatch
 //	                                             linked pods with a former instance address or other peer tokens
 package cluster

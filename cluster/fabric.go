@@ -13,7 +13,7 @@ import (
 type outlet interface {
 	Push(dst messages.PeerID, epoch uint64, second bool, msg []byte) (wake bool, why drop.Reason)
 	PushBounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) (wake bool, why drop.Reason)
-	Wake()
+	Wake(atOnce bool)
 }
 
 // outlets finds the queue of a pod; nil for one that is unknown or gone.

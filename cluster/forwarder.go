@@ -91,6 +91,9 @@ func (f *Forwarder) Send(dst messages.PeerID, msg []byte) drop.Reason {
 	return f.decided(dst, false, msg, f.routes.Send(f.now(), dst, msg))
 }
 
+// maxAtOnce is how many links a caller of Flush writes to by itself, see ADR-0033.
+const maxAtOnce = 4
+
 // Flush starts what Send has left to start, also of other callers. It
 // costs next to nothing when there is nothing.
 func (f *Forwarder) Flush() {
@@ -104,7 +107,7 @@ func (f *Forwarder) Flush() {
 	f.owing.Store(false)
 	f.owedMu.Unlock()
 	for i, o := range due {
-		o.Wake()
+		o.Wake(len(due) <= maxAtOnce)
 		due[i] = nil
 	}
 	f.owedMu.Lock()

@@ -49,7 +49,7 @@ func (o *fakeOutlet) PushBounce(dst messages.PeerID, epoch uint64, second bool, 
 	return o.Push(dst, epoch, second, msg)
 }
 
-func (o *fakeOutlet) Wake() {
+func (o *fakeOutlet) Wake(bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.woken++

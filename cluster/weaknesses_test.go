@@ -282,7 +282,7 @@ func (o *busyOutlet) PushBounce(dst messages.PeerID, epoch uint64, second bool, 
 	return o.Push(dst, epoch, second, msg)
 }
 
-func (o *busyOutlet) Wake() {}
+func (o *busyOutlet) Wake(bool) {}
 
 // What was on its way to a pod that was killed, and that another process has
 // taken the place of before anybody gave it up, is counted as lost.

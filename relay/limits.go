@@ -25,8 +25,8 @@ type Limits struct {
 	// may not have so many files open, it is fewer: some are kept for
 	// handshakes and for all that is not a peer.
 	MaxPeers int
-	// MaxHalfOpen is how many connections may be in their handshake, over all
-	// listeners of one Listen call. When one more arrives the oldest is
+	// MaxHalfOpen is how many connections may be in their handshake, on
+	// the listener of one Listen call. When one more arrives the oldest is
 	// closed. Default 4,096, or what the limit on open files leaves.
 	MaxHalfOpen int
 	// HandshakeTimeout covers TLS, the HTTP header and Auth together, from the
@@ -59,9 +59,9 @@ type Limits struct {
 	QueueMessages int
 	QueueBytes    int
 	// TotalQueueBytes bounds the memory of all queues together, those to other
-	// pods among them. When it is
-	// spent, the fullest queues drop their oldest data; where peers whose sockets
-	// hardly take anything hold more than half of it, those are closed. Default: one
+	// pods among them. When it is spent, the fullest queues drop their oldest
+	// data; where peers whose sockets hardly take anything hold more than half of
+	// it, those are closed. Default: one
 	// budget that all relays of the process share, a quarter of what the process
 	// may use: the least of GOMEMLIMIT, the limits of its cgroup and of those
 	// above it, and the machine's memory. The least is 1 MiB. See ADR-0009.
@@ -185,8 +185,7 @@ func newLimiter(l Limits) *limiter {
 	return &limiter{messages: newRate(l.MessagesPerSecond, 1), bytes: newRate(l.BytesPerSecond, messages.MaxSize)}
 }
 
-// newRate allows bursts of a second, and what one read may bring at most, so
-// that a batch can always be reserved.
+// newRate allows bursts of a second, and at least one message of the largest size.
 func newRate(perSecond float64, least int) *rate.Limiter {
 	if perSecond == 0 {
 		return nil

@@ -23,7 +23,7 @@ type Server struct {
 	joined chan struct{}   // closed when cluster is set
 
 	mu        sync.Mutex // guards what follows
-	listeners map[*ws.Listener]net.Addr
+	listeners map[*ws.Listener]bool
 	cluster   *cluster.Cluster // what Listen has made of others
 	closing   bool
 }
@@ -31,7 +31,7 @@ type Server struct {
 // NewServer checks cfg and builds a server. It opens nothing and starts
 // nothing.
 func NewServer(cfg Config) (*Server, error) {
-	s := &Server{self: listener.NewSelf(), joined: make(chan struct{}), listeners: make(map[*ws.Listener]net.Addr)}
+	s := &Server{self: listener.NewSelf(), joined: make(chan struct{}), listeners: make(map[*ws.Listener]bool)}
 	if cfg.Cluster != nil && cfg.CrossPodForwarder == nil {
 		others := *cfg.Cluster
 		if others.Meter == nil {
@@ -184,7 +184,7 @@ func (s *Server) Listen(cfg ListenerConfig) error {
 		Logger:       env.log,
 		Mux:          cfg.Mux,
 	})
-	if !s.add(l, ln.Addr()) {
+	if !s.add(l) {
 		_ = ln.Close() // nothing was served on it
 		return nil
 	}
@@ -199,13 +199,13 @@ func (s *Server) Listen(cfg ListenerConfig) error {
 // count books how a half-open connection ended.
 func (s *Server) count(o listener.Outcome) { s.relay.env.metrics.Handshake(string(o)) }
 
-func (s *Server) add(l *ws.Listener, addr net.Addr) bool {
+func (s *Server) add(l *ws.Listener) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
 		return false
 	}
-	s.listeners[l] = addr
+	s.listeners[l] = true
 	return true
 }
 
@@ -213,18 +213,6 @@ func (s *Server) remove(l *ws.Listener) {
 	s.mu.Lock()
 	delete(s.listeners, l)
 	s.mu.Unlock()
-}
-
-// Addrs returns the addresses that are being listened on, none before Listen has
-// bound them.
-func (s *Server) Addrs() []net.Addr {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	addrs := make([]net.Addr, 0, len(s.listeners))
-	for _, addr := range s.listeners {
-		addrs = append(addrs, addr)
-	}
-	return addrs
 }
 
 // Shutdown stops accepting, closes the connections that have not finished

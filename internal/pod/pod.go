@@ -36,13 +36,13 @@ import (
 // A Part is one thing that runs in the process. What it does not need is nil.
 type Part struct {
 	Name string
-	// Listen opens addresses. Every part listens before the first one starts, and
-	// all that cannot be opened is reported together.
+	// Listen opens addresses. Every part that has it listens before the first one
+	// starts, and all that cannot be opened is reported together.
 	Listen func(ctx context.Context) error
 	// Start returns when the part works. ctx ends when the process is to stop.
 	Start func(ctx context.Context) error
-	// Serve runs beside the other parts until Stop has been called, which may make
-	// it return, and ctx ends. When it returns before that the process stops.
+	// Serve runs beside the other parts until ctx ends, which is after Stop; Stop may
+	// end it. If it returns earlier, the process stops.
 	Serve func(ctx context.Context) error
 	// Stop is called once for a part that has listened or started.
 	Stop func()
@@ -164,6 +164,9 @@ func run(ctx context.Context, parts []Part) error {
 			})
 			ends[i] = func() { cancel(); <-served }
 		}
+	}
+	if errors.Is(err, ctx.Err()) {
+		err = nil // it was asked to stop before all had started
 	}
 	if err == nil {
 		<-running.Done()

@@ -3,6 +3,7 @@ package pod
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -20,11 +21,14 @@ func TestRun(t *testing.T) {
 		{"listen a", "listen a, listen c, stop c, stop a", "listen a"},
 		{"listen a, listen c", "listen a, listen c, stop c, stop a", "cannot listen:\n  listen a\n  listen c"},
 		{"start b", "listen a, listen c, start a, start b, stop c, stop a, end a", "start b"},
+		{"asked in b", "listen a, listen c, start a, stop c, stop a, end a", ""},
 		{"b fails", "listen a, listen c, start a, start b, start c, b fails, stop c, end c, stop b, stop a, end a", "b fails"},
 		{"b ends", "listen a, listen c, start a, start b, start c, b ends, stop c, end c, stop b, stop a, end a", ""},
 	} {
 		t.Run(tt.fails, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
 				var done []string
 				step := func(what, name string) error {
 					done = append(done, what+name)
@@ -35,8 +39,15 @@ func TestRun(t *testing.T) {
 				}
 				part := func(name string) Part {
 					return Part{
-						Name:  name,
-						Start: func(context.Context) error { return step("start ", name) },
+						Name: name,
+						Start: func(ctx context.Context) error {
+							if tt.fails == "asked in b" && name == "b" {
+								cancel()
+								<-ctx.Done()
+								return fmt.Errorf("b: %w", ctx.Err())
+							}
+							return step("start ", name)
+						},
 						Serve: func(ctx context.Context) error {
 							if _, how, _ := strings.Cut(tt.fails, "b "); name == "b" && (how == "ends" || how == "fails") {
 								synctest.Wait() // until all have started
@@ -55,8 +66,6 @@ func TestRun(t *testing.T) {
 				a, b, c := part("a"), part("b"), part("c")
 				a.Listen = func(context.Context) error { return step("listen ", "a") }
 				c.Listen = func(context.Context) error { return step("listen ", "c") }
-				ctx, cancel := context.WithCancel(t.Context())
-				defer cancel()
 				if tt.fails == "" {
 					go func() {
 						synctest.Wait()

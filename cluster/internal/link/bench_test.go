@@ -60,14 +60,14 @@ func benchmarkLink(b *testing.B, load string, size int, burst, inFlight int64) {
 				continue
 			}
 			if due {
-				sender.queue.Wake()
+				sender.queue.Wake(true)
 				due = false
 			}
 			for sent-read.Load() > inFlight {
 				<-room
 			}
 		}
-		sender.queue.Wake()
+		sender.queue.Wake(true)
 		for read.Load() < sent {
 			<-room
 		}
@@ -103,7 +103,7 @@ func BenchmarkLone(b *testing.B) {
 			cpu := cpuTime()
 			for b.Loop() {
 				sender.queue.Push(peer(1), 1, false, msg)
-				sender.queue.Wake()
+				sender.queue.Wake(true)
 				<-got
 			}
 			b.ReportMetric(float64((cpuTime()-cpu).Nanoseconds())/float64(b.N), "cpu-ns/op")

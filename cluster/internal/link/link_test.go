@@ -44,7 +44,7 @@ func quiet(a, b *link.Config) {
 func (e *end) send(dst int, msg []byte) drop.Reason {
 	wake, why := e.queue.Push(peer(dst), 1, false, msg)
 	if wake {
-		e.queue.Wake()
+		e.queue.Wake(true)
 	}
 	return why
 }
@@ -57,7 +57,7 @@ func TestEverythingArrives(t *testing.T) {
 		a.queue.Push(peer(1), 5, false, transport([]byte("one")))
 		a.queue.Push(peer(2), 6, true, transport([]byte("two")))
 		a.queue.PushBounce(peer(3), 7, true, transport([]byte("three")))
-		a.queue.Wake()
+		a.queue.Wake(true)
 		synctest.Wait()
 		time.Sleep(10 * time.Millisecond)
 		synctest.Wait()
@@ -157,7 +157,7 @@ func TestBothDirectionsFull(t *testing.T) {
 			return &trace{forward: func(msg []byte) {
 				(*e).SendEntries([]wire.Entry{{Kind: wire.Digest, ID: 1}})
 				(*e).queue.PushBounce(peer(number(msg)), 1, true, msg)
-				(*e).queue.Wake()
+				(*e).queue.Wake(true)
 			}}
 		}
 		var a, b *end

@@ -117,11 +117,11 @@ func flowOf(d *wire.Data) uint64 {
 }
 
 // Wake makes the link write what is queued. It does nothing when there is none: the
-// next one begins with what is queued. The caller writes as much of it as the socket
-// takes at once, up to a chunk.
-func (q *Queue) Wake() {
+// next one begins with what is queued. With atOnce the caller first writes as much of
+// it as the socket takes without waiting, up to a chunk.
+func (q *Queue) Wake(atOnce bool) {
 	if l := q.link.Load(); l != nil {
-		l.wakeForData()
+		l.wakeForData(atOnce)
 	}
 }
 

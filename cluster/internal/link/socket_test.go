@@ -84,7 +84,7 @@ func TestWakeWrites(t *testing.T) {
 				t.Fatalf("Push: wake %v, %v", wake, why)
 			}
 		}
-		a.queue.Wake()
+		a.queue.Wake(true)
 		if _, after := cx.counts(); after != before+1 || a.Writing() {
 			t.Fatalf("%d writes, writer %v, want all written and no writer left", after-before, a.Writing())
 		}
@@ -249,7 +249,7 @@ func TestReadAllocatesNothing(t *testing.T) {
 		for i := range 50 {
 			a.queue.Push(peer(i), 1, false, msg)
 		}
-		a.queue.Wake()
+		a.queue.Wake(true)
 		<-got
 	}
 	for range 10 {

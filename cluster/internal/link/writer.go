@@ -30,12 +30,12 @@ func (l *Link) start(owed bool) {
 	}
 }
 
-// wakeForData writes what is in the queue as far as the socket takes it at once, to
-// wake a writer would take longer, and makes a writer write the rest.
-func (l *Link) wakeForData() {
+// wakeForData makes a writer write what is in the queue. With atOnce it first writes
+// what the socket takes without waiting: waking a writer would take longer.
+func (l *Link) wakeForData(atOnce bool) {
 	switch {
 	case !l.own.Mark(dueData):
-	case l.raw != nil && l.writeAtOnce():
+	case atOnce && l.raw != nil && l.writeAtOnce():
 		call(l.cfg.Idle)
 	default:
 		go l.write()

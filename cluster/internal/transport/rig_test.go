@@ -266,7 +266,7 @@ func (p *rigPod) send(o *rigPod, text string) drop.Reason {
 	msg := messages.AppendTransport(nil, id, []byte(text))
 	wake, why := out.Push(id, 1, false, msg)
 	if wake {
-		out.Wake()
+		out.Wake(true)
 	}
 	return why
 }

@@ -99,8 +99,12 @@ func TestGuessesOfHandlers(t *testing.T) {
 	cfg.Mux.HandleFunc("/guess", func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, r.RemoteAddr, http.StatusUnauthorized)
 	})
+	// As a reverse proxy does when its backend dies: no failure of the client.
+	cfg.Mux.HandleFunc("/abort", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	addr := serve(t, cfg, nil, echo(t))
 	for i, test := range []struct{ request, want string }{
+		{"GET /abort HTTP/1.1\r\nHost: x\r\n%s\r\n", ""},
+		{"GET /abort HTTP/1.1\r\nHost: x\r\n%s\r\n", ""},
 		{"GET /guess HTTP/1.1\r\nHost: x\r\n%s\r\n", "401 Unauthorized"},
 		{"GET /guess HTTP/1.1\r\nHost: x\r\n%s\r\n", "203.0.113.9:0\n"},
 		{"GET /guess HTTP/1.1\r\nHost: x\r\n%s\r\n", "429 Too Many Requests"},

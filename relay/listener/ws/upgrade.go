@@ -85,15 +85,19 @@ func (u *upgrader) serveOther(w http.ResponseWriter, r *http.Request, s *socket)
 
 	w.Header().Set("Connection", "close")
 	out := &otherWriter{ResponseWriter: w, half: s.half}
+	returned := false
+	defer func() { // also when the handler panics, as with [http.ErrAbortHandler]
+		switch {
+		case out.code == http.StatusUnauthorized, out.code == http.StatusForbidden:
+			s.refuse(listener.OutcomeBadAuth)
+		case returned && out.code < http.StatusBadRequest:
+			s.refuse(listener.OutcomeOK)
+		default:
+			s.answered.Store(true)
+		}
+	}()
 	u.l.mux.ServeHTTP(out, r)
-	switch {
-	case out.code == http.StatusUnauthorized, out.code == http.StatusForbidden:
-		s.refuse(listener.OutcomeBadAuth)
-	case out.code < http.StatusBadRequest:
-		s.refuse(listener.OutcomeOK)
-	default:
-		s.answered.Store(true)
-	}
+	returned = true
 }
 
 // otherWriter is what a handler of another path answers with. A handler that takes
