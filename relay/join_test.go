@@ -91,6 +91,28 @@ func TestServerJoinsAndLeavesItsCluster(t *testing.T) {
 			t.Error("a listener is left")
 		}
 		_ = s.Close()
+
+		// A join that takes long holds up no other call, and one that ends after Close is undone.
+		slow, opens := config("10.0.0.4"), make(chan struct{})
+		listen := slow.Cluster.Listen
+		slow.Cluster.Listen = func(network, address string) (net.Listener, error) {
+			<-opens
+			return listen(network, address)
+		}
+		if s, err = relay.NewServer(slow); err != nil {
+			t.Fatal(err)
+		}
+		if ln, err = n.Host("10.0.0.4").Listen("tcp", "10.0.0.4:80"); err != nil {
+			t.Fatal(err)
+		}
+		go func() { served <- s.Listen(relay.ListenerConfig{Listener: ln}) }()
+		synctest.Wait()
+		_ = s.Close()
+		close(opens)
+		if err := <-served; err != nil || s.Cluster() != nil {
+			t.Errorf("Close while joining: %v, in a cluster: %v", err, s.Cluster() != nil)
+		}
+
 		wrong.CrossPodForwarder = &cluster.Forwarder{}
 		if _, err := relay.NewServer(wrong); err == nil {
 			t.Error("two clusters were taken")

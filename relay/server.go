@@ -22,6 +22,8 @@ type Server struct {
 	others *cluster.Config // nil: there are none, or the caller has started the cluster
 	joined chan struct{}   // closed when cluster is set
 
+	joining sync.Mutex // held while the cluster is joined, which may take long
+
 	mu        sync.Mutex // guards what follows
 	listeners map[*ws.Listener]bool
 	cluster   *cluster.Cluster // what Listen has made of others
@@ -109,15 +111,25 @@ func (s *Server) WaitReady(ctx context.Context) error {
 
 // join joins the cluster, if there is one and it has not been joined.
 func (s *Server) join() error {
+	s.joining.Lock()
+	defer s.joining.Unlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.others == nil || s.cluster != nil || s.closing {
+	due := s.others != nil && s.cluster == nil && !s.closing
+	s.mu.Unlock()
+	if !due {
 		return nil
 	}
 	c, err := StartCluster(context.Background(), s.Store(), *s.others)
 	if err != nil {
 		return err
 	}
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		c.Stop() // Shutdown has not seen it
+		return nil
+	}
+	defer s.mu.Unlock()
 	s.relay.attach(c.Forwarder)
 	s.cluster = c
 	close(s.joined)

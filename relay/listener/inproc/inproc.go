@@ -128,14 +128,15 @@ func (c *Conn) LocalAddr() net.Addr { return addr }
 func (c *Conn) RemoteAddr() net.Addr { return addr }
 
 // SetDeadline implements [net.Conn].
-func (c *Conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
+func (c *Conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
 
 // SetReadDeadline implements [net.Conn].
-func (c *Conn) SetReadDeadline(t time.Time) error { return c.in.setDeadline(t) }
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.in.setDeadline(&c.in.readBy, t) }
 
-// SetWriteDeadline implements [net.Conn]. It does nothing: the stall timeout bounds
-// each write.
-func (c *Conn) SetWriteDeadline(time.Time) error { return nil }
+// SetWriteDeadline implements [net.Conn]. The stall timeout bounds each write too.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.out.setDeadline(&c.out.writeBy, t) }
 
 var addr = &net.UnixAddr{Net: "inproc", Name: "in process"}
 
@@ -145,11 +146,19 @@ type way struct {
 	changed *sync.Cond
 	buf     []byte // lent while it holds messages
 	n       int
-	closed  bool        // no more is written
-	gone    bool        // no more is read
-	until   time.Time   // deadline of the reader
-	timer   *time.Timer // for it
+	closed  bool // no more is written
+	gone    bool // no more is read
+	readBy  deadline
+	writeBy deadline
 }
+
+// deadline is one end's. The timer wakes it.
+type deadline struct {
+	at    time.Time
+	timer *time.Timer
+}
+
+func (d *deadline) passed() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }
 
 func newWay() *way {
 	w := new(way)
@@ -172,7 +181,7 @@ func (w *way) take() (lent, batch []byte, err error) {
 			return lent, batch, nil
 		case w.closed:
 			return nil, nil, io.EOF
-		case !w.until.IsZero() && !time.Now().Before(w.until):
+		case w.readBy.passed():
 			return nil, nil, os.ErrDeadlineExceeded
 		}
 		w.changed.Wait()
@@ -188,6 +197,9 @@ func (w *way) put(b []byte, stall time.Duration) (n int, err error) {
 	for n < len(b) {
 		if w.gone || w.closed {
 			return n, net.ErrClosed
+		}
+		if w.writeBy.passed() {
+			return n, os.ErrDeadlineExceeded
 		}
 		if stall == 0 && len(b) > netbatch.ReadSize-w.n {
 			return 0, os.ErrDeadlineExceeded
@@ -237,15 +249,15 @@ func (w *way) wake() {
 	w.changed.Broadcast()
 }
 
-func (w *way) setDeadline(t time.Time) error {
+func (w *way) setDeadline(d *deadline, t time.Time) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.timer != nil {
-		w.timer.Stop()
-		w.timer = nil
+	if d.timer != nil {
+		d.timer.Stop()
+		d.timer = nil
 	}
-	if w.until = t; !t.IsZero() {
-		w.timer = time.AfterFunc(time.Until(t), w.wake)
+	if d.at = t; !t.IsZero() && !w.closed {
+		d.timer = time.AfterFunc(time.Until(t), w.wake)
 	}
 	w.changed.Broadcast()
 	return nil
@@ -260,8 +272,10 @@ func (w *way) close(reader bool) {
 		netbatch.GiveBack(w.buf)
 		w.buf, w.n = nil, 0
 	}
-	if w.timer != nil {
-		w.timer.Stop()
+	for _, d := range []*deadline{&w.readBy, &w.writeBy} {
+		if d.timer != nil {
+			d.timer.Stop()
+		}
 	}
 	w.changed.Broadcast()
 }

@@ -71,6 +71,15 @@ func TestFull(t *testing.T) {
 		if n, err := a.WriteBatch(batch); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != stall {
 			t.Fatalf("WriteBatch = %d, %v after %v", n, err, time.Since(start))
 		}
+		start = time.Now()
+		go func() {
+			time.Sleep(stall / 2)
+			_ = a.SetWriteDeadline(time.Now()) // as the relay does when memory is short
+		}()
+		if n, err := a.WriteBatch(batch); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != stall/2 {
+			t.Fatalf("WriteBatch up to a deadline = %d, %v after %v", n, err, time.Since(start))
+		}
+		_ = a.SetWriteDeadline(time.Time{})
 		ended := make(chan struct{})
 		go func() { // slow, but it does not stall
 			defer close(ended)
