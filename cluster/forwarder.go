@@ -134,16 +134,18 @@ func (f *Forwarder) InterestChanged(id messages.PeerID) {
 	}
 }
 
-// Members returns the members of group in the whole cluster, in no order. It waits for
-// the directory, at most until ctx ends. An error means that they could not be found
-// out.
+// Members returns all members of group in the whole cluster, in no order, or an error
+// and none of them. It waits until each pod that keeps the list has answered, at most
+// until ctx ends: one round trip, but many seconds while pods come and go. The link
+// to a pod that lists more than 262,144 members of one group is closed.
 func (f *Forwarder) Members(ctx context.Context, group string) ([]Member, error) {
 	return f.node.Members(ctx, group)
 }
 
 // WatchGroup calls changed with online for each member of group there is, and for each
-// that joins or moves to another pod; and without when one has left. changed must not
-// wait. It is not called after cancel has been, but for a call that is under way.
+// that joins or moves to another pod; and without when one has left. The calls come one
+// at a time, and changed must not wait. It is not called after cancel has been, but for
+// a call that is under way. The limit of [Forwarder.Members] holds here too.
 func (f *Forwarder) WatchGroup(group string, changed func(m Member, online bool)) (cancel func()) {
 	return f.node.WatchGroup(group, changed)
 }

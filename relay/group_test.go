@@ -116,3 +116,20 @@ func TestGroups(t *testing.T) {
 		})
 	}
 }
+
+// Members lists all members, however many they are.
+func TestManyMembers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const many = 100
+		c := newPods(t, 3)
+		for i := range many {
+			join(t, c.all[i%3].Relay, fmt.Sprint("m", i), "k")
+		}
+		time.Sleep(settling)
+		for i, p := range c.all {
+			if all, err := p.Members(t.Context(), "k"); len(all) != many || err != nil {
+				t.Errorf("pod %d: Members: %d of %d, %v", i, len(all), many, err)
+			}
+		}
+	})
+}

@@ -34,9 +34,9 @@ func (r *Relay) lookAt(id messages.PeerID) { r.host.Load().fabric.InterestChange
 // current reports whether the relay uses the fabric of h.
 func (h *host) current() bool { return h.relay != nil && h.relay.host.Load() == h }
 
-// Members returns the members of group on all pods, in no order: the peers that were
-// accepted by [Relay.AcceptMember] and are connected. It may wait until ctx ends. An error
-// means that they could not be found out.
+// Members returns all members of group on all pods, in no order: the peers that were
+// accepted by [Relay.AcceptMember] and are connected. With an error it returns none. It may
+// wait until ctx ends, see [cluster.Forwarder.Members].
 func (r *Relay) Members(ctx context.Context, group string) ([]cluster.Member, error) {
 	return r.host.Load().fabric.Members(ctx, group)
 }

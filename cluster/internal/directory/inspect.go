@@ -2,6 +2,7 @@ package directory
 
 import (
 	"iter"
+	"slices"
 
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/messages"
@@ -33,6 +34,16 @@ func (p *Pod) Current(n wire.Name) []Place {
 		all = append(all, Place{n, m.key, m.value.pod, m.value.epoch})
 	}
 	return all
+}
+
+// Answered reports whether every home of n has answered this pod's subscription, so
+// that [Pod.Current] is complete.
+func (p *Pod) Answered(n wire.Name) bool {
+	i := p.interests.get(n)
+	return i != nil && i.version == p.version && !slices.ContainsFunc(i.at[:i.homes], func(a answer) bool {
+		r := p.slots[a.slot]
+		return !a.answered || !r.up || a.told != r.ord
+	})
 }
 
 // Subscribed reports whether [Pod.Subscribe] is in force for n.

@@ -157,10 +157,6 @@ func (n *Node) evict(id messages.PeerID, conn, winner uint64) {
 }
 
 func (n *Node) answer(e *directory.Effect) {
-	if e.Name.Space() != wire.Peer {
-		n.listed(e)
-		return
-	}
 	outcome := metrics.LookupUnknown
 	switch e.Result {
 	case directory.Owner:

@@ -17,25 +17,18 @@ type Member struct {
 	Pod string // the announced address of the pod that has it; empty: it is not known
 }
 
-// errUnknown ends a Members whose answer could not be found.
-var errUnknown = errors.New("cluster: a pod that may know members of the group could not be asked")
+// errStopped ends a Members that the node did not answer.
+var errStopped = errors.New("cluster: stopped before the members of the group were known")
 
 // groups is what parts of this pod want to know of groups. The goroutine owns it.
 type groups struct {
 	watchers map[wire.Name][]*watcher
-	lists    map[wire.Name]*list
+	lists    map[wire.Name][]chan []Member // of the callers of Members that wait
 }
 
 type watcher struct {
 	changed func(m Member, online bool)
 	ended   atomic.Bool
-}
-
-// list is a lookup of a group.
-type list struct {
-	found   []Member
-	waiting []chan<- *list
-	err     error
 }
 
 // call makes the goroutine call what, and reports false if the node is stopping.
@@ -70,12 +63,8 @@ func (n *Node) WatchGroup(group string, changed func(m Member, online bool)) (ca
 	return func() {
 		w.ended.Store(true)
 		n.call(func() {
-			rest := slices.DeleteFunc(n.groups.watchers[name], func(other *watcher) bool { return other == w })
-			if n.groups.watchers[name] = rest; len(rest) == 0 {
-				delete(n.groups.watchers, name)
-				n.pod.Unsubscribe(n.Now(), name)
-				n.apply()
-			}
+			drop(n.groups.watchers, name, w)
+			n.unsubscribe(name)
 		})
 	}
 }
@@ -94,49 +83,61 @@ func (n *Node) groupChanged(e *directory.Effect, online bool) {
 	}
 }
 
-// Members returns the members of group, in no order. It waits for the directory, at
-// most until ctx ends. An error means that they could not be found out.
+// Members returns all members of group, in no order. It subscribes to the group until
+// every home of its name has answered, at most until ctx ends, and keeps what
+// [Node.WatchGroup] keeps meanwhile. An error means that there is no list.
 func (n *Node) Members(ctx context.Context, group string) ([]Member, error) {
-	name, answer := wire.GroupName(group), make(chan *list, 1)
+	name, answer := wire.GroupName(group), make(chan []Member, 1)
 	n.call(func() {
-		l := n.groups.lists[name]
-		if l == nil {
-			l = new(list)
-			n.groups.lists[name] = l
-		}
-		if l.waiting = append(l.waiting, answer); len(l.waiting) == 1 {
-			n.pod.Lookup(n.Now(), name, 0)
-			n.apply()
-		}
+		n.groups.lists[name] = append(n.groups.lists[name], answer)
+		n.pod.Subscribe(n.Now(), name)
+		n.apply()
 	})
 	select {
-	case l := <-answer:
-		return slices.Clone(l.found), l.err
+	case all := <-answer:
+		return all, nil
 	case <-n.stopped:
-		return nil, errUnknown
+		return nil, errStopped
 	case <-ctx.Done():
+		n.call(func() {
+			drop(n.groups.lists, name, answer)
+			n.unsubscribe(name)
+		})
 		return nil, ctx.Err()
 	}
 }
 
-// listed takes an answer to a lookup of a group: one for each member.
-func (n *Node) listed(e *directory.Effect) {
-	l := n.groups.lists[e.Name]
-	if l == nil {
-		return
+// answerLists answers the callers of Members whose groups are known.
+func (n *Node) answerLists() {
+	for name, waiting := range n.groups.lists {
+		if !n.pod.Answered(name) {
+			continue
+		}
+		for _, answer := range waiting {
+			var all []Member
+			for _, p := range n.pod.Current(name) {
+				address, _ := n.Address(p.Pod)
+				all = append(all, Member{p.Member, address})
+			}
+			answer <- all // has room for it
+		}
+		delete(n.groups.lists, name)
+		n.unsubscribe(name)
 	}
-	switch e.Result {
-	case directory.Owner:
-		address, _ := n.Address(e.Pod)
-		l.found = append(l.found, Member{e.Member, address})
-	case directory.Unknown:
-		l.err = errUnknown
+}
+
+// unsubscribe ends the subscription to a group that nothing on this pod asks about.
+func (n *Node) unsubscribe(name wire.Name) {
+	if n.groups.watchers[name] == nil && n.groups.lists[name] == nil {
+		n.pod.Unsubscribe(n.Now(), name)
+		n.apply()
 	}
-	if e.More {
-		return
-	}
-	delete(n.groups.lists, e.Name)
-	for _, answer := range l.waiting {
-		answer <- l // has room for it
+}
+
+// drop removes v from what m has for name.
+func drop[V comparable](m map[wire.Name][]V, name wire.Name, v V) {
+	rest := slices.DeleteFunc(m[name], func(other V) bool { return other == v })
+	if m[name] = rest; len(rest) == 0 {
+		delete(m, name)
 	}
 }

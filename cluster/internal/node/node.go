@@ -105,7 +105,7 @@ func New(self directory.Member, host Host, m *metrics.Metrics, log *slog.Logger)
 		asked:    make(map[wire.Name]directory.Time),
 		rate:     rate.NewLimiter(interestsPerSecond, interestBurst),
 	}
-	n.groups = groups{watchers: make(map[wire.Name][]*watcher), lists: make(map[wire.Name]*list)}
+	n.groups = groups{watchers: make(map[wire.Name][]*watcher), lists: make(map[wire.Name][]chan []Member)}
 	n.Attach(host)
 	n.unheard.seed = maphash.MakeSeed()
 	clock := wallClock()
@@ -281,6 +281,7 @@ func (n *Node) step() (more, stop bool) {
 			n.asked = make(map[wire.Name]directory.Time) // a map does not shrink
 		}
 	}
+	n.answerLists()
 	if stop {
 		n.pod.Stop(n.Now())
 		n.apply()

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -722,6 +723,49 @@ func TestUnaskedAnswerIsIgnored(t *testing.T) {
 		}
 		if s.closed != nil {
 			t.Errorf("the session was ended: %v", s.closed)
+		}
+	})
+}
+
+// A call of Members that is given up, or is under way when the node stops, returns an
+// error. The subscription to the group ends with the last call that needs it.
+func TestMembersGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, _, _ := newTestNode(t)
+		s := &fakeSession{n: 1, id: 2}
+		n.LinkUp(s) // which never answers
+		members := func(timeout time.Duration) error {
+			ctx, cancel := context.WithTimeout(t.Context(), timeout)
+			defer cancel()
+			_, err := n.Members(ctx, "k")
+			return err
+		}
+		interests := func(want int) {
+			t.Helper()
+			time.Sleep(2 * statsEvery)
+			if got := n.Stats().Interests; got != want {
+				t.Errorf("%d interests, want %d", got, want)
+			}
+		}
+		stop := n.WatchGroup("k", func(Member, bool) {})
+		if err := members(time.Second); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Members: %v", err)
+		}
+		interests(1)
+		last := make(chan error, 1)
+		go func() { last <- members(2 * time.Second) }()
+		synctest.Wait()
+		stop()
+		interests(1)
+		if err := <-last; !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Members: %v", err)
+		}
+		interests(0)
+		go func() { last <- members(time.Hour) }()
+		synctest.Wait()
+		n.Stop()
+		if err := <-last; !errors.Is(err, errStopped) {
+			t.Errorf("Members of a stopped node: %v", err)
 		}
 	})
 }
