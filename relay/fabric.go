@@ -2,6 +2,8 @@ package relay
 
 import (
 	"context"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/crosspod/crosspod/cluster"
@@ -64,18 +66,41 @@ func (o onePod) Members(_ context.Context, group string) (all []cluster.Member, 
 }
 
 func (o onePod) WatchGroup(group string, changed func(m cluster.Member, online bool)) (cancel func()) {
-	cancel = o.store.Observe(func(e store.Event) {
-		online := e.Online && isMember(e.Peer, group)
-		if online || isMember(e.Peer, group) || isMember(e.Replaced, group) {
-			changed(cluster.Member{ID: e.ID}, online)
+	var ended atomic.Bool
+	var mu sync.Mutex // also held by changed: the calls come one at a time
+	online := make(map[messages.PeerID]store.Peer)
+	// Events come at the same time and in any order, so look passes on the state, and
+	// the last look at an id comes after its last change.
+	look := func(id messages.PeerID) {
+		mu.Lock()
+		defer mu.Unlock()
+		p, _ := o.store.State(id)
+		old := online[id]
+		is := isMember(p, group)
+		if ended.Load() || is && p == old || !is && old == nil {
+			return
+		}
+		if is {
+			online[id] = p
+		} else {
+			delete(online, id)
+		}
+		changed(cluster.Member{ID: id}, is)
+	}
+	forget := o.store.Observe(func(e store.Event) {
+		if isMember(e.Peer, group) || isMember(e.Replaced, group) {
+			look(e.ID)
 		}
 	})
 	for p := range o.store.All() {
 		if isMember(p, group) {
-			changed(cluster.Member{ID: p.ID()}, true)
+			look(p.ID())
 		}
 	}
-	return cancel
+	return func() {
+		ended.Store(true)
+		forget()
+	}
 }
 
 // done is closed.

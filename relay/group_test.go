@@ -2,8 +2,10 @@ package relay_test
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,6 +131,49 @@ func TestManyMembers(t *testing.T) {
 		for i, p := range c.all {
 			if all, err := p.Members(t.Context(), "k"); len(all) != many || err != nil {
 				t.Errorf("pod %d: Members: %d of %d, %v", i, len(all), many, err)
+			}
+		}
+	})
+}
+
+// Members that leave while WatchGroup passes on those that are there are not reported
+// online for ever, and the calls come one at a time.
+func TestLeaveDuringWatchGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRelay(t)
+		var members []*peer
+		for i := range 300 { // some share a shard of the store
+			members = append(members, join(t, r, fmt.Sprint("m", i), "k"))
+		}
+		var calls atomic.Int32
+		var overlapping atomic.Bool
+		var online sync.Map
+		var leave sync.Once
+		r.WatchGroup("k", func(m cluster.Member, is bool) {
+			if calls.Add(1) > 1 {
+				overlapping.Store(true)
+			}
+			defer calls.Add(-1)
+			online.Store(m.ID, is)
+			leave.Do(func() {
+				for _, p := range members {
+					_ = p.Close()
+				}
+				for r.Store().Len() > 0 {
+					runtime.Gosched()
+				}
+				for range 1000 { // for calls that do not wait for this one
+					runtime.Gosched()
+				}
+			})
+		})
+		synctest.Wait()
+		if overlapping.Load() {
+			t.Error("two calls at a time")
+		}
+		for id, is := range online.Range {
+			if is.(bool) {
+				t.Errorf("%v has left, and the last call says online", id)
 			}
 		}
 	})
