@@ -327,6 +327,7 @@ func (r *Relay) start(id messages.PeerID, c listener.Conn, groups []string) {
 	r.mu.Lock()
 	p := newPeer(r.env, id, c, r.store, r.notifier, r.host.Load().fabric)
 	if len(groups) > 0 {
+		groups = slices.Clone(groups) // the caller's
 		p.groups = &groups
 	}
 	p.out.Mark(0) // no other writer until the AuthResponse is out
