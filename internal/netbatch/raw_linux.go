@@ -13,7 +13,7 @@ import (
 // monitor then looks again every 20 µs for as long as that goes on. These calls
 // never wait, the descriptor being non-blocking, so all of that is wasted: in a
 // ring of three pods on two CPUs it was a quarter of the pods' CPU time, see
-// bench/README.md. The race detector takes a message from one end of a socket to the
+// ADR-0034. The race detector takes a message from one end of a socket to the
 // other for an order only when package syscall carries it, so it gets that one.
 func sysRead(fd uintptr, p []byte) (int, error) { return rawCall(syscall.SYS_READ, fd, p) }
 
