@@ -61,7 +61,7 @@ func (f *Forwarder) Locate(ctx context.Context, peer messages.PeerID) (pod strin
 }
 
 // PeerLocator finds out which pod has a peer. It shares what the [Forwarder]
-// remembers and its lookups: a peer is looked up once, whoever asks.
+// remembers and its lookups: a peer is looked up once for all callers.
 type PeerLocator struct {
 	forwarder *Forwarder
 

@@ -16,7 +16,7 @@ import (
 	"github.com/crosspod/crosspod/messages"
 )
 
-// Nothing that is sent to a peer that moves is lost, whoever sends from where.
+// Nothing that is sent to a peer that moves is lost, from whichever pod it is sent.
 func TestMoveLosesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, hop, "a", "b", "c")
@@ -315,7 +315,7 @@ func TestFleetLosesCountOfNothing(t *testing.T) {
 					case 0, 1, 2:
 						f.net.Reset(ip(any().name), ip(any().name))
 					case 3:
-						// Not without a link: a pod that goes then tells nobody
+						// Not without a link: a pod that goes then sends its LEAVE to no pod
 						// what it has read.
 						for slices.ContainsFunc(f.running(), func(p *fleetPod) bool { return p.figures().Links < 2 }) {
 							time.Sleep(10 * time.Millisecond)

@@ -210,7 +210,7 @@ func (f *fleet) crash(name string) {
 	f.mu.Lock()
 	delete(f.pods, name)
 	f.mu.Unlock()
-	p.discovery.Stop() // so that what is left of it talks to nobody
+	p.discovery.Stop() // so that what is left of it dials no pod
 	f.net.Host(ip(name)).Crash()
 	p.Cluster.Stop()
 }

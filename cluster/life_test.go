@@ -265,7 +265,7 @@ func TestStatus(t *testing.T) {
 		f := newFleet(t, hop, "a", "b", "c")
 		f.pod("b").join("bob")
 		f.mu.Lock()
-		f.named = append(f.named, "z") // nobody is there
+		f.named = append(f.named, "z") // this peer is not connected
 		f.mu.Unlock()
 		time.Sleep(5 * time.Second)
 		s := f.pod("a").Status()

@@ -198,7 +198,7 @@ func TestP1P2ComingAndGoingOnAnotherPod(t *testing.T) {
 		}
 		late := c.connect(2, "late")
 		late.subscribe(x)
-		late.quietly() // nobody is there: no answer
+		late.quietly() // this peer is not connected: no answer
 		xs = c.connect(0, "x")
 		late.expect(online(x))
 		for _, w := range watchers {

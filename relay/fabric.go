@@ -28,7 +28,7 @@ type fabric interface {
 
 	// Attach makes h, a relay, the host of the fabric, and queues the bound on the
 	// memory of its queues. h calls interestsChanged when it has Interests to hand
-	// out; nil: the fabric knows nobody's presence.
+	// out; nil: the fabric does not know who is online.
 	Attach(h cluster.Host, queues *budget.Budget) (interestsChanged func())
 
 	// InterestChanged makes the fabric ask h for the Interest in id, ahead of its

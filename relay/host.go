@@ -28,7 +28,7 @@ func (r *Relay) attach(f fabric) {
 	r.notifier.SetRemote(f.Attach(h, r.env.budget))
 }
 
-// lookAt makes the fabric ask whether somebody here is interested in id.
+// lookAt makes the fabric ask whether a peer here is interested in id.
 func (r *Relay) lookAt(id messages.PeerID) { r.host.Load().fabric.InterestChanged(id) }
 
 // current reports whether the relay uses the fabric of h.

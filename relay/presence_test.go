@@ -58,7 +58,7 @@ func TestPresenceOverWebSocket(t *testing.T) { // docs/protocol.md, "Peer state"
 	}
 	sub := enter("sub")
 
-	sub.subscribe(x, y) // nobody is there: no answer
+	sub.subscribe(x, y) // this peer is not connected: no answer
 	sub.quiet()
 	xs := enter("x")
 	sub.expect(online(x)) // once, which disarms it

@@ -1,5 +1,5 @@
 // Package drop has the reasons why a relay lets a transport message go. Whoever
-// takes a message answers with one of them, and whoever drops it counts it under
+// takes a message answers with one of them, and the code that drops it counts it under
 // one: the queues, the fabric between pods and the metrics share this set.
 package drop
 

@@ -99,7 +99,7 @@ func TestPipe(t *testing.T) {
 	alice.Err.Line(t, "waiting for bob")
 	bob := start(t, env, "nc", "bob")
 	bob.Out.Line(t, "first")
-	bob.Type("answer") // goes to whoever wrote last
+	bob.Type("answer") // goes to the peer that wrote last
 	alice.Out.Line(t, "answer")
 	alice.Type(strings.Repeat("x", 8782))
 	alice.Type("last")

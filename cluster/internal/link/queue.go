@@ -107,7 +107,7 @@ func (q *Queue) push(t wire.Type, d *wire.Data) (wake bool, why drop.Reason) {
 	})
 }
 
-// flowSeed is secret, so that nobody outside can choose which flows share a slot.
+// flowSeed is secret, so that no peer can choose which flows share a slot.
 var flowSeed = maphash.MakeSeed()
 
 // flowOf tells apart what one source sends to one destination.

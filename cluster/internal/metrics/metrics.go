@@ -25,7 +25,7 @@ type ForwardResult uint8
 
 const (
 	ForwardOK           ForwardResult = iota // queued for the owner's pod
-	ForwardPeerNotFound                      // nobody has the destination, or who has is unknown
+	ForwardPeerNotFound                      // no pod has the destination, or its owner is unknown
 	ForwardStreamGone                        // no link to the owner's pod
 	ForwardSendError                         // no room, or not a message
 

@@ -39,7 +39,7 @@ type inbox struct {
 }
 
 // put queues a copy of entries. When there is no room it waits: only the reader
-// of the link fills this, so nobody else is held up.
+// of the link fills this, so no other link is held up. After inboxWait it fails.
 func (in *inbox) put(entries []wire.Entry) error {
 	var timeout <-chan time.Time
 	in.mu.Lock()

@@ -705,7 +705,7 @@ func TestReturnedConnectionIsAwaitedAgain(t *testing.T) {
 	})
 }
 
-// What nobody asked for is not believed.
+// An answer that was not asked for is ignored.
 func TestUnaskedAnswerIsIgnored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, _, effects := newTestNode(t)

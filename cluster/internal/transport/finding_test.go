@@ -22,7 +22,7 @@ func TestFailedDialIsTriedAgain(t *testing.T) {
 		r.resolves("10.0.0.1", "10.0.0.2")
 		a := r.pod("10.0.0.1").start()
 		time.Sleep(time.Minute)
-		b := r.pod("10.0.0.2").listen() // it dials nobody
+		b := r.pod("10.0.0.2").listen() // it dials no pod
 		r.within(2*discovery.LongestRedial, "a link", func() bool { return meshed(a, b) })
 	})
 }

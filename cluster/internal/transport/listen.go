@@ -88,7 +88,7 @@ func (t *Transport) Listen() error {
 
 func (t *Transport) closeListeners() {
 	for _, ln := range t.listeners {
-		_ = ln.Close() // nobody can do anything about it
+		_ = ln.Close() // an error could not be handled
 	}
 }
 

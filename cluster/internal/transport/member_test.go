@@ -10,13 +10,13 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
-// member is somebody who has the secret and does as it likes.
+// member is a pod that has the secret and breaks the rules.
 type member struct {
 	*handshake.Conn
 	sock net.Conn
 }
 
-// member links somebody at 10.0.0.66 to the pod at host, as leader or follower.
+// member links a pod at 10.0.0.66 to the pod at host, as leader or follower.
 // have is what its PROOF says.
 func (r *rig) member(host string, to wire.PodID, leads bool, have uint64) *member {
 	r.t.Helper()

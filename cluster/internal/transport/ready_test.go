@@ -21,7 +21,7 @@ func TestReadyAfterTheFirstLook(t *testing.T) {
 			r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4")
 			b, c := r.pod("10.0.0.2").listen(), r.pod("10.0.0.3").listen()
 			r.net.SetLatency(c.host, memAny, 100*time.Millisecond)
-			a := r.pod("10.0.0.1").start() // nobody listens at 10.0.0.4
+			a := r.pod("10.0.0.1").start() // no pod listens at 10.0.0.4
 			r.within(2*time.Second, "ready", func() bool { return ready(a) })
 			if !a.linked(b, c) {
 				t.Error("ready without its links")
@@ -57,7 +57,7 @@ func TestReadyAfterTheFirstLook(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, pace, func(t *testing.T, r *rig) {
-				r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.4") // nobody listens at the last one
+				r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.4") // no pod listens at the last one
 				r.net.SetLatency(memAny, memAny, 30*time.Millisecond)
 				a, b := r.pod("10.0.0.1").start(), r.pod("10.0.0.2").start()
 				r.within(time.Second, "links", func() bool { return meshed(a, b) && ready(a) && ready(b) })
@@ -231,7 +231,7 @@ func TestReadyAfterPodsThatAreGone(t *testing.T) {
 		began := time.Now()
 		p := r.pod("10.0.0.1", named(t, func(context.Context, string) []string {
 			if time.Since(began) < 32*time.Second {
-				return []string{"10.0.0.9"} // nobody listens there
+				return []string{"10.0.0.9"} // no pod listens there
 			}
 			return []string{"10.0.0.1", "10.0.0.2"}
 		})).start()

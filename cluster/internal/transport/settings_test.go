@@ -81,7 +81,7 @@ func TestRotation(t *testing.T) {
 				if err := p.transport.keys.Swap(secrets...); err != nil {
 					t.Fatal(err)
 				}
-				// A link of its own accord goes on; one that is made anew must
+				// A link of its own accord goes on; a new one must
 				// work as well, beside pods that have not been told yet.
 				talk()
 				time.Sleep(discovery.SettledAfter + time.Second)

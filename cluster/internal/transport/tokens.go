@@ -9,7 +9,7 @@ import (
 
 // Pods that accept other tokens of peers turn each other's peers away. They
 // compare their secrets in each handshake, and do not link if they have none in
-// common. On a link that there is they say when the secrets change.
+// common. Over an existing link they say when the secrets change.
 
 // tokensPause is how long is between two lines about the secrets of one pod, which can
 // say as often as it likes that they change.

@@ -17,7 +17,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
-// TestImpostorGetsNothing: whoever answers at a pod's address must have the
+// TestImpostorGetsNothing: what answers at a pod's address must have the
 // secret; otherwise it is sent nothing and counts as no link (F5).
 func TestImpostorGetsNothing(t *testing.T) {
 	for _, tt := range []struct {

@@ -146,7 +146,7 @@ func TestEnds(t *testing.T) {
 			}
 		}
 
-		// Close ends whoever waits, at either end.
+		// Close ends a wait at either end.
 		a, b = inproc.Pipe(8820, stall)
 		ended := make(chan error)
 		go func() { ended <- read(a) }()
