@@ -21,6 +21,7 @@ type tryConn struct {
 	room    int
 	taken   []byte
 	rest    []byte        // begun and not taken
+	begun   int           // bytes taken of what is begun
 	batches int           // calls of WriteBatch
 	more    chan struct{} // receives when there is room for everything
 	closed  chan struct{}
@@ -43,7 +44,7 @@ func (c *tryConn) TryWriteBatch(b []byte) (listener.Attempt, error) {
 	case len(b):
 		return listener.Written, nil
 	}
-	c.rest = b[n:]
+	c.rest, c.begun = b[n:], n
 	return listener.Begun, nil
 }
 
@@ -51,14 +52,17 @@ func (c *tryConn) WriteBatch(b []byte) (int, error) {
 	select {
 	case <-c.more:
 	case <-c.closed:
-		return 0, net.ErrClosed
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.begun, net.ErrClosed
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.batches++
+	n := c.begun + len(c.rest) + len(b)
 	c.taken = append(append(c.taken, c.rest...), b...)
-	c.rest = nil
-	return len(b), nil
+	c.rest, c.begun = nil, 0
+	return n, nil
 }
 
 func (c *tryConn) Close() error {

@@ -62,11 +62,7 @@ func (p *Peer) writeLoop() {
 	p.first = sendq.Work{}
 	if p.begun {
 		p.begun = false
-		n := 0
-		_, err := p.conn.WriteBatch(nil)
-		if err == nil {
-			n = len(w.Data.Frames())
-		}
+		n, err := p.conn.WriteBatch(nil)
 		p.wrote(w.Data, n, err)
 		w, ok = p.out.Next(0)
 	}

@@ -43,7 +43,8 @@ type Conn interface {
 
 	// TryWriteBatch is WriteBatch without waiting, of at most 64 KiB. It may
 	// always leave b untouched. When it has begun, b is the conn's until the
-	// next call, which must be WriteBatch with nil: that writes the rest.
+	// next call, which must be WriteBatch with nil: that writes the rest, and
+	// returns how many bytes of b were written in all.
 	TryWriteBatch(b []byte) (Attempt, error)
 
 	// Established is called once, when the peer has proved itself: the listener

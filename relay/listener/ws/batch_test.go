@@ -466,6 +466,32 @@ func TestTryWriteBatch(t *testing.T) {
 	})
 }
 
+// TestBegunAndBroken: what went of a batch before its connection broke is known.
+func TestBegunAndBroken(t *testing.T) {
+	both(t, func(t *testing.T, secure bool) {
+		server, client := tcpPair(t)
+		c, _ := overTLSPair(t, server, client, secure, time.Minute)
+		defer c.Close()
+		batch := bytes.Repeat(c.AppendMessage(nil, make([]byte, 8000), nil), 8)
+		attempt := listener.Written
+		for attempt != listener.Begun {
+			var err error
+			if attempt, err = c.TryWriteBatch(batch); err != nil {
+				t.Fatal(err)
+			}
+			if attempt == listener.Untouched { // a batch filled the socket to the brim
+				_, _ = io.CopyN(io.Discard, client, 1000)
+			}
+		}
+		_ = client.(*net.TCPConn).SetLinger(0)
+		_ = client.Close()
+		n, err := c.WriteBatch(nil)
+		if err == nil || secure && n != 0 || !secure && (n <= 0 || n >= len(batch)) {
+			t.Errorf("WriteBatch = %d, %v, want what went of %d bytes", n, err, len(batch))
+		}
+	})
+}
+
 // TestStall: a client that takes nothing ends the write, and nothing follows a
 // torn frame.
 func TestStall(t *testing.T) {

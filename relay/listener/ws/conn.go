@@ -44,6 +44,7 @@ type Conn struct {
 	silent bool   // a close frame was sent, or the connection is closed
 	rest   []byte // what TryWriteBatch has begun and not written: WriteBatch comes next
 	lent   []byte // the buffer rest is in; nil: it is the caller's
+	begun  int    // bytes of the batch that rest is of
 	lost   error  // why a pong was not written, until WriteBatch has said so
 
 	pong   atomic.Pointer[[]byte] // the frame that answers the newest ping, until written
@@ -173,8 +174,7 @@ func (c *Conn) WriteBatch(b []byte) (int, error) {
 	if c.silent {
 		return 0, net.ErrClosed
 	}
-	var n int
-	err := c.finishRest()
+	n, err := c.finishRest()
 	if err == nil && len(b) > 0 {
 		n, err = c.send(b)
 	}
@@ -184,14 +184,20 @@ func (c *Conn) WriteBatch(b []byte) (int, error) {
 	return n, err
 }
 
-// finishRest writes what TryWriteBatch has begun.
-func (c *Conn) finishRest() error {
+// finishRest writes what TryWriteBatch has begun, and returns how much of that batch
+// is out. With TLS that is known only of the whole.
+func (c *Conn) finishRest() (n int, err error) {
 	if c.rest == nil {
-		return nil
+		return 0, nil
 	}
-	_, err := c.out.Write(c.rest)
+	n, err = c.out.Write(c.rest)
+	if n += c.begun - len(c.rest); err != nil && c.tls != nil {
+		n = 0
+	} else if err == nil {
+		n = c.begun
+	}
 	c.dropRest()
-	return err
+	return n, err
 }
 
 // dropRest forgets what TryWriteBatch has begun.
@@ -229,6 +235,7 @@ func (c *Conn) TryWriteBatch(b []byte) (a listener.Attempt, err error) {
 
 // try writes of b what the socket takes. The caller holds c.writing.
 func (c *Conn) try(b []byte) (a listener.Attempt, err error) {
+	c.begun = len(b)
 	if c.tls != nil {
 		if err := c.tls.Encrypt(b); err != nil {
 			c.silent = true
