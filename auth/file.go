@@ -124,7 +124,10 @@ func (w *secretWatch) look() {
 	if slices.Equal(secrets, w.last) {
 		return
 	}
-	if w.last != nil {
+	changed := w.last != nil
+	w.last = secrets
+	w.onChange(slices.Clone(secrets))
+	if changed { // said once it is so
 		w.log.Info("secrets changed", "count", len(secrets))
 	}
 	for i, secret := range secrets {
@@ -132,6 +135,4 @@ func (w *secretWatch) look() {
 			w.log.Warn("secret is probably not what was meant, and taken as it is", "secret", fmt.Sprintf("%d of %d", i+1, len(secrets)), "why", "it "+doubt)
 		}
 	}
-	w.last = secrets
-	w.onChange(slices.Clone(secrets))
 }
