@@ -137,8 +137,7 @@ func (f *Forwarder) InterestChanged(id messages.PeerID) {
 // Members returns all members of group in the whole cluster, in no order, or an error
 // and none of them. It waits until each pod that keeps the list has answered, at most
 // until ctx ends: one round trip, but many seconds while pods come and go. It is
-// meant for at most 100,000 members: the list of 200,000 is more than a link queues, and
-// the link to a pod that lists more than 262,144 is closed.
+// meant for at most 262,144 members: the link to a pod that lists more is closed.
 func (f *Forwarder) Members(ctx context.Context, group string) ([]Member, error) {
 	return f.node.Members(ctx, group)
 }

@@ -26,6 +26,10 @@ const (
 	syncRoom  = 256 << 10
 	syncPause = 100 * time.Millisecond
 
+	// maxOut is how many entries may wait here for room on a link: an answer with
+	// all members of a group and what changes meanwhile. With more the link ends.
+	maxOut = 300_000
+
 	// sweepEvery is how often what has waited too long is looked for.
 	sweepEvery = time.Second
 

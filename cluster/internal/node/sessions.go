@@ -67,9 +67,12 @@ func (n *Node) place() (more bool) {
 		}
 		again := true
 		if in.link.EntryBytes() < syncRoom {
-			again = n.pod.Sync(n.Now(), directory.Session(in.link.Number()), turn)
-			n.apply()
+			if len(in.out) == 0 { // else the rest of a large answer comes first
+				again = n.pod.Sync(n.Now(), directory.Session(in.link.Number()), turn)
+				n.apply()
+			}
 			n.flushTo(in)
+			again = again || len(in.out) > 0
 			more = more || again && in.link.EntryBytes() < syncRoom
 		}
 		if again {
@@ -107,9 +110,19 @@ func (n *Node) flush() {
 	n.sending = n.sending[:0]
 }
 
+// flushTo sends the entries for in. Of a large answer, such as the members of a
+// group, it sends as much as the link has room for; place sends the rest.
 func (n *Node) flushTo(in *inbox) {
-	if len(in.out) > 0 && !in.closed {
-		_ = in.link.SendEntries(in.out) // when it fails the link ends and LinkDown follows
+	rest := in.out
+	for len(rest) > 0 && !in.closed {
+		if len(rest) > 4*turn && len(rest) <= maxOut && in.link.EntryBytes() >= syncRoom {
+			in.out = rest
+			n.due(in)
+			return
+		}
+		part := rest[:min(len(rest), 4*turn)]
+		_ = in.link.SendEntries(part) // when it fails the link ends and LinkDown follows
+		rest = rest[len(part):]
 	}
 	in.out = in.out[:0]
 	if cap(in.out) > 4*turn {
