@@ -55,6 +55,7 @@ func TestOtherPaths(t *testing.T) {
 		{"peers' path with a slash", "GET /relay/ HTTP/1.1\r\n", "404", "404 page not found\n", listener.OutcomeBadHTTP, 0},
 		{"other method", "GET /echo HTTP/1.1\r\n", "405", "Method Not Allowed\n", listener.OutcomeBadHTTP, 0},
 		{"body", "PUT /echo HTTP/1.1\r\nContent-Length: 3\r\n", "200", "abc", listener.OutcomeOK, 0},
+		{"body that is not read", "GET /status/204 HTTP/1.1\r\nContent-Length: 4\r\n", "204", "", listener.OutcomeOK, 0},
 		{"body that never comes", "PUT /echo HTTP/1.1\r\nContent-Length: 4\r\n", "", "", listener.OutcomeTimeout, listener.DefaultHandshakeTimeout},
 		{"answer without an end", "GET /forever HTTP/1.1\r\n", "200", "", listener.OutcomeTimeout, listener.DefaultHandshakeTimeout},
 		{"taken over", "GET /mine HTTP/1.1\r\n", "", "abc", listener.OutcomeOK, time.Hour},

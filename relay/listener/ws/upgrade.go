@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -98,6 +99,11 @@ func (u *upgrader) serveOther(w http.ResponseWriter, r *http.Request, s *socket)
 	}()
 	u.l.mux.ServeHTTP(out, r)
 	returned = true
+	if out.taken {
+		return
+	}
+	// Else net/http waits for the rest of a body that was not read.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now())
 }
 
 // otherWriter is what a handler of another path answers with. A handler that takes
@@ -106,6 +112,8 @@ type otherWriter struct {
 	http.ResponseWriter
 	half *listener.HalfOpen
 	code int // of the answer, 0 until it is written
+
+	taken bool // by Hijack
 }
 
 func (w *otherWriter) WriteHeader(code int) {
@@ -120,6 +128,7 @@ func (w *otherWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if !w.half.Established() {
 		return nil, nil, net.ErrClosed
 	}
+	w.taken = true
 	return http.NewResponseController(w.ResponseWriter).Hijack()
 }
 
