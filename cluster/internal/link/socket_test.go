@@ -17,8 +17,8 @@ import (
 // These tests run over sockets of the system, where a link does what it can to
 // make few calls, and in real time, of which they assert nothing.
 
-// TestOneWritePerBatch: a batch is one call of the system whatever it consists
-// of, and read with one.
+// TestOneWritePerBatch: a batch is written with one call of the system whatever it
+// consists of, and read with few.
 func TestOneWritePerBatch(t *testing.T) {
 	x, y := socketPair(t)
 	cx, cy := &counting{Conn: x}, &counting{Conn: y}
@@ -41,12 +41,15 @@ func TestOneWritePerBatch(t *testing.T) {
 		}
 		// All of it waits when the writer comes: control too, and that wakes it.
 		a.SendControl(wire.AppendComplaints(nil, nil))
-		if got := <-batches; got != many {
-			t.Errorf("batch of %d messages, want %d", got, many)
+		arrived := 0
+		for arrived < many {
+			arrived += <-batches
 		}
+		// The kernel may wake the reader before all of a large write has arrived.
+		most := 1 + many*1200/(16<<10)
 		reads2, writes2 := both(cx, cy)
-		if reads2-reads != 1 || writes2-writes != 1 {
-			t.Errorf("%d messages: %d reads and %d writes, want 1 of each", many, reads2-reads, writes2-writes)
+		if arrived != many || reads2-reads > most || writes2-writes != 1 {
+			t.Errorf("%d messages of %d: %d reads and %d writes, want %d at most and 1", arrived, many, reads2-reads, writes2-writes, most)
 		}
 	}
 }
