@@ -627,8 +627,9 @@ func TestEntriesWritten(t *testing.T) {
 		})
 		a.SendEntries(slices.Repeat([]wire.Entry{{Kind: wire.WhoHas, Name: wire.PeerName(peer(1))}}, 5000)) // 4 chunks
 		synctest.Wait()
-		if got := without(b.got.take(), "end", "WHO_HAS 0"); told != 4 || len(got) != 3 {
-			t.Errorf("told %d times, %q, want 4", told, got)
+		// A writer that is faster than SendEntries has written all after each chunk.
+		if got := without(b.got.take(), "end", "WHO_HAS 0"); told < 4 || told > 3+4 || len(got) != 3 {
+			t.Errorf("told %d times, %q, want 4 to 7", told, got)
 		}
 	})
 }
