@@ -33,8 +33,8 @@ func TestOneWritePerBatch(t *testing.T) {
 			}
 		}}
 	})
-	settle(a, b)
 	for _, many := range []int{2, 50} {
+		settle(a, b) // else the former writer takes a part
 		reads, writes := both(cx, cy)
 		for i := range many {
 			a.queue.Push(peer(i), 1, false, sized(1200))
