@@ -130,8 +130,8 @@ func (q *Queue) Wake(atOnce bool) {
 // caller's to count. While a link is in use it does nothing.
 func (q *Queue) Suspend(why drop.Reason) (dropped int) { return q.out.Suspend(why) }
 
-// Len returns how many messages are queued and how many bytes of frames they
-// have, each counting for 128 at least.
+// Len returns how many messages are queued, those being written included, and how
+// many bytes of frames they have, each counting for 128 at least.
 func (q *Queue) Len() (messages, bytes int) {
 	l := q.out.Load()
 	return l.Messages, l.Bytes
