@@ -24,11 +24,15 @@
 //	 9 UnsubscribePeerState  C→S  ids n×36                                 2…8786
 //	10 PeersOnline           S→C  ids n×36                                 2…8786
 //	11 PeersWentOffline      S→C  ids n×36                                 2…8786
+//	12 GoAway                S→C  reason 1                                 3
+//	13 Moved                 C→S  -                                        2
 //
 // The first message of a connection is Auth and its answer AuthResponse. The id
 // of a Transport is the destination on the way to the relay and the source on
 // the way from it ([SetTransportID] is all that a relay changes). Bytes after
-// the header of Close and HealthCheck mean nothing and are not looked at.
+// the header of Close, HealthCheck and Moved mean nothing and are not looked at.
+// GoAway and Moved are exchanged only with a client that has said in its upgrade
+// request that it knows them.
 //
 // Parsers check the version, the type and the size, in this order, and return
 // parts of the message they were given: nothing is copied but ids, and nothing

@@ -38,6 +38,8 @@ func FuzzParseType(f *testing.F) {
 			again = messages.AppendClose(nil)
 		case messages.TypeHealthCheck:
 			again = messages.AppendHealthCheck(nil)
+		case messages.TypeMoved:
+			again = messages.AppendMoved(nil)
 		default:
 			again = []byte{messages.Version, byte(typ)}
 		}
@@ -92,6 +94,19 @@ func FuzzParseAuthResponse(f *testing.F) {
 		again, err := messages.AppendAuthResponse(nil, address)
 		if err != nil || !bytes.Equal(again, msg) {
 			t.Fatalf("%x came back as %x, %v", msg, again, err)
+		}
+	})
+}
+
+func FuzzParseGoAway(f *testing.F) {
+	seed(f, func(msg []byte) { f.Add(msg) })
+	f.Fuzz(func(t *testing.T, msg []byte) {
+		why, err := messages.ParseGoAway(msg)
+		if err != nil {
+			return
+		}
+		if again := messages.AppendGoAway(nil, why); !bytes.Equal(again, msg) {
+			t.Fatalf("%x came back as %x", msg, again)
 		}
 	})
 }

@@ -24,7 +24,10 @@ const (
 	MaxPeersPerList     = (MaxSize - HeaderSize) / PeerIDSize // ids in one list message, a count: 244
 )
 
-const authHeaderSize = HeaderSize + len(magic) + PeerIDSize
+const (
+	authHeaderSize = HeaderSize + len(magic) + PeerIDSize
+	goAwaySize     = HeaderSize + 1
+)
 
 // magic marks an Auth message; its bytes are those of the STUN magic cookie.
 const magic = "\x21\x12\xa4\x42"
@@ -46,6 +49,8 @@ const (
 	TypeUnsubscribePeerState Type = 9
 	TypePeersOnline          Type = 10
 	TypePeersWentOffline     Type = 11
+	TypeGoAway               Type = 12
+	TypeMoved                Type = 13
 )
 
 var typeNames = [...]string{
@@ -60,6 +65,8 @@ var typeNames = [...]string{
 	TypeUnsubscribePeerState: "UnsubscribePeerState",
 	TypePeersOnline:          "PeersOnline",
 	TypePeersWentOffline:     "PeersWentOffline",
+	TypeGoAway:               "GoAway",
+	TypeMoved:                "Moved",
 }
 
 // String returns the name of t, or its number when it has none.
@@ -216,6 +223,37 @@ func AppendHealthCheck(dst []byte) []byte { return append(dst, Version, byte(Typ
 // AppendClose appends a Close, the same bytes in both directions, to dst and
 // returns the result.
 func AppendClose(dst []byte) []byte { return append(dst, Version, byte(TypeClose)) }
+
+// Why is the reason in a GoAway, its third byte. Receivers treat one they do not know
+// as [WhyStopping].
+type Why byte
+
+// The reasons of a GoAway.
+const (
+	WhyStopping Why = 1 // the pod stops: the connection will end
+	WhyCrowded  Why = 2 // other pods have fewer peers: the connection may stay
+)
+
+// AppendGoAway appends a GoAway to dst and returns the result.
+func AppendGoAway(dst []byte, why Why) []byte {
+	return append(dst, Version, byte(TypeGoAway), byte(why))
+}
+
+// ParseGoAway returns the reason of a GoAway. Errors are [ErrTooShort], [ErrVersion],
+// [ErrType] and [ErrTooLong].
+func ParseGoAway(msg []byte) (Why, error) {
+	body, err := parseBody(msg, TypeGoAway, goAwaySize)
+	if err != nil {
+		return 0, err
+	}
+	if len(body) == 0 {
+		return 0, ErrTooShort
+	}
+	return Why(body[0]), nil
+}
+
+// AppendMoved appends a Moved to dst and returns the result.
+func AppendMoved(dst []byte) []byte { return append(dst, Version, byte(TypeMoved)) }
 
 // AppendPeerList appends one list message to dst and returns the result. t is
 // [TypeSubscribePeerState], [TypeUnsubscribePeerState], [TypePeersOnline] or

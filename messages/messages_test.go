@@ -41,7 +41,7 @@ func TestSizes(t *testing.T) {
 
 func TestTypeString(t *testing.T) {
 	names := []string{"Type(0)", "Hello", "HelloResponse", "Transport", "Close", "HealthCheck", "Auth", "AuthResponse",
-		"SubscribePeerState", "UnsubscribePeerState", "PeersOnline", "PeersWentOffline", "Type(12)"}
+		"SubscribePeerState", "UnsubscribePeerState", "PeersOnline", "PeersWentOffline", "GoAway", "Moved", "Type(14)"}
 	for n, want := range names {
 		if got := messages.Type(n).String(); got != want {
 			t.Errorf("Type(%d) is called %s, want %s", n, got, want)
@@ -240,6 +240,10 @@ func TestAppendKeepsWhatIsThere(t *testing.T) {
 			got = messages.AppendClose(got)
 		case messages.TypeHealthCheck:
 			got = messages.AppendHealthCheck(got)
+		case messages.TypeGoAway:
+			got = messages.AppendGoAway(got, messages.Why(v.bytes(t, "reason")[0]))
+		case messages.TypeMoved:
+			got = messages.AppendMoved(got)
 		case messages.TypeAuth:
 			got, err = messages.AppendAuth(got, v.ids(t)[0], v.bytes(t, "token"))
 		case messages.TypeAuthResponse:

@@ -166,6 +166,10 @@ func encode(t testing.TB, v vector) []byte {
 		msg = messages.AppendClose(nil)
 	case messages.TypeHealthCheck:
 		msg = messages.AppendHealthCheck(nil)
+	case messages.TypeGoAway:
+		msg = messages.AppendGoAway(nil, messages.Why(v.bytes(t, "reason")[0]))
+	case messages.TypeMoved:
+		msg = messages.AppendMoved(nil)
 	case messages.TypeAuth:
 		msg, err = messages.AppendAuth(nil, v.ids(t)[0], v.bytes(t, "token"))
 	case messages.TypeAuthResponse:
@@ -211,6 +215,9 @@ func reencode(msg []byte, typ messages.Type) ([]byte, error) {
 			return nil, err
 		}
 		return messages.AppendAuthResponse(nil, address)
+	case messages.TypeGoAway:
+		why, err := messages.ParseGoAway(msg)
+		return messages.AppendGoAway(nil, why), err
 	case messages.TypeSubscribePeerState, messages.TypeUnsubscribePeerState,
 		messages.TypePeersOnline, messages.TypePeersWentOffline:
 		list, err := messages.ParsePeerList(msg, typ)
@@ -226,6 +233,8 @@ func reencode(msg []byte, typ messages.Type) ([]byte, error) {
 		return messages.AppendClose(nil), nil
 	case typ == messages.TypeHealthCheck:
 		return messages.AppendHealthCheck(nil), nil
+	case typ == messages.TypeMoved:
+		return messages.AppendMoved(nil), nil
 	}
 	return nil, fmt.Errorf("no codec for %v", typ)
 }
@@ -283,6 +292,10 @@ func TestVectorFields(t *testing.T) {
 				if address, err := messages.ParseAuthResponse(msg); address != want || err != nil {
 					t.Errorf("ParseAuthResponse = %q, %v", address, err)
 				}
+			case messages.TypeGoAway:
+				if why, err := messages.ParseGoAway(msg); why != messages.Why(v.bytes(t, "reason")[0]) || err != nil {
+					t.Errorf("ParseGoAway = %v, %v", why, err)
+				}
 			case messages.TypeSubscribePeerState, messages.TypeUnsubscribePeerState,
 				messages.TypePeersOnline, messages.TypePeersWentOffline:
 				list, err := messages.ParsePeerList(msg, typ)
@@ -315,7 +328,7 @@ func cut(typ messages.Type, n int) error {
 		if n < 42 {
 			return messages.ErrTooShort
 		}
-	case messages.TypeAuthResponse:
+	case messages.TypeAuthResponse, messages.TypeGoAway:
 		if n < 3 {
 			return messages.ErrTooShort
 		}
@@ -350,7 +363,7 @@ func TestVectorsCut(t *testing.T) {
 func TestVectorsAsAnotherType(t *testing.T) {
 	for _, v := range messageVectors(t) {
 		typ := typeOf(t, v.field(t, "type"))
-		for other := messages.TypeTransport; other <= messages.TypePeersWentOffline; other++ {
+		for other := messages.TypeTransport; other <= messages.TypeMoved; other++ {
 			if other == typ {
 				continue
 			}
@@ -376,7 +389,7 @@ func TestVectorsRefused(t *testing.T) {
 				t.Fatalf("vector has no known reason or no bytes")
 			}
 			if v.field(t, "as") == "any" {
-				for typ := messages.TypeTransport; typ <= messages.TypePeersWentOffline; typ++ {
+				for typ := messages.TypeTransport; typ <= messages.TypeMoved; typ++ {
 					if _, err := reencode(v.hex, typ); !errors.Is(err, want) {
 						t.Errorf("as %v: %v, want %v", typ, err, want)
 					}
