@@ -6,7 +6,7 @@ FUZZTIME ?= 60s
 # Kept in step with .ci/run, which reads it from here.
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: all build test race fuzz bench lint fmt cover e2e netns interop acme help
+.PHONY: all build test race fuzz bench lint fmt cover e2e netns interop acme k8s help
 .DEFAULT_GOAL := all
 
 all: build test ## build and test
@@ -48,6 +48,9 @@ interop: ## run NetBird's own client library, two versions, against one pod and 
 
 acme: ## get a certificate from Pebble, Let's Encrypt's directory for tests
 	cd test/acme && $(GO) test -count=1 ./...
+
+k8s: ## install the chart on a real Kubernetes and measure rollouts and faults, as root on Linux
+	cd test/k8s && $(GO) test -count=1 -timeout 40m -v ./...
 
 help: ## print this list
 	@sed -n 's/^\([a-z0-9]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
