@@ -17,6 +17,8 @@ import (
 const (
 	// messageSize is the length of each message, which begins with its number.
 	messageSize = 100
+	// ServerName is the name in the certificate of a relay with TLS.
+	ServerName = "relay.example.com"
 	// probe is the number of messages that only find out whether a way is open.
 	probe = ^uint64(0)
 
@@ -29,13 +31,13 @@ const (
 
 // Config says which peers there are.
 type Config struct {
-	Name    string // prefix of all names, of this load alone
-	URL     string // of the relay
-	Secret  string // that signs the tokens of peers
-	CA      string // PEM, for a rels URL; the library of NetBird does not use it
-	Ours    int    // pairs of package client
-	NetBird int    // pairs of NetBird's library
-	Rate    int    // messages a second, each way of each pair
+	Name    string   // prefix of all names, of this load alone
+	URLs    []string // of the relay; with two, the first peer of each pair uses the first
+	Secret  string   // that signs the tokens of peers
+	CA      string   // PEM, for rels URLs of ServerName; NetBird's library does not use it
+	Ours    int      // pairs of package client
+	NetBird int      // pairs of NetBird's library
+	Rate    int      // messages a second, each way of each pair
 }
 
 // Load is running pairs.
@@ -77,11 +79,11 @@ func Start(ctx context.Context, cfg Config) (_ *Load, err error) {
 	}()
 	ctx, done := context.WithTimeout(ctx, connectTimeout)
 	defer done()
-	ourConfig := client.Config{URL: cfg.URL}
+	var trust *tls.Config
 	if cfg.CA != "" {
 		roots := x509.NewCertPool()
 		roots.AppendCertsFromPEM([]byte(cfg.CA))
-		ourConfig.TLSConfig = &tls.Config{RootCAs: roots}
+		trust = &tls.Config{RootCAs: roots, ServerName: ServerName}
 	}
 	type end struct {
 		peer      peer
@@ -104,12 +106,13 @@ func Start(ctx context.Context, cfg Config) (_ *Load, err error) {
 				out, in = ba, ab
 			}
 			other := names[1-side]
+			url := cfg.URLs[side%len(cfg.URLs)]
 			var p peer
 			if kind == Ours {
-				p, err = newOurs(ctx, ourConfig, cfg.Secret, own, other, in)
+				p, err = newOurs(ctx, client.Config{URL: url, TLSConfig: trust}, cfg.Secret, own, other, in)
 			} else {
 				netbirds = append(netbirds, own)
-				p, err = newNetBird(life, cfg.URL, cfg.Secret, own, other, in)
+				p, err = newNetBird(life, url, cfg.Secret, own, other, in)
 			}
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", own, err)
@@ -119,7 +122,7 @@ func Start(ctx context.Context, cfg Config) (_ *Load, err error) {
 		}
 	}
 	if len(netbirds) > 0 {
-		if l.watcher, l.watched, err = watch(ctx, ourConfig, cfg.Secret, cfg.Name+"-watcher", netbirds...); err != nil {
+		if l.watcher, l.watched, err = watch(ctx, client.Config{URL: cfg.URLs[0], TLSConfig: trust}, cfg.Secret, cfg.Name+"-watcher", netbirds...); err != nil {
 			return nil, fmt.Errorf("watcher: %w", err)
 		}
 	}

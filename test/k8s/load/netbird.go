@@ -2,6 +2,8 @@ package load
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"net"
@@ -9,9 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"crypto/hmac"
-	"crypto/sha256"
 
 	token "github.com/netbirdio/netbird/shared/relay/auth/hmac"
 	netbird "github.com/netbirdio/netbird/shared/relay/client"
@@ -37,7 +36,8 @@ func newNetBird(ctx context.Context, url, secret, own, other string, in *flow) (
 	ctx, cancel := context.WithCancel(ctx)
 	p := &netBird{manager: netbird.NewManager(ctx, []string{url}, own, agentMTU), cancel: cancel}
 	expires := strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10)
-	sign := hmac.New(sha256.New, []byte(secret))
+	key := sha256.Sum256([]byte(secret))
+	sign := hmac.New(sha256.New, key[:])
 	sign.Write([]byte(expires))
 	err := p.manager.UpdateToken(&token.Token{Payload: expires, Signature: base64.StdEncoding.EncodeToString(sign.Sum(nil))})
 	if err == nil {

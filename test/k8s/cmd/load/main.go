@@ -25,7 +25,7 @@ func main() {
 	logrus.SetOutput(io.Discard) // of NetBird's library
 	var cfg load.Config
 	flag.StringVar(&cfg.Name, "name", "load", "prefix of the names of the peers")
-	flag.StringVar(&cfg.URL, "url", "", "address of the relay")
+	url := flag.String("url", "", "address of the relay")
 	flag.StringVar(&cfg.Secret, "secret", "", "secret that signs the tokens of peers")
 	flag.StringVar(&cfg.CA, "ca", "", "certificate authority of the relay, PEM")
 	flag.IntVar(&cfg.Ours, "ours", 0, "pairs of our client")
@@ -33,6 +33,7 @@ func main() {
 	flag.IntVar(&cfg.Rate, "rate", 100, "messages a second, each way of each pair")
 	listen := flag.String("listen", ":8080", "where to be asked")
 	flag.Parse()
+	cfg.URLs = []string{*url}
 	if err := run(cfg, *listen); err != nil {
 		slog.Error("the load ended", "err", err)
 		os.Exit(1)
