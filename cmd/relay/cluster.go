@@ -45,6 +45,7 @@ func (p *program) clusterCommand() *command {
 				"Asks the operations listener of a pod, by default that of this machine or container.", showStatus),
 			p.clusterSubcommand("doctor", "say what is wrong with the pods and what to do about it; exits with 0 when there is no problem",
 				"Judges by what one pod knows: its own links, and what the other pods report of theirs.", showFindings),
+			p.exchangeCommand(),
 		},
 	}
 }
