@@ -11,6 +11,7 @@ const (
 	pingSize  = 16
 	pongSize  = 20
 	tallySize = 16
+	loadSize  = 9
 
 	maxText       = 255
 	maxReason     = 64 // of a complaint
@@ -57,6 +58,24 @@ type Tally struct {
 	Session uint64 // not 0
 	Read    uint64
 }
+
+// Load is how many peers a pod has. It is sent at the beginning of a session and after
+// changes, see ADR-0040.
+type Load struct {
+	Peers   uint32 // that are registered there
+	Movable uint32 // those of Peers that go elsewhere without loss when they are asked to
+	Stage   Stage
+}
+
+// Stage is how far the life of a pod has come.
+type Stage byte
+
+// The stages of a pod.
+const (
+	StageServing  Stage = 0 // it takes new peers
+	StageStarting Stage = 1 // it is not ready yet
+	StageDraining Stage = 2 // it stops when its peers have gone
+)
 
 // Complaint is the address of a pod that the sender should be linked to and is not.
 type Complaint struct {
@@ -159,6 +178,25 @@ func ParseTally(payload []byte) (Tally, error) {
 		return Tally{}, malformed(TypeTally, "session 0")
 	}
 	return t, nil
+}
+
+// AppendLoad appends a LOAD frame.
+func AppendLoad(dst []byte, l Load) []byte {
+	dst = AppendHeader(dst, TypeLoad, loadSize)
+	dst = binary.BigEndian.AppendUint32(dst, l.Peers)
+	return append(binary.BigEndian.AppendUint32(dst, l.Movable), byte(l.Stage))
+}
+
+// ParseLoad parses the payload of a LOAD frame.
+func ParseLoad(payload []byte) (Load, error) {
+	if len(payload) != loadSize {
+		return Load{}, malformed(TypeLoad, "size")
+	}
+	l := Load{binary.BigEndian.Uint32(payload), binary.BigEndian.Uint32(payload[4:]), Stage(payload[8])}
+	if l.Stage > StageDraining {
+		return Load{}, malformed(TypeLoad, "stage")
+	}
+	return l, nil
 }
 
 // AppendTokens appends a TOKENS frame, with the fingerprint of the secrets of peer

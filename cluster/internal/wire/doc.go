@@ -25,6 +25,7 @@
 //	0x14 TOKENS     secrets of peer tokens 8                        8
 //	0x15 ABOUT      count 1, keys n×8, count 1, own n×address, rest n×address
 //	                (address: size 1, IP 4 or 16, port 2)           2…64970
+//	0x16 LOAD       peers 4, movable 4, stage 1                     9
 //	0x20+kind       entries of the directory of one kind            …16384
 //	0x40 FWD        flags 1, destination 36, epoch 8, Transport     83…8865
 //	0x41 BOUNCE     as FWD                                          83…8865

@@ -48,6 +48,7 @@ const (
 	TypeComplaint Type = 0x13
 	TypeTokens    Type = 0x14
 	TypeAbout     Type = 0x15
+	TypeLoad      Type = 0x16
 	TypeEntries   Type = 0x20 // and the kind
 	TypeForward   Type = 0x40
 	TypeBounce    Type = 0x41
@@ -56,7 +57,7 @@ const (
 var typeNames = map[Type]string{
 	TypeHello: "HELLO", TypeProof: "PROOF", TypeUse: "USE", TypeGoodbye: "GOODBYE",
 	TypePing: "PING", TypePong: "PONG", TypeTally: "TALLY", TypeComplaint: "COMPLAINT",
-	TypeTokens: "TOKENS", TypeAbout: "ABOUT",
+	TypeTokens: "TOKENS", TypeAbout: "ABOUT", TypeLoad: "LOAD",
 	TypeForward: "FWD", TypeBounce: "BOUNCE",
 }
 
@@ -96,6 +97,8 @@ func (t Type) limit() int {
 		return FingerprintSize
 	case TypeAbout:
 		return MaxAbout
+	case TypeLoad:
+		return loadSize
 	case TypeForward, TypeBounce:
 		return MaxData
 	}

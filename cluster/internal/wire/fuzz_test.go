@@ -65,6 +65,7 @@ func FuzzTally(f *testing.F)      { fuzz(f, wire.TypeTally) }
 func FuzzComplaints(f *testing.F) { fuzz(f, wire.TypeComplaint) }
 func FuzzTokens(f *testing.F)     { fuzz(f, wire.TypeTokens) }
 func FuzzAbout(f *testing.F)      { fuzz(f, wire.TypeAbout) }
+func FuzzLoad(f *testing.F)       { fuzz(f, wire.TypeLoad) }
 
 // FuzzEntries also holds what the directory relies on, and that entries can be cut
 // into frames anywhere.

@@ -219,6 +219,8 @@ func (v vector) make(t testing.TB) []byte {
 		return wire.AppendPong(nil, wire.Pong{ID: uint32(v.number(t, "id")), Clock: v.number(t, "clock"), Read: v.number(t, "read")})
 	case wire.TypeTally:
 		return wire.AppendTally(nil, wire.Tally{Session: v.number(t, "session"), Read: v.number(t, "read")})
+	case wire.TypeLoad:
+		return wire.AppendLoad(nil, wire.Load{Peers: uint32(v.number(t, "peers")), Movable: uint32(v.number(t, "movable")), Stage: wire.Stage(v.number(t, "stage"))})
 	case wire.TypeAbout:
 		var a wire.About
 		for _, key := range v.fields["key"] {
@@ -318,6 +320,9 @@ func reencode(typ wire.Type, payload []byte) ([]byte, error) {
 	case wire.TypeTally:
 		p, err := wire.ParseTally(payload)
 		return wire.AppendTally(nil, p), err
+	case wire.TypeLoad:
+		l, err := wire.ParseLoad(payload)
+		return wire.AppendLoad(nil, l), err
 	case wire.TypeAbout:
 		a, err := wire.ParseAbout(payload)
 		return wire.AppendAbout(nil, a), err
