@@ -19,6 +19,7 @@ import (
 	"github.com/crosspod/crosspod/cluster/internal/metrics"
 	"github.com/crosspod/crosspod/cluster/internal/node"
 	"github.com/crosspod/crosspod/cluster/internal/transport"
+	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
 // Defaults of a [Config].
@@ -202,6 +203,7 @@ func Start(ctx context.Context, host Host, c Config) (_ *Cluster, err error) {
 		LinksChanged: cl.discovery.LinksChanged,
 	})
 	cl.discovery.Start()
+	cl.Forwarder.spread.start(cl)
 	return cl, nil
 }
 
@@ -245,6 +247,7 @@ func (c *Cluster) Stop() {
 	}
 	c.once.Do(func() {
 		close(c.stopped)
+		c.Forwarder.spread.stop()
 		c.discovery.Stop()
 		c.unwatch()
 		c.node.Stop()
@@ -269,6 +272,7 @@ func (c *Cluster) figures() (f metrics.Figures) {
 	s := c.node.Stats()
 	f.Local, f.Claims, f.Subscriptions, f.Interests = s.Local, s.Claims, s.Subscriptions, s.Interests
 	f.Pods, f.Settled = s.Pods, s.Complete && !c.discovery.Alone()
+	f.Share = c.Forwarder.spread.status().Share
 	r := c.Forwarder.routes.Stats()
 	f.ParkedMessages, f.ParkedBytes, f.Owners, f.Absences = r.Messages, r.Bytes, r.Owners, r.Absences
 	return f
@@ -278,7 +282,9 @@ func (c *Cluster) figures() (f metrics.Figures) {
 func (c *Cluster) Status() Status {
 	var s Status
 	s.Self, s.Pods = c.transport.Status()
-	s.Self.Peers = c.node.Connected()
+	moves := c.Forwarder.spread.moves()
+	s.Self.Peers, s.Self.Movable, s.Self.Draining = moves.Peers, moves.Movable, c.Forwarder.spread.stage() == wire.StageDraining
+	s.Spread = c.Forwarder.spread.status()
 	linked := make(map[string]bool)
 	for _, p := range s.Pods {
 		linked[p.Address] = true

@@ -65,6 +65,7 @@
 //	relay_cluster_evictions_total                connections superseded by one on another pod
 //	relay_cluster_directory_entries{kind}        local, claim, subscription, interest
 //	relay_cluster_routes{kind}                   remembered: owner, absent
+//	relay_cluster_peers_share                     of each pod, if peers were spread evenly
 //	relay_cluster_parked_messages, _bytes        that wait for a lookup
 //	relay_cluster_queued_messages, _bytes        that wait for a link
 //	relay_cluster_streams                        links in use

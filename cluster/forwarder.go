@@ -32,6 +32,7 @@ type Forwarder struct {
 	routes  *routes.Table
 	metrics *metrics.Metrics
 	log     *slog.Logger
+	spread  *spreader
 
 	host    atomic.Pointer[Host]
 	stopped atomic.Bool
@@ -48,6 +49,7 @@ func newForwarder(self wire.PodID, host Host, n *node.Node, out outlets, m *metr
 		routes: routes.New(routes.Config{}), metrics: m, log: log,
 	}
 	f.host.Store(&host)
+	f.spread = newSpreader(f)
 	f.locator = &PeerLocator{forwarder: f, waiting: make(map[messages.PeerID]*located)}
 	return f
 }
@@ -66,6 +68,14 @@ func (f *Forwarder) Attach(h Host, queues *budget.Budget) (interestsChanged func
 		}
 	}
 }
+
+// Drain tells the other pods that this one takes no new peers from now on, so that they
+// send it none and keep their own until it is gone.
+func (f *Forwarder) Drain() { f.spread.drain() }
+
+// Full reports whether this pod has its share of peers, so that one that moves to even
+// out the pods had better go on. It is false while a pod drains.
+func (f *Forwarder) Full() bool { return f.spread.full() }
 
 // Announced returns a channel that is closed when the other pods that keep the
 // whereabouts of this pod's peers are being told of each change until now.

@@ -50,6 +50,28 @@ type Host interface {
 	Settle(id messages.PeerID, is Presence)
 }
 
+// Mover is a [Host] some of whose peers can go to another pod without loss, see ADR-0040.
+// Of a host that is no Mover no peer moves. Both methods are safe for concurrent use and
+// return at once.
+type Mover interface {
+	// Moves returns how many peers there are, and how many of them can and do move.
+	Moves() Moves
+
+	// MoveAway asks n peers that can move to go to another pod.
+	MoveAway(n int)
+}
+
+// Moves counts the peers of a [Mover].
+type Moves struct {
+	Peers   int // that are registered
+	Movable int // those of Peers that understand when they are asked to move
+	Moving  int // those of Movable that have been asked and have not decided yet
+
+	// How many that MoveAway has asked have moved since the start, and how many have
+	// stayed: no other pod took them.
+	Moved, Stayed uint64
+}
+
 // Connection is the connection of a peer of this pod. Number grows: a later connection
 // of the same id has a higher one. Returned says that it is not a fresh one: it was
 // superseded, kept aside, and has its id back, so it must not win against a connection

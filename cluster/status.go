@@ -13,6 +13,7 @@ type (
 	Complaint       = status.Complaint // an address that a pod cannot link, and why
 	DiscoveryStatus = status.Discovery // how the pods are found
 	DirectoryStatus = status.Directory // the size of this pod's part of the directory
+	SpreadStatus    = status.Spread    // how the peers are spread over the pods
 	Finding         = status.Finding   // what Diagnose has to say
 )
 

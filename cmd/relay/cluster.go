@@ -201,7 +201,11 @@ func writeStatus(w io.Writer, s *cluster.Status, now time.Time) error {
 		if pod.State == cluster.PodSelf || pod.State == cluster.PodUp {
 			peers = fmt.Sprint(pod.Peers)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", pod.Address, pod.State, age(pod.Since, now), trip, peers, orDash(pod.Version), orDash(pod.Incarnation))
+		state := string(pod.State)
+		if pod.Draining && (pod.State == cluster.PodUp || pod.State == cluster.PodSelf) {
+			state = "draining"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", pod.Address, state, age(pod.Since, now), trip, peers, orDash(pod.Version), orDash(pod.Incarnation))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -237,6 +241,7 @@ func writeStatus(w io.Writer, s *cluster.Status, now time.Time) error {
 			fmt.Fprintf(&b, "           %s at %s\n", strings.Join(pod.Secrets, ", "), pod.Address)
 		}
 	}
+	b.WriteString(spreadOf(s))
 	fmt.Fprintf(&b, "directory  %s; %d local names, %d names of interest\n", yesNo(s.Directory.Settled, "settled", "not settled"), s.Directory.Local, s.Directory.Interests)
 	fmt.Fprintf(&b, "           as a home: %d claims, %d subscriptions\n", s.Directory.Claims, s.Directory.Subscriptions)
 	for _, warning := range s.Warnings {
@@ -244,6 +249,24 @@ func writeStatus(w io.Writer, s *cluster.Status, now time.Time) error {
 	}
 	_, err := io.WriteString(w, fitted(w, b.String()))
 	return err
+}
+
+// spreadOf is a line about the peers of all pods.
+func spreadOf(s *cluster.Status) string {
+	peers, movable, pods := s.Self.Peers, s.Self.Movable, 1
+	for _, pod := range s.Pods {
+		if pod.State == cluster.PodUp {
+			peers, movable, pods = peers+pod.Peers, movable+pod.Movable, pods+1
+		}
+	}
+	line := fmt.Sprintf("peers      %d on %d pods, %d of them can move", peers, pods, movable)
+	if s.Spread.Share > 0 {
+		line += fmt.Sprintf("; an even share is %d", s.Spread.Share)
+	}
+	if s.Spread.Moving {
+		line += "; some of this pod are asked to move"
+	}
+	return line + "\n"
 }
 
 // showFindings prints what is wrong. Its error says that something is.

@@ -69,6 +69,10 @@ func TestClusterStatus(t *testing.T) {
 			s.Self.Apart, s.Self.Secrets = []string{"10.0.0.4:7090"}, []string{"01234567", "89abcdef"}
 			s.Pods[0].Secrets = []string{"89abcdef"}
 		}, exitError, []string{"10.0.0.1:7090 and 10.0.0.4:7090 are apart", "secrets|01234567, 89abcdef", "89abcdef at 10.0.0.2:7090"}, "apart"},
+		{"peers move", func(s *cluster.Status) {
+			s.Self.Movable, s.Pods[0].Movable, s.Spread = 11, 6, cluster.SpreadStatus{Share: 10, Moving: true}
+		}, exitOK, []string{"peers|19 on 2 pods, 17 of them can move; an even share is 10; some of this pod are asked to move"}, ""},
+		{"a pod drains", func(s *cluster.Status) { s.Pods[0].Draining = true }, exitOK, []string{"10.0.0.2:7090|draining", "peers|19 on 2 pods, 0 of them can move"}, ""},
 		{"not ready", func(s *cluster.Status) { s.Ready = false }, exitError, nil, "not ready"},
 		{"nobody found", func(s *cluster.Status) {
 			s.Pods, s.Discovery = nil, cluster.DiscoveryStatus{Name: "relay-pods", Error: "no such host"}

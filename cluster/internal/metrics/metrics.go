@@ -122,6 +122,7 @@ type Figures struct {
 	Local, Claims, Subscriptions, Interests int
 	Pods                                    int // in the view, this one among them
 	Settled                                 bool
+	Share                                   int // of peers, of each pod; 0: not known
 }
 
 // New makes the instruments and starts to answer collections.
@@ -145,6 +146,7 @@ func New(meter metric.Meter) (*Metrics, error) {
 	t.Gauge("relay_cluster_streams", "", "Links to other pods in use.", func(f *Figures) int { return f.Links })
 	t.Gauge("relay_cluster_pods", "", "Pods in the view of this one, itself among them.", func(f *Figures) int { return f.Pods })
 	t.Gauge("relay_cluster_settled", "", "1 when all pods have told the same view.", func(f *Figures) int { return number(f.Settled) })
+	t.Gauge("relay_cluster_peers_share", "", "Peers each pod would have if they were spread evenly, 0 while that is not known.", func(f *Figures) int { return f.Share })
 	const entries, entriesHelp = "relay_cluster_directory_entries", "Size of this pod's part of the directory."
 	t.Gauge(entries, "", entriesHelp, func(f *Figures) int { return f.Local }, attribute.String("kind", "local"))
 	t.Gauge(entries, "", entriesHelp, func(f *Figures) int { return f.Claims }, attribute.String("kind", "claim"))

@@ -80,7 +80,7 @@ func TestMetricNames(t *testing.T) {
 			"relay_cluster_bounces_sent_total 0", "relay_cluster_bounces_received_total 0",
 			"relay_cluster_evictions_total 0", "relay_cluster_digest_mismatches_total 0", "relay_cluster_directory_faults_total 0",
 			"relay_cluster_pods 0", "relay_cluster_settled 0",
-			"relay_cluster_parked_messages 0", "relay_cluster_parked_bytes 0",
+			"relay_cluster_peers_share 0", "relay_cluster_parked_messages 0", "relay_cluster_parked_bytes 0",
 			"relay_cluster_queued_messages 0", "relay_cluster_queued_bytes 0",
 			"relay_cluster_instance_mismatch 0", "relay_cluster_tokens_mismatch 0",
 		},
@@ -102,7 +102,7 @@ func TestMetricNames(t *testing.T) {
 			t.Errorf("%s is a %s", name, kind)
 		}
 	}
-	if len(types) != 23 {
+	if len(types) != 24 {
 		t.Errorf("%d metrics", len(types))
 	}
 

@@ -38,6 +38,7 @@ func (s Status) Diagnose() []Finding {
 	d.configuration()
 	d.clocks()
 	d.directory()
+	d.spread()
 	d.versions()
 	return slices.Concat(d.problems, d.notes)
 }
@@ -443,6 +444,27 @@ func (d *diagnosis) directory() {
 	}
 	d.note("", "the pods do not all see the same pods yet, so some lookups ask all of them",
 		"nothing, for a few seconds after a pod has come or gone; if it stays, ask the doctor of the other pods which of them are apart")
+}
+
+// spread: do all pods have about as many peers?
+func (d *diagnosis) spread() {
+	if !d.Spread.Uneven {
+		return
+	}
+	least, most := d.Self, d.Self
+	for _, p := range d.Pods {
+		if p.State == Up && p.Peers < least.Peers {
+			least = p
+		}
+		if p.State == Up && p.Peers > most.Peers {
+			most = p
+		}
+	}
+	advice := "nothing, if most clients cannot move to another pod: they are spread when they connect again, or by a rollout, which spreads all of them"
+	if most.Movable > least.Peers {
+		advice = "check that the load balancer leads new connections to every ready pod, at random or to the one with the fewest, and not each client to one pod (sessionAffinity: None)"
+	}
+	d.note("", fmt.Sprintf("the peers are spread unevenly, and have been for ten minutes: %s has %d, of which %d can move, and %s has %d", most.Address, most.Peers, most.Movable, least.Address, least.Peers), advice)
 }
 
 // versions: one rollout at a time.

@@ -35,6 +35,14 @@ func TestDiagnose(t *testing.T) {
 	}{
 		{"all is well", func(*Status) {}, nil},
 
+		{"peers are uneven", func(s *Status) {
+			s.Spread.Uneven, s.Pods[0].Peers, s.Pods[0].Movable, s.Pods[1].Peers = true, 300, 4, 20
+			s.Self.Peers = 100
+		}, []string{"note|10.0.0.2:7090 has 300, of which 4 can move, and 10.0.0.3:7090 has 20|cannot move"}},
+		{"peers come back to the same pod", func(s *Status) {
+			s.Spread.Uneven, s.Self.Peers, s.Self.Movable = true, 300, 300
+		}, []string{"note|10.0.0.1:7090 has 300, of which 300 can move, and 10.0.0.2:7090 has 0|load balancer|sessionAffinity"}},
+
 		{"the name is not resolved", func(s *Status) {
 			s.Pods, s.Discovery.Answered, s.Discovery.Error = nil, time.Time{}, "no such host"
 		}, []string{"relay-pods: no such host|port 53"}},

@@ -23,6 +23,7 @@ type Status struct {
 	Pods      []Pod     `json:"pods"` // the others, by address
 	Discovery Discovery `json:"discovery"`
 	Directory Directory `json:"directory"`
+	Spread    Spread    `json:"spread"`
 	Ready     bool      `json:"ready"`               // the pod may serve peers
 	NotReady  string    `json:"not_ready,omitempty"` // why not
 	Signed    bool      `json:"signed"`              // links are proved with a secret
@@ -41,9 +42,13 @@ type Pod struct {
 	Version     string    `json:"version,omitempty"`       // of its build
 	Protocol    int       `json:"protocol,omitempty"`      // version of the pod wire in use
 
-	// Peers connected to it, as its last PING said. For the pod that reports:
-	// now.
-	Peers int `json:"peers"`
+	// Peers connected to it, as its last PING said. For the pod that reports: now.
+	// Movable are those of them that can be asked to move to another pod.
+	Peers   int `json:"peers"`
+	Movable int `json:"movable"`
+
+	// Draining says that it stops and takes no new peers.
+	Draining bool `json:"draining,omitempty"`
 
 	// ClockOffsetMS is how far its cluster clock was ahead of the reporting
 	// pod's when it said HELLO; both run on together afterwards.
@@ -108,6 +113,20 @@ type Discovery struct {
 	// another one, and why a dial of it failed.
 	LeadBack  []string    `json:"lead_back,omitempty"`
 	Elsewhere []Complaint `json:"elsewhere,omitempty"`
+}
+
+// Spread is how the peers are spread over the pods.
+type Spread struct {
+	// Share is how many peers each pod has when those that can move are spread
+	// evenly; 0 while that is not known, for example since a pod has just come.
+	Share int `json:"share,omitempty"`
+
+	// Uneven says that for ten minutes a pod has had at least a fifth, and 5, more or
+	// less peers than the mean.
+	Uneven bool `json:"uneven,omitempty"`
+
+	// Moving says that this pod has more than its share and asks peers to move.
+	Moving bool `json:"moving,omitempty"`
 }
 
 // Directory is the size of this pod's part of the directory.

@@ -137,6 +137,12 @@ func (c *conn) Control(t wire.Type, payload []byte) error {
 			return err
 		}
 		c.transport.takeAbout(c, about)
+	case wire.TypeLoad:
+		load, err := wire.ParseLoad(payload)
+		if err != nil {
+			return err
+		}
+		c.transport.takeLoad(c, load)
 	case wire.TypeTokens:
 		theirs, err := wire.ParseTokens(payload)
 		if err != nil {

@@ -47,6 +47,7 @@ type pod struct {
 	complains  []status.Complaint
 	about      *wire.About  // what it said of itself last; nil: nothing
 	aboutAt    time.Time    // when what it is linked to changed last
+	load       *wire.Load   // what it has, as it said in this session; nil: nothing
 	read       []wire.Tally // messages read in the last sessions that ended
 	accounts   []account    // that are open
 }

@@ -41,7 +41,7 @@ func (t *Transport) actLocked(c *conn, d mesh.Decision) {
 	c.session, c.given = t.lastUsed, d.Number
 	c.state.Store(connUsed)
 	c.decideLocked(nil)
-	p.used, p.met, p.since, p.about = c, true, time.Now(), nil
+	p.used, p.met, p.since, p.about, p.load = c, true, time.Now(), nil, nil
 	t.neighbours.says(p, wire.About{})
 	p.err, p.reason, p.notBefore = nil, "", time.Time{}
 	if p.grace != nil {
@@ -67,7 +67,8 @@ func (t *Transport) actLocked(c *conn, d mesh.Decision) {
 }
 
 // openingLocked is what a new session begins with, beside USE: what was read in
-// earlier ones, what is complained of, and what has changed since the handshake.
+// earlier ones, what is complained of, how many peers there are, and what has changed
+// since the handshake.
 func (t *Transport) openingLocked(c *conn) (frames []byte) {
 	for _, told := range c.of.read {
 		frames = wire.AppendTally(frames, told)
@@ -76,6 +77,7 @@ func (t *Transport) openingLocked(c *conn) (frames []byte) {
 		frames = wire.AppendComplaints(frames, t.complaint)
 	}
 	frames = append(frames, t.aboutLocked()...)
+	frames = wire.AppendLoad(frames, t.load)
 	t.aboutChangedLocked() // for the others
 	t.compareTokensLocked(c)
 	return append(frames, t.tokensChangedLocked(c)...)

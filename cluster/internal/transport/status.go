@@ -164,6 +164,9 @@ func (p *pod) statusLocked() status.Pod {
 		s.State = status.Up
 		s.RoundTripMS = float64(c.link.RTT()) / float64(time.Millisecond)
 		s.Peers = c.link.Peers()
+		if p.load != nil {
+			s.Movable, s.Draining = int(p.load.Movable), p.load.Stage == wire.StageDraining
+		}
 	}
 	return s
 }

@@ -101,6 +101,7 @@ type Transport struct {
 	lastGiven  uint64 // highest number this pod has said in USE, below maxGiven
 	complaint  []wire.Complaint
 	aboutDue   *time.Timer // of tellAbout; nil: nothing has changed
+	load       wire.Load   // of this pod
 	reports    reports
 	neighbours neighbours
 	refusals   refusals
@@ -131,6 +132,7 @@ func New(c Config, m *metrics.Metrics, log *slog.Logger) (*Transport, error) {
 		neighbours: newNeighbours(),
 		refusals:   newRefusals(),
 		keyBytes:   maxKeyBytes,
+		load:       wire.Load{Stage: wire.StageStarting},
 		progressed: make(chan struct{}, 1),
 		reports:    reports{turn: make(chan struct{}, 1)},
 	}
