@@ -51,7 +51,9 @@ func (s *spreader) stop() {
 // moves returns what the host has.
 func (s *spreader) moves() Moves {
 	if m, ok := (*s.forwarder.host.Load()).(Mover); ok {
-		return m.Moves()
+		moves := m.Moves()
+		moves.Movable = min(moves.Movable, moves.Peers) // counted at another moment
+		return moves
 	}
 	return Moves{Peers: s.forwarder.node.Connected()}
 }
