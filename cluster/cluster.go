@@ -275,6 +275,7 @@ func (c *Cluster) figures() (f metrics.Figures) {
 	f.Share = c.Forwarder.spread.status().Share
 	r := c.Forwarder.routes.Stats()
 	f.ParkedMessages, f.ParkedBytes, f.Owners, f.Absences = r.Messages, r.Bytes, r.Owners, r.Absences
+	f.HeldMessages, f.AwayPeers = r.Held, r.Away
 	return f
 }
 

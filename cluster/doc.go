@@ -66,7 +66,9 @@
 //	relay_cluster_directory_entries{kind}        local, claim, subscription, interest
 //	relay_cluster_routes{kind}                   remembered: owner, absent
 //	relay_cluster_peers_share                     of each pod, if peers were spread evenly
-//	relay_cluster_parked_messages, _bytes        that wait for a lookup
+//	relay_cluster_parked_messages, _bytes        that wait for their owner to be known
+//	relay_cluster_held_messages, away_peers      of those, for peers that a draining pod has closed; these
+//	relay_cluster_held_total                     messages that have waited so
 //	relay_cluster_queued_messages, _bytes        that wait for a link
 //	relay_cluster_streams                        links in use
 //	relay_cluster_link_round_trip_seconds        histogram, PING to PONG

@@ -11,8 +11,8 @@ import (
 // outlet is the queue of messages for one pod, a [link.Queue]. It outlives the links
 // to it. All methods are safe for concurrent use and none waits.
 type outlet interface {
-	Push(dst messages.PeerID, epoch uint64, second bool, msg []byte) (wake bool, why drop.Reason)
-	PushBounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) (wake bool, why drop.Reason)
+	Push(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte) (wake bool, why drop.Reason)
+	PushBounce(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte) (wake bool, why drop.Reason)
 	Wake(atOnce bool)
 }
 

@@ -176,8 +176,8 @@ func TestForwardTakesOnlyTransportMessages(t *testing.T) {
 		}
 		// The link takes none of those either. What would is still refused.
 		r := f.pod("b").Forwarder.newReceiver(f.pod("a").transport.Self().ID)
-		r.Forward(bob, 1, false, messages.AppendClose(nil))
-		r.Bounce(bob, 1, false, messages.AppendClose(nil))
+		r.Forward(bob, 1, 0, messages.AppendClose(nil))
+		r.Bounce(bob, 1, 0, messages.AppendClose(nil))
 		if d := f.drops(); d["malformed"] != 2 {
 			t.Errorf("dropped: %v", d)
 		}

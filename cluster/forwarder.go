@@ -27,6 +27,7 @@ type Forwarder struct {
 	outlets outlets
 	node    *node.Node
 	lookup  func(dst messages.PeerID, newerThan uint64) // node.Lookup
+	watch   func(dst messages.PeerID)                   // node.InterestChanged
 	now     func() int64                                // node.Now
 	locator *PeerLocator
 	routes  *routes.Table
@@ -45,7 +46,7 @@ type Forwarder struct {
 
 func newForwarder(self wire.PodID, host Host, n *node.Node, out outlets, m *metrics.Metrics, log *slog.Logger) *Forwarder {
 	f := &Forwarder{
-		self: self, outlets: out, node: n, lookup: n.Lookup, now: n.Now,
+		self: self, outlets: out, node: n, lookup: n.Lookup, watch: n.InterestChanged, now: n.Now,
 		routes: routes.New(routes.Config{}), metrics: m, log: log,
 	}
 	f.host.Store(&host)
@@ -62,6 +63,7 @@ func (f *Forwarder) Attach(h Host, queues *budget.Budget) (interestsChanged func
 	f.host.Store(&h)
 	f.node.Attach(h)
 	f.outlets.SetBudget(queues)
+	f.routes.SetBudget(queues)
 	return func() {
 		if !f.stopped.Load() {
 			f.node.InterestsChanged()
@@ -96,9 +98,9 @@ func (f *Forwarder) Send(dst messages.PeerID, msg []byte) drop.Reason {
 		return drop.Malformed
 	}
 	if owner, ok := f.routes.Owner(dst); ok {
-		return f.send(owner, dst, false, msg)
+		return f.send(owner, dst, 0, msg)
 	}
-	return f.decided(dst, false, msg, f.routes.Send(f.now(), dst, msg))
+	return f.decided(dst, 0, msg, f.routes.Send(f.now(), dst, msg))
 }
 
 // maxAtOnce is how many links a caller of Flush writes to by itself, see ADR-0033.
@@ -135,6 +137,12 @@ func (f *Forwarder) owe(o outlet) {
 	f.owedMu.Unlock()
 }
 
+// Linked reports whether there are other pods that this one is linked to.
+func (f *Forwarder) Linked() bool {
+	s := f.node.Stats()
+	return s.Pods-s.Suspect > 1
+}
+
 // InterestChanged has the directory look at id ahead of [Host.Interests], for what
 // is as rare as the end of a connection: what [Host.Interest] answers for it may have
 // changed. It does not wait.
@@ -161,14 +169,14 @@ func (f *Forwarder) WatchGroup(group string, changed func(m Member, online bool)
 }
 
 // send queues a message for the pod of its owner.
-func (f *Forwarder) send(owner routes.Owner, dst messages.PeerID, second bool, msg []byte) drop.Reason {
+func (f *Forwarder) send(owner routes.Owner, dst messages.PeerID, flags wire.Flags, msg []byte) drop.Reason {
 	if owner.Pod == f.self {
-		return f.sendHere(dst, msg)
+		return f.sendHere(dst, owner.Epoch, flags, msg)
 	}
 	o := f.outlets.outlet(owner.Pod)
 	wake, why := false, drop.NoLink
 	if o != nil {
-		wake, why = o.Push(dst, owner.Epoch, second, msg)
+		wake, why = o.Push(dst, owner.Epoch, flags, msg)
 	}
 	switch why {
 	case drop.None:
@@ -191,11 +199,16 @@ func (f *Forwarder) send(owner routes.Owner, dst messages.PeerID, second bool, m
 
 // sendHere queues a message for a peer that has come to this pod while it was
 // looked up, or gone back to it.
-func (f *Forwarder) sendHere(dst messages.PeerID, msg []byte) drop.Reason {
+func (f *Forwarder) sendHere(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte) drop.Reason {
 	d := (*f.host.Load()).NewDelivery()
 	why := d.Deliver(dst, msg)
 	d.Flush()
-	if why != drop.PeerGone {
+	switch why {
+	case drop.PeerGone:
+	case drop.Away:
+		f.cameBack(f.self, dst, epoch, flags|wire.Away, msg)
+		return drop.None
+	default:
 		return drop.None // queued, or dropped and counted there
 	}
 	f.routes.Forget(dst)
@@ -204,7 +217,10 @@ func (f *Forwarder) sendHere(dst messages.PeerID, msg []byte) drop.Reason {
 }
 
 // decided does what the table has decided on a message.
-func (f *Forwarder) decided(dst messages.PeerID, second bool, msg []byte, d routes.Decision) drop.Reason {
+func (f *Forwarder) decided(dst messages.PeerID, flags wire.Flags, msg []byte, d routes.Decision) drop.Reason {
+	if d.Hold {
+		f.look(dst)
+	}
 	if d.Lookup {
 		f.lookup(dst, d.NewerThan)
 	}
@@ -213,8 +229,11 @@ func (f *Forwarder) decided(dst messages.PeerID, second bool, msg []byte, d rout
 	}
 	switch d.Verdict {
 	case routes.ToOwner:
-		return f.send(d.Owner, dst, second, msg)
+		return f.send(d.Owner, dst, flags, msg)
 	case routes.Parked:
+		if d.Held {
+			f.metrics.Held.Add(1)
+		}
 	case routes.Absent:
 		f.metrics.Forwarded(metrics.ForwardPeerNotFound)
 		return drop.NoPeer
@@ -251,7 +270,8 @@ func (f *Forwarder) stop() {
 
 // learns returns what the node calls.
 func (f *Forwarder) learns() node.Routes {
-	return node.Routes{Answered: f.answered, Learned: f.learned, Forgotten: f.routes.Forget, PodLost: f.routes.PodLost, Sweep: f.sweep}
+	return node.Routes{Answered: f.answered, Learned: f.learned, Forgotten: f.routes.Forget, PodLost: f.routes.PodLost, Sweep: f.sweep,
+		Away: f.routes.Away, Back: f.back, Gone: f.gone}
 }
 
 func (f *Forwarder) answered(dst messages.PeerID, r directory.Result, pod wire.PodID, epoch, newerThan uint64) {
@@ -272,21 +292,45 @@ func (f *Forwarder) answered(dst messages.PeerID, r directory.Result, pod wire.P
 		f.metrics.Forwarded(metrics.ForwardPeerNotFound)
 	}
 	f.dropped(reason, o.Dropped)
-	f.settled(dst, o.Release, result == routes.Found, owner)
+	f.settled(dst, o, result == routes.Found, owner)
 }
 
 func (f *Forwarder) learned(dst messages.PeerID, pod wire.PodID, epoch uint64) {
 	owner := routes.Owner{Pod: pod, Epoch: epoch}
 	if o := f.routes.Learn(f.now(), dst, owner); o.Release {
-		f.settled(dst, true, true, owner)
+		f.settled(dst, o, true, owner)
+	}
+}
+
+// back says where a peer is that may have been away.
+func (f *Forwarder) back(dst messages.PeerID, pod wire.PodID, epoch uint64) {
+	owner := routes.Owner{Pod: pod, Epoch: epoch}
+	if o := f.routes.Back(dst, owner); o.Release {
+		f.settled(dst, o, true, owner)
+	}
+}
+
+// gone says that a peer that may have been away is nowhere.
+func (f *Forwarder) gone(dst messages.PeerID) {
+	if dropped, was := f.routes.Gone(dst); was {
+		f.dropped(drop.Away, dropped)
+		f.look(dst)
+		f.locator.answered(dst, 0, false)
+	}
+}
+
+// look has the node look at a peer that is away, or is not any more.
+func (f *Forwarder) look(dst messages.PeerID) {
+	if !f.stopped.Load() {
+		f.watch(dst)
 	}
 }
 
 // settled sends what was kept for dst and tells those who wait to know.
-func (f *Forwarder) settled(dst messages.PeerID, release, found bool, owner routes.Owner) {
-	if release {
+func (f *Forwarder) settled(dst messages.PeerID, o routes.Outcome, found bool, owner routes.Owner) {
+	if o.Release {
 		n := f.routes.Release(dst, func(owner routes.Owner, m routes.Message) {
-			f.dropped(f.send(owner, dst, m.Second, m.Bytes), 1)
+			f.dropped(f.send(owner, dst, m.Flags, m.Bytes), 1)
 		})
 		f.dropped(drop.ParkingFull, n)
 		f.Flush()
@@ -294,15 +338,24 @@ func (f *Forwarder) settled(dst messages.PeerID, release, found bool, owner rout
 			f.routes.Forget(dst) // its messages do not come this way
 		}
 	}
+	if o.Held {
+		f.look(dst)
+	}
 	f.locator.answered(dst, owner.Pod, found)
 }
 
-func (f *Forwarder) sweep() {
-	ended, dropped := f.routes.Expire(f.now())
-	f.dropped(drop.Unknown, dropped)
-	for _, dst := range ended {
+func (f *Forwarder) sweep() (away bool) {
+	ended, away := f.routes.Expire(f.now())
+	f.dropped(drop.Unknown, ended.DroppedLookingUp)
+	f.dropped(drop.Away, ended.DroppedAway)
+	for _, dst := range ended.Lookups {
 		f.locator.answered(dst, 0, false)
 	}
+	for _, dst := range ended.Away {
+		f.look(dst)
+		f.locator.answered(dst, 0, false)
+	}
+	return away
 }
 
 // newReceiver returns what takes the messages of one link to a pod.
@@ -319,7 +372,7 @@ type linkReceiver struct {
 }
 
 // Forward takes a message for a peer of this pod. It is never sent on.
-func (r *linkReceiver) Forward(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
+func (r *linkReceiver) Forward(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte) {
 	f := r.f
 	source, _, err := messages.ParseTransport(msg)
 	if err != nil {
@@ -333,18 +386,21 @@ func (r *linkReceiver) Forward(dst messages.PeerID, epoch uint64, second bool, m
 		f.metrics.Arrived(metrics.ArrivalOK)
 	case drop.PeerGone:
 		f.metrics.Arrived(metrics.ArrivalBounced)
-		r.bounce(dst, epoch, second, msg)
+		r.bounce(dst, epoch, flags&wire.Second, msg)
+	case drop.Away:
+		f.metrics.Arrived(metrics.ArrivalBounced)
+		r.bounce(dst, epoch, flags|wire.Away, msg)
 	default:
 		f.metrics.Arrived(metrics.ArrivalDropped)
 	}
 }
 
 // bounce sends a message back to the pod that sent it.
-func (r *linkReceiver) bounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
+func (r *linkReceiver) bounce(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte) {
 	wake, why := false, drop.NoLink
 	o := r.f.outlets.outlet(r.from)
 	if o != nil {
-		wake, why = o.PushBounce(dst, epoch, second, msg)
+		wake, why = o.PushBounce(dst, epoch, flags, msg)
 	}
 	if why != drop.None {
 		r.f.dropped(why, 1)
@@ -358,7 +414,7 @@ func (r *linkReceiver) bounce(dst messages.PeerID, epoch uint64, second bool, ms
 
 // Bounce takes back a message whose destination was not where it was believed
 // to be, and routes it once more.
-func (r *linkReceiver) Bounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
+func (r *linkReceiver) Bounce(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte) {
 	f := r.f
 	if _, _, err := messages.ParseTransport(msg); err != nil {
 		f.metrics.Arrived(metrics.ArrivalInvalid)
@@ -366,8 +422,17 @@ func (r *linkReceiver) Bounce(dst messages.PeerID, epoch uint64, second bool, ms
 		return
 	}
 	f.metrics.BouncesReceived.Add(1)
-	d := f.routes.Bounced(f.now(), dst, routes.Owner{Pod: r.from, Epoch: epoch}, second, msg)
-	f.dropped(f.decided(dst, true, msg, d), 1)
+	f.cameBack(r.from, dst, epoch, flags, msg)
+}
+
+// cameBack routes a message once more that a pod, which may be this one, did not have
+// the destination of, or keeps it.
+func (f *Forwarder) cameBack(from wire.PodID, dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte) {
+	d := f.routes.Bounced(f.now(), dst, routes.Owner{Pod: from, Epoch: epoch}, flags, msg)
+	if flags&wire.Away == 0 {
+		flags |= wire.Second
+	}
+	f.dropped(f.decided(dst, flags, msg, d), 1)
 }
 
 // BatchEnd starts what the messages of a batch have left to start.

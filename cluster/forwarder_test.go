@@ -29,10 +29,10 @@ type fakeOutlet struct {
 	second bool   // the last that was sent on had come back
 }
 
-func (o *fakeOutlet) Push(_ messages.PeerID, epoch uint64, second bool, msg []byte) (wake bool, why drop.Reason) {
+func (o *fakeOutlet) Push(_ messages.PeerID, epoch uint64, flags wire.Flags, msg []byte) (wake bool, why drop.Reason) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.second = second
+	o.second = flags&wire.Second != 0
 	if o.queued >= o.room {
 		return false, drop.LinkFull
 	}
@@ -44,9 +44,9 @@ func (o *fakeOutlet) Push(_ messages.PeerID, epoch uint64, second bool, msg []by
 	return false, drop.None
 }
 
-func (o *fakeOutlet) PushBounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) (wake bool, why drop.Reason) {
-	o.last = fmt.Sprintf("epoch %d, second %v, %q", epoch, second, msg[messages.TransportHeaderSize:])
-	return o.Push(dst, epoch, second, msg)
+func (o *fakeOutlet) PushBounce(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte) (wake bool, why drop.Reason) {
+	o.last = fmt.Sprintf("epoch %d, second %v, %q", epoch, flags&wire.Second != 0, msg[messages.TransportHeaderSize:])
+	return o.Push(dst, epoch, flags, msg)
 }
 
 func (o *fakeOutlet) Wake(bool) {
@@ -224,7 +224,7 @@ func TestAnswerThatIsNotNewerIsAskedAgain(t *testing.T) {
 	f, host := newTestForwarder(t, fakeOutlets{2: {room: 10}})
 	r := f.newReceiver(2)
 	_ = f.Forward(t.Context(), bob, hello)
-	r.Bounce(bob, 5, false, hello)
+	r.Bounce(bob, 5, 0, hello)
 	f.answered(bob, directory.Owner, 2, 5, 0)
 	if got, want := host.asked, []question{{bob, 0}, {bob, 5}}; !slices.Equal(got, want) {
 		t.Errorf("lookups %v, want %v", got, want)
@@ -256,7 +256,7 @@ func TestArrivals(t *testing.T) {
 			f, host := newTestForwarder(t, pods)
 			host.why = tt.why
 			r := f.newReceiver(2)
-			r.Forward(bob, 7, true, bytes.Clone(hello))
+			r.Forward(bob, 7, wire.Second, bytes.Clone(hello))
 			if back.woken != 0 {
 				t.Error("woken in the middle of a batch")
 			}
@@ -278,11 +278,11 @@ func TestSecondBounceIsTheLast(t *testing.T) {
 	f, host := newTestForwarder(t, fakeOutlets{3: o})
 	f.learned(bob, 3, 9)
 	r := f.newReceiver(2)
-	r.Bounce(bob, 5, false, hello)
+	r.Bounce(bob, 5, 0, hello)
 	if o.queued != 1 || !o.second || len(host.drops) != 0 {
 		t.Errorf("%d sent to the newer owner, as second %v, dropped %q", o.queued, o.second, host.drops)
 	}
-	r.Bounce(bob, 5, true, hello)
+	r.Bounce(bob, 5, wire.Second, hello)
 	if want := []string{"1 bounced"}; o.queued != 1 || !slices.Equal(host.drops, want) {
 		t.Errorf("%d sent to the newer owner, dropped %q", o.queued, host.drops)
 	}
@@ -298,7 +298,7 @@ func TestBouncedToNobody(t *testing.T) {
 	f, host := newTestForwarder(t, fakeOutlets{})
 	_ = f.Forward(t.Context(), bob, hello)
 	f.answered(bob, directory.NobodyHas, 0, 0, 0)
-	f.newReceiver(2).Bounce(bob, 5, false, hello)
+	f.newReceiver(2).Bounce(bob, 5, 0, hello)
 	if want := []string{"1 no_peer", "1 no_peer"}; !slices.Equal(host.drops, want) {
 		t.Errorf("dropped %q, want %q", host.drops, want)
 	}

@@ -17,7 +17,9 @@ type Host interface {
 	// why.
 	Dropped(why drop.Reason, messages int)
 
-	// Connection returns the connection that is registered for id.
+	// Connection returns the connection that is registered for id. One that was
+	// closed as this pod drains stays registered for a moment, until the peer is
+	// back somewhere, so that others are not told that it is offline.
 	Connection(id messages.PeerID) (c Connection, ok bool)
 
 	// Observe calls changed with each id that is connected, and from then on after
@@ -90,8 +92,9 @@ type Delivery interface {
 	// and does not keep it. It never waits, and need not start what writes the
 	// message before Flush. drop.None means queued. drop.PeerGone means that dst
 	// is not here: nothing has been counted, and the message goes back to the pod
-	// that sent it. With any other reason it was dropped and counted by the
-	// callee.
+	// that sent it. drop.Away is the same for a peer that was closed as this pod
+	// drains and may soon be on another one: the message is kept for that. With any
+	// other reason it was dropped and counted by the callee.
 	//
 	// A Delivery has no way to another pod, so a message makes one hop.
 	Deliver(dst messages.PeerID, msg []byte) drop.Reason

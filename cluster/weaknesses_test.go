@@ -224,7 +224,7 @@ func TestBothEndsCountAMessage(t *testing.T) {
 	})
 	f, host := newTestForwarder(t, fakeOutlets{})
 	host.why = drop.QueueFull
-	f.newReceiver(2).Forward(bob, 7, false, hello)
+	f.newReceiver(2).Forward(bob, 7, 0, hello)
 	if n := f.metrics.Arrivals[metrics.ArrivalDropped].Load(); n != 1 {
 		t.Errorf("%d messages are counted as dropped for want of room, want 1", n)
 	}
@@ -272,14 +272,14 @@ type busyOutlet struct {
 func (o *busyOutlet) outlet(wire.PodID) outlet { return o }
 func (o *busyOutlet) SetBudget(*budget.Budget) {}
 
-func (o *busyOutlet) Push(messages.PeerID, uint64, bool, []byte) (wake bool, why drop.Reason) {
+func (o *busyOutlet) Push(messages.PeerID, uint64, wire.Flags, []byte) (wake bool, why drop.Reason) {
 	o.pushed++
 	o.more()
 	return false, drop.None
 }
 
-func (o *busyOutlet) PushBounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) (wake bool, why drop.Reason) {
-	return o.Push(dst, epoch, second, msg)
+func (o *busyOutlet) PushBounce(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte) (wake bool, why drop.Reason) {
+	return o.Push(dst, epoch, flags, msg)
 }
 
 func (o *busyOutlet) Wake(bool) {}

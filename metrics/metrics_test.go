@@ -105,6 +105,7 @@ var zero = []string{
 	`relay_healthcheck_timeouts_total 0`,
 	`relay_messages_delivered_total 0`,
 	`relay_messages_dropped_total{reason="bounced"} 0`,
+	`relay_messages_dropped_total{reason="away"} 0`,
 	`relay_messages_dropped_total{reason="fabric_stopped"} 0`,
 	`relay_messages_dropped_total{reason="forward"} 0`,
 	`relay_messages_dropped_total{reason="link_full"} 0`,

@@ -117,7 +117,7 @@ func (c *pods) balance() {
 	if received != delivered+dropped+queued {
 		c.t.Errorf("received %v, delivered %v + dropped %v + queued %v, over all pods", received, delivered, dropped, queued)
 		for _, p := range c.all {
-			for _, reason := range []string{"no_peer", "peer_gone", "queue_full", "unknown", "no_link", "link_full", "link_lost", "parking_full", "bounced", "fabric_stopped", "forward"} {
+			for _, reason := range []string{"no_peer", "peer_gone", "queue_full", "unknown", "no_link", "link_full", "link_lost", "parking_full", "bounced", "away", "fabric_stopped", "forward"} {
 				if n := p.dropped(c.t, reason); n > 0 {
 					c.t.Logf("%s dropped %d as %s", p.addr, n, reason)
 				}

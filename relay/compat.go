@@ -98,7 +98,7 @@ func (d *LocalPeerDispatcher) DispatchToLocal(dst messages.PeerID, msg []byte) e
 	switch why {
 	case drop.None:
 		return nil
-	case drop.PeerGone:
+	case drop.PeerGone, drop.Away:
 		return ErrLocalPeerGone
 	case drop.Malformed:
 		return fmt.Errorf("relay: dispatch to %v: the message is %v", dst, why)

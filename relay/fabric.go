@@ -31,6 +31,9 @@ type fabric interface {
 	// out; nil: the fabric does not know who is online.
 	Attach(h cluster.Host, queues *budget.Budget) (interestsChanged func())
 
+	// Linked reports whether there are other pods that peers of this one can go to.
+	Linked() bool
+
 	// InterestChanged makes the fabric ask h for the Interest in id, ahead of its
 	// Interests.
 	InterestChanged(id messages.PeerID)
@@ -53,6 +56,7 @@ type onePod struct{ store *store.Store }
 func (onePod) Send(messages.PeerID, []byte) drop.Reason          { return drop.NoPeer }
 func (onePod) Flush()                                            {}
 func (onePod) Attach(cluster.Host, *budget.Budget) (none func()) { return nil }
+func (onePod) Linked() bool                                      { return false }
 func (onePod) InterestChanged(messages.PeerID)                   {}
 func (onePod) Announced() <-chan struct{}                        { return done }
 

@@ -151,8 +151,11 @@ type delivery struct {
 // the source is online, it is told so ahead of msg.
 func (d *delivery) Deliver(dst messages.PeerID, msg []byte) drop.Reason {
 	to := d.local.find(dst)
-	if to == nil || to.gone.Load() != 0 {
+	if to == nil {
 		return drop.PeerGone
+	}
+	if why := to.refusal(); why != drop.None {
+		return why
 	}
 	src, _, err := messages.ParseTransport(msg)
 	if err != nil {
@@ -161,7 +164,7 @@ func (d *delivery) Deliver(dst messages.PeerID, msg []byte) drop.Reason {
 	}
 	to.hear(src)
 	why := d.local.hand(to, msg)
-	if why != drop.None && why != drop.PeerGone {
+	if why != drop.None && why != drop.PeerGone && why != drop.Away {
 		to.env.metrics.Dropped(why, 1)
 	}
 	return why

@@ -41,6 +41,7 @@ const closeLinger = time.Second
 const (
 	endingBit     uint32 = 1 << iota // its connection is over
 	supersededBit                    // a newer connection has the id
+	awayBit                          // the relay closed it as it drains, see away
 )
 
 // Peer is one connected peer: its connection, its outbound queue, and the
@@ -93,6 +94,7 @@ type environment struct {
 	warned  *peerLines // at Warn, so that they do not go under in the others
 
 	runnersUp *runnersUp // nil: superseded peers are cut
+	away      *away      // nil: peers that are closed are offline at once
 	flapping  flapping
 }
 
@@ -189,11 +191,12 @@ func (p *Peer) Write(b []byte) (int, error) {
 		return 0, fmt.Errorf("message of %d bytes, a Transport message has %d to %d", len(b), messages.TransportHeaderSize, messages.MaxSize)
 	}
 	wake, why := p.push(b)
+	if why == drop.PeerGone || why == drop.Away {
+		p.env.metrics.Dropped(drop.PeerGone, 1)
+		return 0, net.ErrClosed
+	}
 	if why != drop.None {
 		p.env.metrics.Dropped(why, 1)
-		if why == drop.PeerGone {
-			return 0, net.ErrClosed
-		}
 		return 0, ErrQueueFull
 	}
 	p.wake(wake)
@@ -221,7 +224,11 @@ func (p *Peer) wake(owed bool) {
 // returns a channel that is closed when the writer has ended, nil when there is
 // none.
 func (p *Peer) closeQueue() (ended <-chan struct{}) {
-	lost, ended := p.out.Close(drop.PeerGone)
+	why := p.refusal()
+	if why == drop.None {
+		why = drop.PeerGone
+	}
+	lost, ended := p.out.Close(why)
 	if lost > 0 {
 		p.env.metrics.Dropped(drop.PeerGone, lost)
 	}
@@ -268,10 +275,24 @@ func (p *Peer) cut(reason error) {
 // ending reports whether the connection is over.
 func (p *Peer) ending() bool { return p.gone.Load()&endingBit != 0 }
 
+// refusal returns why p takes no message any more, None while it does.
+func (p *Peer) refusal() drop.Reason {
+	switch gone := p.gone.Load(); {
+	case gone == 0:
+		return drop.None
+	case gone&awayBit != 0:
+		return drop.Away
+	}
+	return drop.PeerGone
+}
+
 // superseded deals with a peer that is out of the store since a newer connection
 // has its id, here or on another pod: it is kept for a moment, or cut.
 func (p *Peer) superseded() {
 	p.gone.Or(supersededBit)
+	if p.env.away.end(p) {
+		return
+	}
 	if p.env.flapping.changed(p.id, now()) {
 		p.env.metrics.PeerFlapping()
 		p.env.warned.say(p, slog.LevelWarn, "peer id changes hands again and again: two machines with one key?", "changes", flappingChanges+1, "within", flappingWindow)
@@ -354,10 +375,14 @@ func (p *Peer) route(msg []byte) {
 	dst := messages.PeerID(msg[messages.HeaderSize:messages.TransportHeaderSize])
 	messages.SetTransportID(msg, p.id)
 	if to := p.local.find(dst); to != nil {
-		if why := p.local.hand(to, msg); why != drop.None {
-			p.env.metrics.Dropped(why, 1)
+		why := p.local.hand(to, msg)
+		if why == drop.None {
+			return
 		}
-		return
+		if why != drop.Away { // the fabric keeps those
+			p.env.metrics.Dropped(why, 1)
+			return
+		}
 	}
 	p.forwarded = true
 	if why := p.fabric.Send(dst, msg); why != drop.None {

@@ -104,6 +104,7 @@ func NewRelay(cfg Config) (*Relay, error) {
 		halfOpen: make(map[listener.Conn]func()),
 		full:     rate.Sometimes{Interval: time.Minute},
 	}
+	env.away = newAway(r.left)
 	env.runnersUp = newRunnersUp(r.store, m, r.lookAt, r.crowded)
 	r.notifier.SetLimits(limits.SubscriptionsPerPeer, limits.Subscriptions)
 	r.store.Observe(r.observe)
@@ -337,7 +338,7 @@ func (r *Relay) start(id messages.PeerID, c listener.Conn, groups []string) {
 	closing := r.closing
 	r.mu.Unlock()
 	if closing { // Shutdown did not see this one
-		p.out.Finish(drop.PeerGone)
+		r.finish(p) // nobody writes yet
 	}
 
 	transport := transportOf(c)
@@ -383,11 +384,18 @@ func (r *Relay) observe(e store.Event) {
 
 // serve is the life of a peer.
 func (r *Relay) serve(p *Peer, transport string) {
-	defer r.serving.Done()
 	p.Work()
 	r.env.runnersUp.left(p)
-	r.env.runnersUp.release(p)
 	r.env.metrics.PeerDisconnected(transport)
+	if !r.env.away.keep(p) {
+		r.left(p)
+	}
+}
+
+// left says that a peer is gone, after its connection has ended.
+func (r *Relay) left(p *Peer) {
+	defer r.serving.Done()
+	r.env.runnersUp.release(p)
 	r.mu.Lock()
 	delete(r.peers, p)
 	r.admitted--
@@ -418,7 +426,8 @@ func transportOf(c listener.Conn) string {
 
 // Shutdown refuses new peers, has every connected one sent what is queued for
 // it and a Close message, a few at a time over Limits.ShutdownSpread, waits
-// until all have gone, and cuts those that are left when ctx ends. It returns
+// until all have gone and, at most 3 s, are back on another pod if there is one, and
+// cuts those that are left when ctx ends. It returns
 // when no goroutine of the relay is left, with ctx's error if it had to cut. It
 // may be called more than once.
 //
@@ -473,7 +482,7 @@ func (r *Relay) dismiss(ctx context.Context, peers []*Peer, gone <-chan struct{}
 	for len(peers) > 0 {
 		n := min(step, len(peers))
 		for _, p := range peers[:n] {
-			p.wake(p.out.Finish(drop.PeerGone))
+			p.wake(r.finish(p))
 		}
 		if peers = peers[n:]; len(peers) == 0 {
 			break
@@ -489,8 +498,19 @@ func (r *Relay) dismiss(ctx context.Context, peers []*Peer, gone <-chan struct{}
 	return nil
 }
 
+// finish has p leave when it has got what is queued. If there are other pods it is away
+// then. wake is that of [sendq.Queue.Push].
+func (r *Relay) finish(p *Peer) (wake bool) {
+	if r.host.Load().fabric.Linked() {
+		r.env.away.begin(p)
+		return p.out.Finish(drop.Away)
+	}
+	return p.out.Finish(drop.PeerGone)
+}
+
 // cutAll cuts the peers that are left and returns how many there were.
 func (r *Relay) cutAll() int {
+	r.env.away.close()
 	r.mu.Lock()
 	peers := slices.Collect(maps.Keys(r.peers))
 	r.mu.Unlock()

@@ -50,6 +50,10 @@ const (
 	ParkingFull
 	// Bounced: a second pod did not have the destination either.
 	Bounced
+	// Away: kept for a peer that a pod closed as it drained, and that was not back
+	// on another pod in time. A queue or a pod that answers so has not taken the
+	// message: it is for the fabric to keep.
+	Away
 	// Malformed: not a Transport message.
 	Malformed
 	// FabricStopped: the fabric was stopped with the message in it.
@@ -75,6 +79,7 @@ var names = [Reasons]string{
 	MemoryLimit:   "memory_limit",
 	ParkingFull:   "parking_full",
 	Bounced:       "bounced",
+	Away:          "away",
 	Malformed:     "malformed",
 	FabricStopped: "fabric_stopped",
 }

@@ -163,7 +163,7 @@ type frame struct {
 	entries []wire.Entry
 	message *message
 	epoch   uint64
-	second  bool
+	flags   wire.Flags
 }
 
 // conn is one connection between two processes.

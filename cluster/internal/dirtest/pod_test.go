@@ -294,7 +294,7 @@ func (p *pod) send(m *message) {
 	if p.deliver(m) {
 		return
 	}
-	p.act(m, p.routes.Send(p.local(), m.dst.id, m.bytes()), false)
+	p.act(m, p.routes.Send(p.local(), m.dst.id, m.bytes()), 0)
 }
 
 func (p *pod) deliver(m *message) bool {
@@ -310,13 +310,13 @@ func (p *pod) deliver(m *message) bool {
 }
 
 // act does what routes say of a message.
-func (p *pod) act(m *message, d routes.Decision, second bool) {
+func (p *pod) act(m *message, d routes.Decision, flags wire.Flags) {
 	for range d.Displaced {
 		p.unpark(m.dst.id, "parking_full")
 	}
 	switch d.Verdict {
 	case routes.ToOwner:
-		p.forward(d.Owner, m, second)
+		p.forward(d.Owner, m, flags)
 	case routes.Parked:
 		p.parked[m.dst.id] = append(p.parked[m.dst.id], m)
 	case routes.Absent:
@@ -347,11 +347,11 @@ func (p *pod) unpark(dst messages.PeerID, fate string) {
 	p.w.fate(list[0], fate)
 }
 
-func (p *pod) forward(o routes.Owner, m *message, second bool) {
-	if second && o == m.missed {
+func (p *pod) forward(o routes.Owner, m *message, flags wire.Flags) {
+	if flags&wire.Second != 0 && o == m.missed {
 		p.w.violate("I6", "message %d to %s is sent back to %s, where it came from", m.number, m.dst.label, p.w.pod(o.Pod))
 	}
-	f := frame{kind: forward, message: m, epoch: o.Epoch, second: second}
+	f := frame{kind: forward, message: m, epoch: o.Epoch, flags: flags}
 	if o.Pod == p.id {
 		if !p.deliver(m) {
 			p.missed(o, f)
@@ -406,8 +406,8 @@ func (p *pod) missed(o routes.Owner, f frame) {
 		return
 	}
 	f.message.missed = o
-	d := p.routes.Bounced(p.local(), f.message.dst.id, o, f.second, f.message.bytes())
-	p.act(f.message, d, true)
+	d := p.routes.Bounced(p.local(), f.message.dst.id, o, f.flags, f.message.bytes())
+	p.act(f.message, d, f.flags|wire.Second)
 }
 
 func (p *pod) lookup(n wire.Name, newerThan uint64) {
@@ -472,7 +472,7 @@ func (p *pod) release(dst messages.PeerID, o routes.Outcome) {
 		if len(p.parked[dst]) == 0 {
 			delete(p.parked, dst)
 		}
-		p.forward(owner, msg, m.Second)
+		p.forward(owner, msg, m.Flags)
 	})
 }
 

@@ -63,6 +63,8 @@ type Config struct {
 	// MinVersion and MaxVersion are for tests of mixed versions. 0 is what
 	// package wire speaks.
 	MinVersion, MaxVersion byte
+
+	Capabilities uint32 // see [wire.Hello]
 }
 
 // Pod is this pod's side of all its handshakes. It is safe for concurrent use.
@@ -175,8 +177,11 @@ func (p *Pod) run(ctx context.Context, conn net.Conn, role Role) (*Conn, error) 
 // hello returns this pod's HELLO without the nonce.
 func (p *Pod) hello(keys []key) *wire.Hello {
 	h := &wire.Hello{
-		Min:         p.config.MinVersion,
-		Max:         p.config.MaxVersion,
+		Min: p.config.MinVersion,
+		Max: p.config.MaxVersion,
+
+		Capabilities: p.config.Capabilities,
+
 		Incarnation: p.config.Incarnation,
 		Address:     p.config.Address,
 		Build:       p.config.Build,

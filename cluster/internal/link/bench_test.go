@@ -54,7 +54,7 @@ func benchmarkLink(b *testing.B, load string, size int, burst, inFlight int64) {
 		cpu := cpuTime()
 		due := false
 		for b.Loop() {
-			wake, _ := sender.queue.Push(peer(int(sent)), 1, false, transportOf(msg))
+			wake, _ := sender.queue.Push(peer(int(sent)), 1, 0, transportOf(msg))
 			due = due || wake
 			if sent++; sent%burst != 0 {
 				continue
@@ -102,7 +102,7 @@ func BenchmarkLone(b *testing.B) {
 			b.ReportAllocs()
 			cpu := cpuTime()
 			for b.Loop() {
-				sender.queue.Push(peer(1), 1, false, msg)
+				sender.queue.Push(peer(1), 1, 0, msg)
 				sender.queue.Wake(true)
 				<-got
 			}
@@ -121,13 +121,13 @@ func BenchmarkPush(b *testing.B) {
 				q := link.NewQueue(link.QueueConfig{})
 				msg := sized(size)
 				for i := 0; behind != "" && i < 1<<20/size; i++ {
-					q.Push(peer(i&63), 1, false, msg)
+					q.Push(peer(i&63), 1, 0, msg)
 				}
 				b.SetBytes(int64(size))
 				b.ReportAllocs()
 				i, batch := 0, 60_000/(size+60)+1
 				for b.Loop() {
-					q.Push(peer(i&63), 1, false, msg)
+					q.Push(peer(i&63), 1, 0, msg)
 					if i++; i%batch == 0 {
 						q.Discard()
 					}

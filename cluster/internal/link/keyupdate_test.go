@@ -63,7 +63,7 @@ func TestKeyUpdate(t *testing.T) {
 			t.Fatalf("answer of type %d, %x", typ, msg)
 		}
 		in.update()
-		x.Write(out.seal(applicationData, data(wire.TypeForward, 1, 1, false, numbered(i, 100))))
+		x.Write(out.seal(applicationData, data(wire.TypeForward, 1, 1, 0, numbered(i, 100))))
 		if n := <-got; n != i {
 			t.Errorf("message %d in place of %d", n, i)
 		}

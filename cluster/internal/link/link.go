@@ -52,8 +52,8 @@ type Handler interface {
 
 	// Forward and Bounce hand over a message, surely a Transport of 38 to
 	// 8,820 bytes.
-	Forward(dst messages.PeerID, epoch uint64, second bool, msg []byte)
-	Bounce(dst messages.PeerID, epoch uint64, second bool, msg []byte)
+	Forward(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte)
+	Bounce(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte)
 
 	// Control hands over the payload of USE, GOODBYE, TALLY, COMPLAINT or
 	// TOKENS, as yet unparsed; after [Link.Drain] only of TALLY. An error ends
@@ -77,6 +77,9 @@ type Config struct {
 	// Queue is the messages for the pod at the other end. The link takes none
 	// before [Link.Use].
 	Queue *Queue
+
+	// Away says that the other side knows [wire.Away].
+	Away bool
 
 	// Clock returns the cluster clock in µs, for PING and PONG; Observe is told
 	// what that of the other side was. Peers returns how many peers are

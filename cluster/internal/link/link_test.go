@@ -42,7 +42,7 @@ func quiet(a, b *link.Config) {
 
 // send pushes one message as a forwarder does.
 func (e *end) send(dst int, msg []byte) drop.Reason {
-	wake, why := e.queue.Push(peer(dst), 1, false, msg)
+	wake, why := e.queue.Push(peer(dst), 1, 0, msg)
 	if wake {
 		e.queue.Wake(true)
 	}
@@ -54,9 +54,9 @@ func TestEverythingArrives(t *testing.T) {
 		_, a, b := memory(t, memnet.Config{Latency: time.Millisecond}, nil)
 		a.SendControl(wire.AppendUse(nil, 3))
 		a.SendEntries([]wire.Entry{{Kind: wire.Digest, ID: 1}, {Kind: wire.Leave}, {Kind: wire.Digest, ID: 2}})
-		a.queue.Push(peer(1), 5, false, transport([]byte("one")))
-		a.queue.Push(peer(2), 6, true, transport([]byte("two")))
-		a.queue.PushBounce(peer(3), 7, true, transport([]byte("three")))
+		a.queue.Push(peer(1), 5, 0, transport([]byte("one")))
+		a.queue.Push(peer(2), 6, wire.Second, transport([]byte("two")))
+		a.queue.PushBounce(peer(3), 7, wire.Second, transport([]byte("three")))
 		a.queue.Wake(true)
 		synctest.Wait()
 		time.Sleep(10 * time.Millisecond)
@@ -156,7 +156,7 @@ func TestBothDirectionsFull(t *testing.T) {
 		answers := func(e **end) link.Handler {
 			return &trace{forward: func(msg []byte) {
 				(*e).SendEntries([]wire.Entry{{Kind: wire.Digest, ID: 1}})
-				(*e).queue.PushBounce(peer(number(msg)), 1, true, msg)
+				(*e).queue.PushBounce(peer(number(msg)), 1, wire.Second, msg)
 				(*e).queue.Wake(true)
 			}}
 		}

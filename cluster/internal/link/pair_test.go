@@ -185,16 +185,16 @@ func (g *trace) Entries(entries []wire.Entry) error {
 	return g.refuse
 }
 
-func (g *trace) Forward(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
+func (g *trace) Forward(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte) {
 	if g.forward != nil {
 		g.forward(msg)
 		return
 	}
-	g.add("FWD to %d epoch %d second %v: %s", dst[0], epoch, second, msg[messages.TransportHeaderSize:])
+	g.add("FWD to %d epoch %d second %v: %s", dst[0], epoch, flags&wire.Second != 0, msg[messages.TransportHeaderSize:])
 }
 
-func (g *trace) Bounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
-	g.add("BOUNCE to %d epoch %d second %v: %s", dst[0], epoch, second, msg[messages.TransportHeaderSize:])
+func (g *trace) Bounce(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte) {
+	g.add("BOUNCE to %d epoch %d second %v: %s", dst[0], epoch, flags&wire.Second != 0, msg[messages.TransportHeaderSize:])
 }
 
 func (g *trace) Control(t wire.Type, payload []byte) error {

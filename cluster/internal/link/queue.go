@@ -45,6 +45,7 @@ type Queue struct {
 	out     sendq.Queue
 	dropped func(drop.Reason, int)
 	link    atomic.Pointer[Link] // to be woken; nil: none, or one is about to be
+	away    atomic.Bool          // the pod knows [wire.Away]
 }
 
 // queueUser is a [Queue] as the user of its sendq.Queue.
@@ -80,21 +81,23 @@ func NewQueue(c QueueConfig) *Queue {
 func (q *Queue) SetBudget(b *budget.Budget) { q.out.SetBudget(b) }
 
 // Push copies msg, one whole Transport message, and queues it as FWD. epoch is
-// the destination's as far as it is known; second says that the message has been
-// bounced once. A message that is refused is the caller's to count. wake says that
-// the caller must call [Queue.Wake] soon.
-func (q *Queue) Push(dst messages.PeerID, epoch uint64, second bool, msg []byte) (wake bool, why drop.Reason) {
-	return q.push(wire.TypeForward, &wire.Data{Second: second, Destination: dst, Epoch: epoch, Message: msg})
+// the destination's as far as it is known. A message that is refused is the
+// caller's to count. wake says that the caller must call [Queue.Wake] soon.
+func (q *Queue) Push(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte) (wake bool, why drop.Reason) {
+	return q.push(wire.TypeForward, &wire.Data{Flags: flags, Destination: dst, Epoch: epoch, Message: msg})
 }
 
 // PushBounce is Push for a message that goes back as BOUNCE.
-func (q *Queue) PushBounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) (wake bool, why drop.Reason) {
-	return q.push(wire.TypeBounce, &wire.Data{Second: second, Destination: dst, Epoch: epoch, Message: msg})
+func (q *Queue) PushBounce(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte) (wake bool, why drop.Reason) {
+	return q.push(wire.TypeBounce, &wire.Data{Flags: flags, Destination: dst, Epoch: epoch, Message: msg})
 }
 
 func (q *Queue) push(t wire.Type, d *wire.Data) (wake bool, why drop.Reason) {
 	if len(d.Message) < messages.TransportHeaderSize || len(d.Message) > messages.MaxSize {
 		return false, drop.Malformed
+	}
+	if !q.away.Load() {
+		d.Flags &^= wire.Away
 	}
 	size := wire.DataHeaderSize + len(d.Message)
 	return q.out.Push(sendq.Frame{
@@ -139,6 +142,7 @@ func (q *Queue) Len() (messages, bytes int) {
 
 // attach makes l the link that takes from q.
 func (q *Queue) attach(l *Link) {
+	q.away.Store(l.cfg.Away)
 	l.attachment.Store(q.out.Attach())
 	q.link.Store(l)
 }

@@ -28,7 +28,7 @@ func TestQueueDropsItsOldest(t *testing.T) {
 	each := len(msg) + wire.DataHeaderSize
 	fits := limit / each
 	for i := range fits + 10 {
-		if _, got := q.Push(peer(i), 1, false, msg); got != drop.None {
+		if _, got := q.Push(peer(i), 1, 0, msg); got != drop.None {
 			t.Fatalf("message %d: %v", i, got)
 		}
 	}
@@ -48,15 +48,15 @@ func TestShare(t *testing.T) {
 	fits := 4*((64<<10)/each) + limit/8/each
 	const others, more = 20, 1000
 	for i := range others {
-		q.Push(peer(i+2), 1, false, msg)
+		q.Push(peer(i+2), 1, 0, msg)
 	}
 	for i := range more {
-		if _, got := q.Push(peer(1), 1, false, msg); got != drop.None {
+		if _, got := q.Push(peer(1), 1, 0, msg); got != drop.None {
 			t.Fatalf("message %d: %v", i, got)
 		}
 	}
 	for i := range others {
-		q.Push(peer(i+2), 1, false, msg)
+		q.Push(peer(i+2), 1, 0, msg)
 	}
 	if n, _ := q.Len(); n != fits+others || *dropped != more+2*others-n {
 		t.Errorf("%d messages, %d dropped, want %d of which %d are of others", n, *dropped, fits+others, 2*others)
@@ -70,7 +70,7 @@ func TestShare(t *testing.T) {
 func TestSmallMessages(t *testing.T) {
 	q, dropped := counted(link.QueueConfig{})
 	for i := range 40_000 {
-		q.Push(peer(i), 1, false, sized(messages.TransportHeaderSize))
+		q.Push(peer(i), 1, 0, sized(messages.TransportHeaderSize))
 	}
 	if n, _ := q.Len(); n != 32768 || *dropped != 40_000-32768 {
 		t.Errorf("%d messages queued, %d dropped", n, *dropped)
@@ -86,7 +86,7 @@ func TestSizes(t *testing.T) {
 		messages.MaxSize:                 drop.None,
 		messages.MaxSize + 1:             drop.Malformed,
 	} {
-		if _, got := q.Push(peer(1), 1, false, make([]byte, size)); got != want {
+		if _, got := q.Push(peer(1), 1, 0, make([]byte, size)); got != want {
 			t.Errorf("%d bytes: %v, want %v", size, got, want)
 		}
 	}
@@ -95,12 +95,12 @@ func TestSizes(t *testing.T) {
 func TestSuspend(t *testing.T) {
 	q, dropped := counted(link.QueueConfig{})
 	for i := range 3 {
-		q.Push(peer(i), 1, false, sized(100))
+		q.Push(peer(i), 1, 0, sized(100))
 	}
 	if got := q.Suspend(drop.NoLink); got != 3 {
 		t.Errorf("%d messages dropped, want 3", got)
 	}
-	if _, got := q.Push(peer(1), 1, false, sized(100)); got != drop.NoLink {
+	if _, got := q.Push(peer(1), 1, 0, sized(100)); got != drop.NoLink {
 		t.Errorf("message to a suspended queue: %v", got)
 	}
 	if got := q.Suspend(drop.NoLink); got != 0 || *dropped != 0 {
@@ -146,13 +146,13 @@ func TestBudget(t *testing.T) {
 			}
 		}})
 		if i < 4 {
-			queues[i].Push(peer(1), 1, false, sized(1000)) // before there is a budget
+			queues[i].Push(peer(1), 1, 0, sized(1000)) // before there is a budget
 		}
 		queues[i].SetBudget(b)
 	}
 	full := func(q *link.Queue, many int) {
 		for i := range many {
-			if _, got := q.Push(peer(i), 1, false, sized(1000)); got != drop.None {
+			if _, got := q.Push(peer(i), 1, 0, sized(1000)); got != drop.None {
 				t.Fatalf("message %d: %v", i, got)
 			}
 			if b.Used() > limit {
@@ -218,7 +218,7 @@ func TestQueueTwin(t *testing.T) {
 				}
 			}
 			pair := r.IntN(pairs)
-			q.Push(peer(pair&63), 1, false, numberedFrom(pair>>6, step, 42+r.IntN(1<<r.IntN(14))%8000))
+			q.Push(peer(pair&63), 1, 0, numberedFrom(pair>>6, step, 42+r.IntN(1<<r.IntN(14))%8000))
 			pushed++
 			n, size := q.Len()
 			if size > limit || n+taken+emptied+*dropped != pushed {
@@ -242,9 +242,9 @@ func TestLongestDrops(t *testing.T) {
 	q, dropped := counted(link.QueueConfig{Bytes: limit})
 	light := 0
 	for i := range 10_000 {
-		q.Push(peer(i%16), 1, false, sized(1000))
+		q.Push(peer(i%16), 1, 0, sized(1000))
 		if i%100 == 99 && light < 50 {
-			q.Push(peer(100), 1, false, sized(1000))
+			q.Push(peer(100), 1, 0, sized(1000))
 			light++
 		}
 	}
@@ -273,7 +273,7 @@ func TestPushAllocatesNothing(t *testing.T) {
 			msg := sized(size)
 			round := func() {
 				for i := range 100 {
-					q.Push(peer(i), 1, false, msg)
+					q.Push(peer(i), 1, 0, msg)
 				}
 				q.Empty()
 			}

@@ -85,9 +85,9 @@ func (l *Link) parse() (handled bool, err error) {
 		}
 		read++
 		if t == wire.TypeForward {
-			l.cfg.Handler.Forward(d.Destination, d.Epoch, d.Second, d.Message)
+			l.cfg.Handler.Forward(d.Destination, d.Epoch, d.Flags, d.Message)
 		} else {
-			l.cfg.Handler.Bounce(d.Destination, d.Epoch, d.Second, d.Message)
+			l.cfg.Handler.Bounce(d.Destination, d.Epoch, d.Flags, d.Message)
 		}
 	}
 }

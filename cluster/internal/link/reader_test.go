@@ -44,18 +44,18 @@ func readScript(in []byte, cuts func() int) ([]string, error) {
 func whole() int { return 0 }
 
 // fwd returns a FWD or BOUNCE frame.
-func data(t wire.Type, dst int, epoch uint64, second bool, msg []byte) []byte {
-	d := &wire.Data{Second: second, Destination: peer(dst), Epoch: epoch}
+func data(t wire.Type, dst int, epoch uint64, flags wire.Flags, msg []byte) []byte {
+	d := &wire.Data{Flags: flags, Destination: peer(dst), Epoch: epoch}
 	return append(wire.AppendDataHeader(nil, t, d, len(msg)), msg...)
 }
 
 // everything returns one frame of each sort, and what is handed over of them.
 func everything() (in []byte, want []string) {
 	in = wire.AppendUse(in, 7)
-	in = append(in, data(wire.TypeForward, 1, 5, false, transport([]byte("one")))...)
+	in = append(in, data(wire.TypeForward, 1, 5, 0, transport([]byte("one")))...)
 	in = append(in, wire.AppendHeader(nil, 0x99, 3)...)
 	in = append(in, "???"...)
-	in = append(in, data(wire.TypeBounce, 2, 6, true, transport([]byte("two")))...)
+	in = append(in, data(wire.TypeBounce, 2, 6, wire.Second, transport([]byte("two")))...)
 	in = wire.AppendEntries(in, []wire.Entry{
 		{Kind: wire.WhoHas, ID: 1, Name: wire.PeerName(peer(1))},
 		{Kind: wire.WhoHas, ID: 2, Name: wire.PeerName(peer(2))},
@@ -63,7 +63,7 @@ func everything() (in []byte, want []string) {
 	})
 	in = wire.AppendTally(in, wire.Tally{Session: 6, Read: 9})
 	in = wire.AppendComplaints(in, nil)
-	in = append(in, data(wire.TypeForward, 3, 7, false, transport(bytes.Repeat([]byte("x"), messages.MaxPayloadSize)))...)
+	in = append(in, data(wire.TypeForward, 3, 7, 0, transport(bytes.Repeat([]byte("x"), messages.MaxPayloadSize)))...)
 	in = wire.AppendGoodbye(in, wire.Goodbye{Reason: wire.FarewellStopping})
 	return in, []string{
 		"USE", "FWD to 1 epoch 5 second false: one", "BOUNCE to 2 epoch 6 second true: two",
@@ -118,14 +118,14 @@ func TestCutShort(t *testing.T) {
 }
 
 func TestBadFrames(t *testing.T) {
-	good := data(wire.TypeForward, 1, 5, false, transport([]byte("good")))
+	good := data(wire.TypeForward, 1, 5, 0, transport([]byte("good")))
 	for _, test := range []struct {
 		name string
 		bad  []byte
 		want error
 	}{
-		{"no Transport", data(wire.TypeForward, 1, 1, false, make([]byte, 40)), wire.ErrMalformed},
-		{"short message", data(wire.TypeForward, 1, 1, false, make([]byte, 10)), wire.ErrMalformed},
+		{"no Transport", data(wire.TypeForward, 1, 1, 0, make([]byte, 40)), wire.ErrMalformed},
+		{"short message", data(wire.TypeForward, 1, 1, 0, make([]byte, 10)), wire.ErrMalformed},
 		{"data over the limit", wire.AppendHeader(nil, wire.TypeForward, wire.MaxData+1), wire.ErrTooLong},
 		{"entries over the limit", wire.AppendHeader(nil, wire.EntryType(wire.Register), wire.MaxEntries+1), wire.ErrTooLong},
 		{"unknown over the limit", wire.AppendHeader(nil, 0xee, wire.MaxUnknown+1), wire.ErrTooLong},
@@ -160,7 +160,7 @@ func TestBadFrames(t *testing.T) {
 
 // TestUnknownFrames are skipped without being kept, up to their limit.
 func TestUnknownFrames(t *testing.T) {
-	good := data(wire.TypeForward, 1, 5, false, transport([]byte("good")))
+	good := data(wire.TypeForward, 1, 5, 0, transport([]byte("good")))
 	for _, size := range []int{0, 1, 1000, wire.MaxUnknown} {
 		unknown := append(wire.AppendHeader(nil, 0x7f, size), bytes.Repeat([]byte{wire.HeaderSize}, size)...)
 		got, err := readScript(slices.Concat(unknown, good, unknown), func() int { return 700 })
@@ -172,7 +172,7 @@ func TestUnknownFrames(t *testing.T) {
 
 // TestBatchEnd comes once for all that one read brought, and not without a frame.
 func TestBatchEnd(t *testing.T) {
-	one := data(wire.TypeForward, 1, 5, false, transport([]byte("x")))
+	one := data(wire.TypeForward, 1, 5, 0, transport([]byte("x")))
 	in := slices.Concat(one, one, one[:10])
 	got := &trace{}
 	cuts := []int{len(in), 5, 0}
@@ -231,9 +231,9 @@ func obvious(in []byte) (events []string, err error) {
 		case t == wire.TypeForward || t == wire.TypeBounce:
 			var d wire.Data
 			if d, err = wire.ParseData(t, payload); err == nil && t == wire.TypeForward {
-				g.Forward(d.Destination, d.Epoch, d.Second, d.Message)
+				g.Forward(d.Destination, d.Epoch, d.Flags, d.Message)
 			} else if err == nil {
-				g.Bounce(d.Destination, d.Epoch, d.Second, d.Message)
+				g.Bounce(d.Destination, d.Epoch, d.Flags, d.Message)
 			}
 		case t == wire.TypePing:
 			_, err = wire.ParsePing(payload)

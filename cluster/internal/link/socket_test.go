@@ -37,7 +37,7 @@ func TestOneWritePerBatch(t *testing.T) {
 		settle(a, b) // else the former writer takes a part
 		reads, writes := both(cx, cy)
 		for i := range many {
-			a.queue.Push(peer(i), 1, false, sized(1200))
+			a.queue.Push(peer(i), 1, 0, sized(1200))
 		}
 		// All of it waits when the writer comes: control too, and that wakes it.
 		a.SendControl(wire.AppendComplaints(nil, nil))
@@ -83,7 +83,7 @@ func TestWakeWrites(t *testing.T) {
 		_, before := cx.counts()
 		batch := 1 + i%16*7/8 // 1 or 8
 		for k := range batch {
-			if wake, why := a.queue.Push(peer(1), 1, false, numbered(i+k, 1200)); wake != (k == 0) {
+			if wake, why := a.queue.Push(peer(1), 1, 0, numbered(i+k, 1200)); wake != (k == 0) {
 				t.Fatalf("Push: wake %v, %v", wake, why)
 			}
 		}
@@ -179,7 +179,7 @@ func TestHeldWhileIdle(t *testing.T) {
 				}
 			}
 			b.run()
-			msg := data(wire.TypeForward, 1, 1, false, sized(messages.MaxSize))
+			msg := data(wire.TypeForward, 1, 1, 0, sized(messages.MaxSize))
 			if _, err := far.TLS.Write(append(msg, msg[:test.part]...)); err != nil {
 				t.Fatal(err)
 			}
@@ -250,7 +250,7 @@ func TestReadAllocatesNothing(t *testing.T) {
 	msg := sized(1200)
 	round := func() {
 		for i := range 50 {
-			a.queue.Push(peer(i), 1, false, msg)
+			a.queue.Push(peer(i), 1, 0, msg)
 		}
 		a.queue.Wake(true)
 		<-got

@@ -91,6 +91,7 @@ type Metrics struct {
 	Rejects          []atomic.Int64 // as HelloRejects
 	BouncesSent      atomic.Int64
 	BouncesReceived  atomic.Int64
+	Held             atomic.Int64
 	Evictions        atomic.Int64
 	DigestMismatches atomic.Int64
 	DirectoryFaults  atomic.Int64
@@ -117,6 +118,7 @@ type Figures struct {
 	Secrets                     []string // hashes of this pod's cluster secrets, the first one first
 
 	ParkedMessages, ParkedBytes int
+	HeldMessages, AwayPeers     int
 	Owners, Absences            int // remembered
 
 	Local, Claims, Subscriptions, Interests int
@@ -137,6 +139,7 @@ func New(meter metric.Meter) (*Metrics, error) {
 	t.Counters("relay_cluster_hello_rejects", "reason", "Links that were refused before they were any, by reason.", m.Rejects, HelloRejects)
 	t.Counter("relay_cluster_bounces_sent", "", "Messages sent back since their peer was not here.", &m.BouncesSent)
 	t.Counter("relay_cluster_bounces_received", "", "Messages that came back since their peer was not there.", &m.BouncesReceived)
+	t.Counter("relay_cluster_held", "", "Messages kept for a peer that a draining pod closed, until it is back on another pod.", &m.Held)
 	t.Counter("relay_cluster_evictions", "", "Connections of this pod that a newer one on another pod took the place of.", &m.Evictions)
 	t.Counter("relay_cluster_digest_mismatches", "", "Links closed since both ends counted their claims differently: a bug.", &m.DigestMismatches)
 	t.Counter("relay_cluster_directory_faults", "", "Directory entries of this pod to itself that it refused: a bug.", &m.DirectoryFaults)
@@ -155,8 +158,10 @@ func New(meter metric.Meter) (*Metrics, error) {
 	const routes, routesHelp = "relay_cluster_routes", "Peers of other pods that are remembered, by what is known of them."
 	t.Gauge(routes, "", routesHelp, func(f *Figures) int { return f.Owners }, attribute.String("kind", "owner"))
 	t.Gauge(routes, "", routesHelp, func(f *Figures) int { return f.Absences }, attribute.String("kind", "absent"))
-	t.Gauge("relay_cluster_parked_messages", "", "Messages that wait while their owner is looked up.", func(f *Figures) int { return f.ParkedMessages })
+	t.Gauge("relay_cluster_parked_messages", "", "Messages that wait for their owner to be known.", func(f *Figures) int { return f.ParkedMessages })
 	t.Gauge("relay_cluster_parked_bytes", "By", "Bytes of those messages.", func(f *Figures) int { return f.ParkedBytes })
+	t.Gauge("relay_cluster_held_messages", "", "Of those, messages for peers that a draining pod closed.", func(f *Figures) int { return f.HeldMessages })
+	t.Gauge("relay_cluster_away_peers", "", "Peers that messages are held for.", func(f *Figures) int { return f.AwayPeers })
 	t.Gauge("relay_cluster_queued_messages", "", "Messages that wait for a link.", func(f *Figures) int { return f.QueuedMessages })
 	t.Gauge("relay_cluster_queued_bytes", "By", "Bytes of those messages.", func(f *Figures) int { return f.QueuedBytes })
 	t.Gauge("relay_cluster_instance_mismatch", "", "Linked pods that announce another instance address.", func(f *Figures) int { return f.InstanceDiffers })

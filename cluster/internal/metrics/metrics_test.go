@@ -78,6 +78,7 @@ func TestMetricNames(t *testing.T) {
 			"relay_cluster_pings_sent_total 0", "relay_cluster_pings_lost_total 0", "relay_cluster_streams 0",
 
 			"relay_cluster_bounces_sent_total 0", "relay_cluster_bounces_received_total 0",
+			"relay_cluster_held_total 0", "relay_cluster_held_messages 0", "relay_cluster_away_peers 0",
 			"relay_cluster_evictions_total 0", "relay_cluster_digest_mismatches_total 0", "relay_cluster_directory_faults_total 0",
 			"relay_cluster_pods 0", "relay_cluster_settled 0",
 			"relay_cluster_peers_share 0", "relay_cluster_parked_messages 0", "relay_cluster_parked_bytes 0",
@@ -86,7 +87,7 @@ func TestMetricNames(t *testing.T) {
 		},
 		labels("relay_cluster_arrivals_total", "result", "ok", "bounced", "dropped", "malformed"),
 		labels("relay_cluster_dropped_total", "reason", "no_peer", "unknown", "no_link", "link_full", "link_lost", "memory_limit",
-			"parking_full", "bounced", "malformed", "fabric_stopped"),
+			"parking_full", "bounced", "away", "malformed", "fabric_stopped"),
 		labels("relay_cluster_lookups_total", "outcome", "owner", "nobody", "unknown"),
 		labels("relay_cluster_directory_entries", "kind", "local", "claim", "subscription", "interest"),
 		labels("relay_cluster_routes", "kind", "owner", "absent"),
@@ -102,7 +103,7 @@ func TestMetricNames(t *testing.T) {
 			t.Errorf("%s is a %s", name, kind)
 		}
 	}
-	if len(types) != 24 {
+	if len(types) != 27 {
 		t.Errorf("%d metrics", len(types))
 	}
 

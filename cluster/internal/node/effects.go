@@ -57,7 +57,15 @@ type Routes struct {
 	Learned   func(dst messages.PeerID, owner wire.PodID, epoch uint64)
 	Forgotten func(dst messages.PeerID)
 	PodLost   func(wire.PodID)
-	Sweep     func() // once a second
+
+	// Away reports whether messages wait for dst to be back; it has changed when
+	// InterestChanged is called. Meanwhile dst is watched as if a peer here wanted to
+	// know of it, and Back and Gone are called with what becomes of it.
+	Away func(dst messages.PeerID) bool
+	Back func(dst messages.PeerID, owner wire.PodID, epoch uint64)
+	Gone func(dst messages.PeerID)
+
+	Sweep func() (again bool) // once a second, and soon again if it says so
 }
 
 // apply does what the directory wants done, in order. Entries are gathered for
@@ -105,6 +113,7 @@ func (n *Node) do(e *directory.Effect) {
 		if e.Name.Space() == wire.Peer {
 			n.unheard.remove(e.Member)
 			n.Host().Settle(e.Member, Online)
+			n.routes.Back(e.Member, e.Pod, e.Epoch)
 		} else {
 			n.groupChanged(e, true)
 		}
@@ -114,6 +123,7 @@ func (n *Node) do(e *directory.Effect) {
 				n.unheard.add(e.Member)
 			}
 			n.Host().Settle(e.Member, Offline)
+			n.routes.Gone(e.Member)
 		} else {
 			n.groupChanged(e, false)
 		}
@@ -121,6 +131,7 @@ func (n *Node) do(e *directory.Effect) {
 		n.Host().Settle(e.Member, Vacant)
 	case directory.Denied:
 		n.settleAbsent(e.Member)
+		n.routes.Gone(e.Member)
 	case directory.Answer:
 		n.answer(e)
 	case directory.Learn:

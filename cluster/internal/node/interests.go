@@ -30,6 +30,7 @@ func (n *Node) interest(id messages.PeerID) {
 	subscribed := n.pod.Subscribed(name)
 	host := n.Host()
 	wanted, awaited := host.Interest(id) // asked in any case: the store notes what this pod knows
+	away := n.routes.Away(id)
 	if !awaited && n.pod.Awaiting(name) {
 		n.peer(id) // a connection here may have the id again, which was the only reason to wait
 		if wanted, awaited = host.Interest(id); !awaited {
@@ -37,7 +38,7 @@ func (n *Node) interest(id messages.PeerID) {
 			n.apply()
 		}
 	}
-	if !awaited && !wanted {
+	if !awaited && !wanted && !away {
 		if subscribed {
 			n.unheard.remove(id)
 			n.pod.Unsubscribe(n.Now(), name)
@@ -53,7 +54,10 @@ func (n *Node) interest(id messages.PeerID) {
 		n.pod.Await(n.Now(), name, 0)
 		n.apply()
 	}
-	if len(n.pod.Current(name)) > 0 {
+	if at := n.pod.Current(name); len(at) > 0 {
+		if away {
+			n.routes.Back(id, at[0].Pod, at[0].Epoch)
+		}
 		host.Settle(id, StillOnline)
 		return
 	}

@@ -280,7 +280,9 @@ func (n *Node) step() (more, stop bool) {
 	}
 	if n.sweep <= now {
 		n.sweep = now + int64(sweepEvery)
-		n.routes.Sweep()
+		if n.routes.Sweep() {
+			n.sweep = now + int64(sweepEvery)/10
+		}
 		if len(n.asked) == 0 {
 			n.asked = make(map[wire.Name]directory.Time) // a map does not shrink
 		}

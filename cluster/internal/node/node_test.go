@@ -173,7 +173,10 @@ func (e *fakeEffects) routes() Routes {
 		Learned:   func(messages.PeerID, wire.PodID, uint64) { e.learned.Add(1) },
 		Forgotten: func(messages.PeerID) {},
 		PodLost:   func(id wire.PodID) { e.note("lost %d", id) },
-		Sweep:     func() {},
+		Away:      func(messages.PeerID) bool { return false },
+		Back:      func(messages.PeerID, wire.PodID, uint64) {},
+		Gone:      func(messages.PeerID) {},
+		Sweep:     func() bool { return false },
 	}
 }
 

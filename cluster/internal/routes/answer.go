@@ -29,7 +29,11 @@ func (t *Table) Answer(now Time, dst messages.PeerID, r Result, owner Owner, new
 	if e.state != looking {
 		return Outcome{} // Learn was faster
 	}
-	if w := e.waiting; r == Found && owner.Epoch != 0 && owner.Epoch <= w.newerThan {
+	w := e.waiting
+	if w.away {
+		return t.backLocked(e, owner, r == Found)
+	}
+	if r == Found && !w.ends(owner) {
 		if newerThan < w.newerThan { // a message has come back since the lookup began
 			return Outcome{Again: true, NewerThan: w.newerThan}
 		}
@@ -65,11 +69,7 @@ func (t *Table) Learn(now Time, dst messages.PeerID, owner Owner) Outcome {
 	if e != nil {
 		switch e.state {
 		case looking:
-			if owner.Epoch != 0 && owner.Epoch <= e.waiting.newerThan {
-				return Outcome{}
-			}
-			e.state, e.owner = draining, owner
-			return Outcome{Release: true}
+			return t.backLocked(e, owner, true)
 		case owned, draining:
 			if older(e.owner, owner) {
 				e.owner, e.asking = owner, false
@@ -84,6 +84,51 @@ func (t *Table) Learn(now Time, dst messages.PeerID, owner Owner) Outcome {
 	t.limitLocked(sh, &sh.owned, t.config.Owners)
 	return Outcome{}
 }
+
+// backLocked ends the wait for a destination that is looked up or away, if owner does.
+func (t *Table) backLocked(e *entry, owner Owner, found bool) Outcome {
+	if !found || !e.waiting.ends(owner) {
+		return Outcome{}
+	}
+	e.state, e.owner = draining, owner
+	return Outcome{Release: true, Held: e.waiting.away}
+}
+
+// Back is Learn for a destination that is away; for others it does nothing. The owner
+// may be this pod.
+func (t *Table) Back(dst messages.PeerID, owner Owner) Outcome {
+	sh := t.shard(&dst)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if e := sh.entries[dst]; e.away() {
+		return t.backLocked(e, owner, true)
+	}
+	return Outcome{}
+}
+
+// Away reports whether messages are kept for dst since it is away.
+func (t *Table) Away(dst messages.PeerID) bool {
+	sh := t.shard(&dst)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.entries[dst].away()
+}
+
+// Gone says that no pod has dst any more, and returns how many messages were dropped if
+// it was away, which is over.
+func (t *Table) Gone(dst messages.PeerID) (dropped int, was bool) {
+	sh := t.shard(&dst)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	e := sh.entries[dst]
+	if was = e.away(); was {
+		dropped = t.removeLocked(sh, e)
+	}
+	return dropped, was
+}
+
+// away reports whether e, which may be nil, waits for a destination that is away.
+func (e *entry) away() bool { return e != nil && e.state == looking && e.waiting.away }
 
 // older reports whether claim a lost to claim b.
 func older(a, b Owner) bool {
@@ -108,7 +153,7 @@ func (t *Table) Release(dst messages.PeerID, send func(Owner, Message)) (dropped
 		}
 		msgs, owner := t.take(e.waiting), e.owner
 		if len(msgs) == 0 || round == maxRounds {
-			sh.looking.remove(e)
+			e.in.remove(e)
 			t.lookups.Add(-1)
 			e.state, e.waiting, e.time = owned, nil, 0
 			sh.owned.push(e)
@@ -165,10 +210,17 @@ func (t *Table) PodLost(pod wire.PodID) {
 	}
 }
 
-// Expire ends lookups that take too long, as if they had ended in unknown, and forgets
-// expired absences. It returns the destinations of those lookups and how many messages
-// it dropped with them. Call it now and then.
-func (t *Table) Expire(now Time) (ended []messages.PeerID, dropped int) {
+// Expired is what [Table.Expire] has ended: the destinations, and how many messages it
+// dropped with them.
+type Expired struct {
+	Lookups, Away                 []messages.PeerID
+	DroppedLookingUp, DroppedAway int
+}
+
+// Expire ends lookups that take too long, as if they had ended in unknown, and the wait
+// for destinations that are not back in time, and forgets expired absences. Call it now
+// and then, and more often while a destination is away, which it reports.
+func (t *Table) Expire(now Time) (ended Expired, away bool) {
 	for i := range t.shards {
 		sh := &t.shards[i]
 		sh.mu.Lock()
@@ -179,12 +231,17 @@ func (t *Table) Expire(now Time) (ended []messages.PeerID, dropped int) {
 			if e.state == draining {
 				break // Release is running, and ends soon
 			}
-			ended = append(ended, e.dst)
-			dropped += t.removeLocked(sh, e)
+			ended.Lookups = append(ended.Lookups, e.dst)
+			ended.DroppedLookingUp += t.removeLocked(sh, e)
 		}
+		for e := sh.away.back; e != nil && e.time <= now && e.state != draining; e = sh.away.back {
+			ended.Away = append(ended.Away, e.dst)
+			ended.DroppedAway += t.removeLocked(sh, e)
+		}
+		away = away || sh.away.n > 0
 		sh.mu.Unlock()
 	}
-	return ended, dropped
+	return ended, away
 }
 
 // Close forgets everything and returns how many messages were kept. The verdict on

@@ -17,6 +17,13 @@
 // runs are kept as well. A message that came back (BOUNCE) goes ahead of messages
 // that were never sent.
 //
+// What comes back with wire.Away is kept as well, and what is sent then, but not looked
+// up: the peer was closed by a pod that drains. The caller watches the directory
+// (Decision.Hold) and says where the peer is (Learn, Back) or that it is nowhere (Gone).
+//
+//	if d.Hold: watch dst in the directory
+//	table.Expire(now) often: what is not back within Config.Away is dropped
+//
 // There is one lookup at a time for a destination, however many messages wait. The
 // answer "nobody" is remembered for Config.Absent, so messages to an absent peer cost
 // one lookup in that time. The answer "unknown" is not remembered. But if it came

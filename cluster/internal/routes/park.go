@@ -3,6 +3,8 @@ package routes
 import (
 	"slices"
 
+	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -12,8 +14,25 @@ type waiting struct {
 	back      int       // how many of them have come back
 	bytes     int
 	newerThan uint64
-	unasked   bool     // a lookup is needed and no caller has been told to start it
-	stakes    []*stake // of the messages
+	unasked   bool // a lookup is needed and no caller has been told to start it
+
+	away  bool       // no lookup: it is waited for a newer owner
+	from  wire.PodID // that it is away from
+	known bool       // newerThan is at least the epoch of its claim there
+
+	stakes []*stake // of the messages
+}
+
+// ends reports whether an owner ends the wait. It has to be newer than the one that
+// did not have the peer. The epoch that a message was sent with may be older than the
+// claim of the pod that the peer is away from, so what is first heard of that pod is no
+// return.
+func (w *waiting) ends(o Owner) bool {
+	if w.away && o.Pod == w.from && !w.known {
+		w.known, w.newerThan = true, max(w.newerThan, o.Epoch)
+		return false
+	}
+	return o.Epoch == 0 || o.Epoch > w.newerThan
 }
 
 // stake returns the stake of a sender in w, nil if it has none.
@@ -42,11 +61,15 @@ func (t *Table) park(w *waiting, dst messages.PeerID, m Message, own bool) (disp
 		return 0, true, true
 	}
 	c := &t.config
+	most := [2]int{c.Messages, c.Bytes}
+	if w.away {
+		most = [2]int{c.AwayMessages, c.AwayBytes}
+	}
 	id := source(m.Bytes)
-	if n > c.Bytes || w.stake(id) == nil && !t.senders.mayWait(id) {
+	if n > most[1] || w.stake(id) == nil && !t.senders.mayWait(id) {
 		return 0, false, true
 	}
-	for len(w.messages) >= c.Messages || w.bytes+n > c.Bytes {
+	for len(w.messages) >= most[0] || w.bytes+n > most[1] {
 		t.displace(w, t.heaviest(w, id, n))
 		displaced++
 	}
@@ -61,7 +84,7 @@ func (t *Table) park(w *waiting, dst messages.PeerID, m Message, own bool) (disp
 	m.of = t.senders.add(w, dst, id, n)
 	m.Bytes = append(make([]byte, 0, n), m.Bytes...)
 	at := len(w.messages)
-	if m.Second {
+	if m.back {
 		at = w.back
 		w.back++
 	}
@@ -107,8 +130,10 @@ func (t *Table) reserve(n int) bool {
 		t.messages.Add(-1)
 		return false
 	}
-	if t.bytes.Add(int64(n)) > int64(t.config.TotalBytes) {
-		t.unreserve(1, n)
+	b := t.budget.Load()
+	if t.bytes.Add(int64(n)) > int64(t.config.TotalBytes) || b != nil && !b.Take(n) {
+		t.messages.Add(-1)
+		t.bytes.Add(int64(-n))
 		return false
 	}
 	return true
@@ -117,7 +142,14 @@ func (t *Table) reserve(n int) bool {
 func (t *Table) unreserve(messages, bytes int) {
 	t.messages.Add(int64(-messages))
 	t.bytes.Add(int64(-bytes))
+	if b := t.budget.Load(); b != nil {
+		b.Give(bytes)
+	}
 }
+
+// SetBudget makes b bound the bytes of kept messages too, together with all queues;
+// nil: nothing does. Nothing is kept yet.
+func (t *Table) SetBudget(b *budget.Budget) { t.budget.Store(b) }
 
 // take empties w.
 func (t *Table) take(w *waiting) []Message {

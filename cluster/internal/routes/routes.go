@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/wire"
+	"github.com/crosspod/crosspod/internal/budget"
 	"github.com/crosspod/crosspod/messages"
 )
 
@@ -30,11 +31,13 @@ type Config struct {
 	Source   int // destinations for which messages of one source may wait [512]
 
 	Messages, Bytes           int // kept for one destination [32; 64 KiB]
-	TotalMessages, TotalBytes int // kept for all [4,096; 8 MiB]
+	AwayMessages, AwayBytes   int // kept for one that is away [1,024; 512 KiB]
+	TotalMessages, TotalBytes int // kept for all [65,536; 64 MiB]
 
 	Absent time.Duration // how long an absence is remembered [1 s]
 	Pause  time.Duration // least time between two lookups that end in unknown [20 ms]
 	Wait   time.Duration // longest time that a lookup may take [5 s]; see Expire
+	Away   time.Duration // longest time that is waited for a destination that is away [3 s]
 
 	Shards int // a power of two [64]; each has its part of Owners and Absences
 }
@@ -51,8 +54,10 @@ func (c Config) withDefaults() Config {
 	or(&c.Source, 512)
 	or(&c.Messages, 32)
 	or(&c.Bytes, 64<<10)
-	or(&c.TotalMessages, 4096)
-	or(&c.TotalBytes, 8<<20)
+	or(&c.AwayMessages, 1024)
+	or(&c.AwayBytes, 512<<10)
+	or(&c.TotalMessages, 65_536)
+	or(&c.TotalBytes, 64<<20)
 	or(&c.Shards, 64)
 	orTime := func(d *time.Duration, def time.Duration) {
 		if *d <= 0 {
@@ -62,6 +67,7 @@ func (c Config) withDefaults() Config {
 	orTime(&c.Absent, time.Second)
 	orTime(&c.Pause, 20*time.Millisecond)
 	orTime(&c.Wait, 5*time.Second)
+	orTime(&c.Away, 3*time.Second)
 	return c
 }
 
@@ -84,6 +90,8 @@ type Decision struct {
 	Owner     Owner  // with ToOwner
 	Lookup    bool   // the caller starts a lookup of the destination
 	NewerThan uint64 // with Lookup: answers with this epoch or a lower one do not count; 0: all do
+	Hold      bool   // the destination is away: the caller sees to it that Learn or Back is told of its next owner
+	Held      bool   // with Parked: it is kept because the destination is away
 	Displaced int    // kept messages that were dropped for it, for the reason Full
 }
 
@@ -102,14 +110,16 @@ type Outcome struct {
 	Again     bool   // the answer does not count: look up once more, with NewerThan
 	NewerThan uint64 // with Again
 	Dropped   int    // kept messages that were dropped because of Nobody or Unknown
+	Held      bool   // with Release: the destination was away, and Hold has ended
 }
 
 // Message is a kept message.
 type Message struct {
-	Bytes  []byte
-	Second bool // it has come back once
+	Bytes []byte
+	Flags wire.Flags // to send it with
 
-	of *stake
+	back bool // it has come back
+	of   *stake
 }
 
 // Table is the memory of one pod. All methods are safe for concurrent use, except
@@ -121,7 +131,8 @@ type Table struct {
 	shift  int
 
 	lookups, messages, bytes atomic.Int64 // of all shards, bounded
-	senders                  senders      // of the kept messages
+	budget                   atomic.Pointer[budget.Budget]
+	senders                  senders // of the kept messages
 
 	shards []shard
 }
@@ -135,6 +146,7 @@ type shard struct {
 	owned   list // front: most recently used
 	quiet   list // absent and unsure; front: newest
 	looking list // front: newest
+	away    list // front: newest
 	_       [cacheLine]byte
 }
 
@@ -145,10 +157,10 @@ type state uint8
 
 const (
 	owned    state = iota
-	draining       // owned, and Release is sending the kept messages; in the list looking
-	looking
-	absent // until a time
-	unsure // until a time
+	draining       // owned, and Release is sending the kept messages; in the list looking or away
+	looking        // in the list away if the destination is away
+	absent         // until a time
+	unsure         // until a time
 )
 
 // entry is what is known of one destination.
@@ -157,7 +169,7 @@ type entry struct {
 	state    state
 	asking   bool // owned, and being looked up again: there is no link to its pod
 	owner    Owner
-	time     Time     // absent, unsure: until when; looking: when the lookup began; owned: no new lookup before this time
+	time     Time     // absent, unsure: until when; looking: when the lookup began, or until when it may be away; owned: no new lookup before this time
 	waiting  *waiting // looking and draining only
 	in       *list
 	next, up *entry // neighbours in the list of its state: towards the back, towards the front
@@ -197,18 +209,21 @@ func (t *Table) Owner(dst messages.PeerID) (Owner, bool) {
 // Send decides what to do with a message for dst. msg is copied if it is kept. A nil
 // msg is for a caller that only wants the owner and waits for it itself.
 func (t *Table) Send(now Time, dst messages.PeerID, msg []byte) Decision {
-	return t.route(now, dst, Message{Bytes: msg}, 0)
+	return t.route(now, dst, Message{Bytes: msg}, Owner{})
 }
 
-// Bounced decides what to do with a message that has come back from pod, which was
-// remembered as the owner of dst with that epoch, and forgets that owner. second says
-// that the message had come back before.
-func (t *Table) Bounced(now Time, dst messages.PeerID, missed Owner, second bool, msg []byte) Decision {
+// Bounced decides what to do with a message that has come back with flags from a pod,
+// which was remembered as the owner of dst with that epoch, and forgets that owner.
+// With wire.Away the message is kept until there is a newer owner; this was no
+// attempt. Otherwise a second one is the last.
+func (t *Table) Bounced(now Time, dst messages.PeerID, missed Owner, flags wire.Flags, msg []byte) Decision {
 	d := Decision{Verdict: Twice}
+	away := flags&wire.Away != 0
+	second := flags&wire.Second != 0 && !away
 	sh := t.shard(&dst)
 	sh.mu.Lock()
 	if e := sh.entries[dst]; e != nil {
-		t.missedLocked(sh, e, missed)
+		t.missedLocked(sh, now, e, missed)
 	}
 	if e := sh.entries[dst]; e != nil && second {
 		d.lookup(e.waiting)
@@ -217,12 +232,15 @@ func (t *Table) Bounced(now Time, dst messages.PeerID, missed Owner, second bool
 	if second {
 		return d
 	}
-	return t.route(now, dst, Message{Bytes: msg, Second: true}, missed.Epoch)
+	if !away {
+		flags |= wire.Second
+	}
+	return t.route(now, dst, Message{Bytes: msg, Flags: flags, back: true}, missed)
 }
 
 // missedLocked forgets an owner that did not have the peer, and any knowledge that is
 // not newer.
-func (t *Table) missedLocked(sh *shard, e *entry, missed Owner) {
+func (t *Table) missedLocked(sh *shard, now Time, e *entry, missed Owner) {
 	stale := e.owner == missed || e.owner.Epoch != 0 && e.owner.Epoch <= missed.Epoch
 	switch {
 	case e.state == owned && stale:
@@ -230,24 +248,29 @@ func (t *Table) missedLocked(sh *shard, e *entry, missed Owner) {
 	case e.state == draining && stale:
 		// Release, which is running, sends the rest to the wrong pod at most once
 		// more; messages that come from now on wait for the next answer.
-		e.state, e.waiting.unasked = looking, true
-		e.waiting.newerThan = max(e.waiting.newerThan, missed.Epoch)
+		w := e.waiting
+		e.state, w.unasked = looking, true
+		w.newerThan = max(w.newerThan, missed.Epoch)
+		if w.away {
+			w.away, w.known = false, false
+			e.moveTo(&sh.looking, now)
+		}
 	}
 }
 
 // maxGiveWay bounds how many destinations lose messages to make room for one message.
 const maxGiveWay = 64
 
-// route decides what to do with a message. newerThan is the epoch of the owner that
-// did not have the peer, 0 for a message that was never sent.
-func (t *Table) route(now Time, dst messages.PeerID, m Message, newerThan uint64) Decision {
-	sh, gone := t.shard(&dst), 0
+// route decides what to do with a message. missed is the owner that did not have the
+// peer, none for a message that was never sent.
+func (t *Table) route(now Time, dst messages.PeerID, m Message, missed Owner) Decision {
+	sh, gone, hold := t.shard(&dst), 0, false
 	for tries, more := 0, true; ; tries++ {
 		sh.mu.Lock()
-		d, room := t.routeLocked(sh, now, dst, m, newerThan, !more)
+		d, room := t.routeLocked(sh, now, dst, m, missed, !more)
 		sh.mu.Unlock()
-		gone += d.Displaced
-		d.Displaced = gone
+		gone, hold = gone+d.Displaced, hold || d.Hold
+		d.Displaced, d.Hold = gone, hold
 		if room || !more {
 			return d
 		}
@@ -275,7 +298,7 @@ func (t *Table) giveWay(id messages.PeerID, bytes int) (dropped int, ok bool) {
 	for dropped = st.messages; st.messages > 0; {
 		t.displace(e.waiting, st)
 	}
-	if e.state == looking && len(e.waiting.messages) == 0 {
+	if e.state == looking && !e.waiting.away && len(e.waiting.messages) == 0 {
 		t.removeLocked(sh, e) // Answer will ignore the lookup
 	}
 	return dropped, true
@@ -284,7 +307,7 @@ func (t *Table) giveWay(id messages.PeerID, bytes int) (dropped int, ok bool) {
 // routeLocked decides what to do with a message, and reports whether there was enough
 // room, or none was needed. With own, messages of the same sender to dst may be dropped
 // to make room.
-func (t *Table) routeLocked(sh *shard, now Time, dst messages.PeerID, m Message, newerThan uint64, own bool) (_ Decision, room bool) {
+func (t *Table) routeLocked(sh *shard, now Time, dst messages.PeerID, m Message, missed Owner, own bool) (_ Decision, room bool) {
 	if sh.closed {
 		return Decision{Verdict: Closed}, true
 	}
@@ -313,18 +336,33 @@ func (t *Table) routeLocked(sh *shard, now Time, dst messages.PeerID, m Message,
 		w = e.waiting
 	}
 	d := Decision{Verdict: Parked}
+	hold := m.back && m.Flags&wire.Away != 0 && !w.away
+	if hold {
+		w.away, w.from, w.unasked = true, missed.Pod, false
+		if e != nil {
+			e.moveTo(&sh.away, now+int64(t.config.Away))
+			d.Hold = true
+		}
+	}
+	if w.away {
+		m.Flags |= wire.Away
+	}
 	kept := false
 	if d.Displaced, kept, room = t.park(w, dst, m, own); !kept {
 		d.Verdict = Full
 		return d, room
 	}
-	if newerThan > w.newerThan {
-		w.newerThan = newerThan
-	}
+	w.newerThan = max(w.newerThan, missed.Epoch)
+	d.Held = w.away
 	if e == nil {
 		e = &entry{dst: dst, state: looking, time: now, waiting: w}
 		sh.entries[dst] = e
-		sh.looking.push(e)
+		if d.Hold = hold; hold {
+			e.time += int64(t.config.Away)
+			sh.away.push(e)
+		} else {
+			sh.looking.push(e)
+		}
 		t.lookups.Add(1)
 	}
 	d.lookup(w)
@@ -333,8 +371,9 @@ func (t *Table) routeLocked(sh *shard, now Time, dst messages.PeerID, m Message,
 
 // Stats is the size of a [Table].
 type Stats struct {
-	Owners, Absences, Lookups int
-	Messages, Bytes           int // kept
+	Owners, Absences, Lookups, Away int
+	Messages, Bytes                 int // kept
+	Held                            int // of Messages, for destinations that are away
 }
 
 // Stats returns the size of t.
@@ -346,6 +385,10 @@ func (t *Table) Stats() Stats {
 		s.Owners += sh.owned.n
 		s.Absences += sh.quiet.n
 		s.Lookups += sh.looking.n
+		s.Away += sh.away.n
+		for e := sh.away.front; e != nil; e = e.next {
+			s.Held += len(e.waiting.messages)
+		}
 		sh.mu.Unlock()
 	}
 	return s
@@ -375,6 +418,13 @@ func (t *Table) removeLocked(sh *shard, e *entry) (kept int) {
 	e.in.remove(e)
 	delete(sh.entries, e.dst)
 	return kept
+}
+
+// moveTo moves an entry to the front of a list, with its new time.
+func (e *entry) moveTo(l *list, time Time) {
+	e.in.remove(e)
+	e.time = time
+	l.push(e)
 }
 
 // list is a list of entries in the same state.

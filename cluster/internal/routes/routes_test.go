@@ -29,7 +29,7 @@ func release(t *routes.Table, dst messages.PeerID) string {
 	var out []string
 	t.Release(dst, func(o routes.Owner, m routes.Message) {
 		star := ""
-		if m.Second {
+		if m.Flags&wire.Second != 0 {
 			star = "*"
 		}
 		out = append(out, fmt.Sprintf("%d.%d %s%s", o.Pod, o.Epoch, m.Bytes, star))
@@ -230,13 +230,13 @@ func TestBouncedIsRoutedOnceMore(t *testing.T) {
 	table := routes.New(routes.Config{})
 	table.Learn(1, bob, owner(7, 70))
 	want(t, send(table, 2, bob, "a"), routes.ToOwner, false)
-	d := table.Bounced(3, bob, owner(7, 70), false, []byte("a"))
+	d := table.Bounced(3, bob, owner(7, 70), 0, []byte("a"))
 	want(t, d, routes.Parked, true)
 	if d.NewerThan != 70 {
 		t.Errorf("asks for what is newer than %d, want 70", d.NewerThan)
 	}
 	want(t, send(table, 4, bob, "c"), routes.Parked, false)
-	want(t, table.Bounced(5, bob, owner(7, 70), false, []byte("b")), routes.Parked, false)
+	want(t, table.Bounced(5, bob, owner(7, 70), 0, []byte("b")), routes.Parked, false)
 
 	if o := table.Answer(6, bob, routes.Found, owner(8, 80), 70); !o.Release {
 		t.Fatalf("outcome = %+v", o)
@@ -244,14 +244,14 @@ func TestBouncedIsRoutedOnceMore(t *testing.T) {
 	if got := release(table, bob); got != "8.80 a*, 8.80 b*, 8.80 c" {
 		t.Errorf("released %q", got)
 	}
-	want(t, table.Bounced(7, bob, owner(8, 80), true, []byte("a")), routes.Twice, false)
+	want(t, table.Bounced(7, bob, owner(8, 80), wire.Second, []byte("a")), routes.Twice, false)
 	want(t, send(table, 8, bob, "d"), routes.Parked, true) // forgotten
 }
 
 func TestBouncedFollowsANewerOwner(t *testing.T) {
 	table := routes.New(routes.Config{})
 	table.Learn(1, bob, owner(8, 80))
-	if d := table.Bounced(2, bob, owner(7, 70), false, []byte("a")); d.Verdict != routes.ToOwner || d.Owner != owner(8, 80) {
+	if d := table.Bounced(2, bob, owner(7, 70), 0, []byte("a")); d.Verdict != routes.ToOwner || d.Owner != owner(8, 80) {
 		t.Errorf("decision = %+v", d)
 	}
 }
@@ -261,7 +261,7 @@ func TestBouncedFollowsANewerOwner(t *testing.T) {
 func TestAnswerThatIsNotNewerDoesNotCount(t *testing.T) {
 	table := routes.New(routes.Config{})
 	send(table, 1, bob, "a") // asked with 0
-	want(t, table.Bounced(2, bob, owner(7, 70), false, []byte("b")), routes.Parked, false)
+	want(t, table.Bounced(2, bob, owner(7, 70), 0, []byte("b")), routes.Parked, false)
 	o := table.Answer(3, bob, routes.Found, owner(7, 70), 0)
 	if !o.Again || o.NewerThan != 70 || o.Release {
 		t.Fatalf("outcome = %+v, want another lookup for what is newer than 70", o)
@@ -274,24 +274,24 @@ func TestAnswerThatIsNotNewerDoesNotCount(t *testing.T) {
 	}
 
 	send(table, 100*ms, bob, "a")
-	table.Bounced(101*ms, bob, owner(7, 70), false, []byte("b"))
+	table.Bounced(101*ms, bob, owner(7, 70), 0, []byte("b"))
 	if o := table.Answer(102*ms, bob, routes.Found, owner(8, 80), 0); !o.Release {
 		t.Errorf("outcome = %+v, want the newer owner to count", o)
 	}
 }
 
 func TestBouncedWhileReleasing(t *testing.T) {
-	for _, second := range []bool{false, true} {
+	for _, flags := range []wire.Flags{0, wire.Second} {
 		table := routes.New(routes.Config{})
 		send(table, 1, bob, "a")
 		table.Answer(2, bob, routes.Found, owner(7, 70), 0)
 		var d routes.Decision
 		table.Release(bob, func(routes.Owner, routes.Message) {
 			send(table, 3, bob, "b")
-			d = table.Bounced(3, bob, owner(7, 70), second, []byte("a"))
+			d = table.Bounced(3, bob, owner(7, 70), flags, []byte("a"))
 		})
 		verdict := routes.Parked
-		if second {
+		if flags != 0 {
 			verdict = routes.Twice
 		}
 		want(t, d, verdict, true)
@@ -433,14 +433,14 @@ func TestExpire(t *testing.T) {
 	send(table, 0, bob, "a")
 	send(table, 0, eve, "b")
 	table.Answer(0, eve, routes.Nobody, routes.Owner{}, 0)
-	if ended, dropped := table.Expire(4999 * ms); len(ended) != 0 || dropped != 0 {
-		t.Errorf("ended %v, dropped %d before the time", ended, dropped)
+	if ended, _ := table.Expire(4999 * ms); len(ended.Lookups) != 0 || ended.DroppedLookingUp != 0 {
+		t.Errorf("%+v before the time", ended)
 	}
 	if s := table.Stats(); s.Absences != 0 {
 		t.Errorf("stats = %+v, an absence is kept for longer than it counts", s)
 	}
-	if ended, dropped := table.Expire(5000 * ms); !slices.Equal(ended, []messages.PeerID{bob}) || dropped != 1 {
-		t.Errorf("ended %v, dropped %d", ended, dropped)
+	if ended, _ := table.Expire(5000 * ms); !slices.Equal(ended.Lookups, []messages.PeerID{bob}) || ended.DroppedLookingUp != 1 {
+		t.Errorf("%+v", ended)
 	}
 	if o := table.Answer(5001*ms, bob, routes.Found, owner(7, 70), 0); o.Release {
 		t.Error("an answer to a lookup that was given up counted")
@@ -458,7 +458,7 @@ func TestClose(t *testing.T) {
 		t.Errorf("dropped %d", dropped)
 	}
 	want(t, send(table, 2, bob, "b"), routes.Closed, false)
-	want(t, table.Bounced(2, bob, owner(1, 1), false, []byte("c")), routes.Closed, false)
+	want(t, table.Bounced(2, bob, owner(1, 1), 0, []byte("c")), routes.Closed, false)
 	if _, ok := table.Owner(eve); ok {
 		t.Error("an owner is remembered")
 	}
@@ -570,7 +570,7 @@ func TestEveryMessageHasOneFate(t *testing.T) {
 			now += rnd.Int64N(20 * ms)
 			dst := messages.HashID(fmt.Sprint(rnd.IntN(12)))
 			who := owner(rnd.Uint64N(4), rnd.Uint64N(50))
-			switch rnd.IntN(12) {
+			switch rnd.IntN(15) {
 			default:
 				sent++
 				d := table.Send(now, dst, message())
@@ -580,7 +580,7 @@ func TestEveryMessageHasOneFate(t *testing.T) {
 				}
 			case 0:
 				sent++
-				d := table.Bounced(now, dst, who, rnd.IntN(3) == 0, message())
+				d := table.Bounced(now, dst, who, wire.Flags(rnd.IntN(4)), message())
 				fates += d.Displaced
 				if d.Verdict != routes.Parked {
 					fates++
@@ -594,10 +594,15 @@ func TestEveryMessageHasOneFate(t *testing.T) {
 			case 5:
 				table.PodLost(who.Pod)
 			case 6:
-				_, dropped := table.Expire(now)
-				fates += dropped
+				ended, _ := table.Expire(now)
+				fates += ended.DroppedLookingUp + ended.DroppedAway
 			case 7:
 				table.Unreachable(now, dst, who)
+			case 8:
+				releaseAll(dst, table.Back(dst, who))
+			case 9:
+				dropped, _ := table.Gone(dst)
+				fates += dropped
 			}
 			s := table.Stats()
 			if sent != fates+s.Messages {

@@ -84,7 +84,7 @@ func TestTheSourceWithTheMostGivesWay(t *testing.T) {
 		{"the same destinations, by twenty", 20, 8, 100, 1000},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			tab := New(Config{})
+			tab := New(Config{TotalMessages: 4096, TotalBytes: 8 << 20})
 			id := func(kind string, i int) messages.PeerID { return messages.HashID(fmt.Sprint(kind, i)) }
 			kept := func(from messages.PeerID, dst messages.PeerID, n int) bool {
 				d := tab.Send(1, dst, messages.AppendTransport(nil, from, make([]byte, n)))

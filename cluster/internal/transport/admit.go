@@ -42,6 +42,7 @@ func (c *conn) admitted(p *pod) {
 		Below:   c.shaken.Below,
 		Handler: c,
 		Queue:   p.queue,
+		Away:    c.shaken.Hello.Capabilities&wire.CapAway != 0,
 		Clock:   t.users.Clock,
 		Observe: func(clock uint64) {
 			if err := t.users.ObserveClock(clock); err != nil && c.state.Load() <= connUsed {

@@ -77,6 +77,8 @@ func (t *Transport) Listen() error {
 		Tokens:      t.tokens.Load,
 		MinVersion:  t.minVersion,
 		MaxVersion:  t.maxVersion,
+
+		Capabilities: t.capabilities,
 	})
 	if err != nil {
 		t.closeListeners()

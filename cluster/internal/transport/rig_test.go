@@ -264,7 +264,7 @@ func (p *rigPod) send(o *rigPod, text string) drop.Reason {
 	var id messages.PeerID
 	copy(id[:], text)
 	msg := messages.AppendTransport(nil, id, []byte(text))
-	wake, why := out.Push(id, 1, false, msg)
+	wake, why := out.Push(id, 1, 0, msg)
 	if wake {
 		out.Wake(true)
 	}
@@ -363,14 +363,14 @@ func (w *witness) receiver(wire.PodID) Receiver { return (*witnessReceiver)(w) }
 
 type witnessReceiver witness
 
-func (w *witnessReceiver) Forward(_ messages.PeerID, _ uint64, _ bool, msg []byte) {
+func (w *witnessReceiver) Forward(_ messages.PeerID, _ uint64, _ wire.Flags, msg []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.got = append(w.got, string(msg[messages.TransportHeaderSize:]))
 }
 
-func (w *witnessReceiver) Bounce(dst messages.PeerID, epoch uint64, second bool, msg []byte) {
-	w.Forward(dst, epoch, second, msg)
+func (w *witnessReceiver) Bounce(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte) {
+	w.Forward(dst, epoch, flags, msg)
 }
 
 func (w *witnessReceiver) BatchEnd() {}

@@ -75,6 +75,8 @@ type Transport struct {
 	// Versions of the pod wire that are spoken; 0 is all. For tests.
 	minVersion, maxVersion byte
 
+	capabilities uint32 // wire.Capabilities, but for tests
+
 	keyBytes uint64 // maxKeyBytes, but for tests
 
 	ctx    context.Context // ends when the transport stops
@@ -133,6 +135,9 @@ func New(c Config, m *metrics.Metrics, log *slog.Logger) (*Transport, error) {
 		refusals:   newRefusals(),
 		keyBytes:   maxKeyBytes,
 		load:       wire.Load{Stage: wire.StageStarting},
+
+		capabilities: wire.Capabilities,
+
 		progressed: make(chan struct{}, 1),
 		reports:    reports{turn: make(chan struct{}, 1)},
 	}

@@ -185,7 +185,7 @@ func TestQueueWaitsForTheGrace(t *testing.T) {
 		if a.drops[drop.NoLink] != 1 || a.transport.Queue(b.id()) != nil {
 			t.Errorf("after the grace %v are dropped, and the pod has %v", a.drops, a.transport.Queue(b.id()))
 		}
-		if _, got := out.Push(testPeer, 0, false, testMessage); got != drop.NoLink {
+		if _, got := out.Push(testPeer, 0, 0, testMessage); got != drop.NoLink {
 			t.Errorf("to a pod that is gone a message is %d", got)
 		}
 	})

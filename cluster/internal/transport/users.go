@@ -61,8 +61,8 @@ type Directory interface {
 // Receiver takes the messages that one link brings, see [link.Handler]. Only its
 // reader calls it. msg is the reader's again after the call.
 type Receiver interface {
-	Forward(dst messages.PeerID, epoch uint64, second bool, msg []byte)
-	Bounce(dst messages.PeerID, epoch uint64, second bool, msg []byte)
+	Forward(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte)
+	Bounce(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte)
 
 	// BatchEnd comes before the reader waits for its socket.
 	BatchEnd()

@@ -15,12 +15,23 @@ const (
 	DataHeaderSize = HeaderSize + DataPrefix
 )
 
-// flagSecond marks a message that has been bounced once already.
-const flagSecond = 1
+// Flags say what has become of a message so far.
+type Flags byte
+
+const (
+	// Second: it has been bounced once and is not sent a third time.
+	Second Flags = 1 << iota
+	// Away: its destination is, or was, away for a moment. In a BOUNCE it is to be
+	// kept until the destination is back on some pod, in a FWD it has been. Only for
+	// pods with [CapAway].
+	Away
+
+	allFlags = Second | Away
+)
 
 // Data is a message on its way to the pod that has its destination, or back.
 type Data struct {
-	Second      bool            // it has been bounced once and is not sent a third time
+	Flags       Flags
 	Destination messages.PeerID // the Transport has the source in it
 	Epoch       uint64          // of the destination's connection as far as the sender knows; 0: unknown
 	Message     []byte          // a whole Transport message
@@ -31,11 +42,7 @@ type Data struct {
 // appends the message itself; d.Message is not used.
 func AppendDataHeader(dst []byte, t Type, d *Data, size int) []byte {
 	dst = AppendHeader(dst, t, DataPrefix+size)
-	var flags byte
-	if d.Second {
-		flags |= flagSecond
-	}
-	dst = append(append(dst, flags), d.Destination[:]...)
+	dst = append(append(dst, byte(d.Flags)), d.Destination[:]...)
 	return binary.BigEndian.AppendUint64(dst, d.Epoch)
 }
 
@@ -48,14 +55,14 @@ func ParseData(t Type, payload []byte) (d Data, err error) {
 		return d, malformed(t, "holds no message")
 	case len(payload) < DataPrefix:
 		return d, malformed(t, "cut short")
-	case payload[0]&^flagSecond != 0:
+	case Flags(payload[0])&^allFlags != 0:
 		return d, malformed(t, "flags")
 	}
 	msg := payload[DataPrefix:len(payload):len(payload)]
 	if _, _, err := messages.ParseTransport(msg); err != nil {
 		return d, malformed(t, err.Error())
 	}
-	d.Second = payload[0]&flagSecond != 0
+	d.Flags = Flags(payload[0])
 	d.Destination = messages.PeerID(payload[1:])
 	d.Epoch = binary.BigEndian.Uint64(payload[1+messages.PeerIDSize:])
 	d.Message = msg

@@ -30,6 +30,8 @@
 //	0x40 FWD        flags 1, destination 36, epoch 8, Transport     83…8865
 //	0x41 BOUNCE     as FWD                                          83…8865
 //
+// The flags of FWD and BOUNCE are 1, second attempt, and 2, away.
+//
 // A directory entry has the fields of its kind, in this order: name 37, member 36
 // (only if the name is a group), pod 8, epoch 8, id 4, flag 1.
 //

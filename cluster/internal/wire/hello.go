@@ -26,6 +26,13 @@ const (
 // helloMagic begins the first frame on a link.
 const helloMagic = "xpod"
 
+// Capabilities of pods, bits of [Hello].
+const (
+	CapAway = 1 << 0 // it knows [Away]
+
+	Capabilities = CapAway // of this build
+)
+
 // Fingerprint is the first bytes of a hash of something that two pods compare.
 type Fingerprint [FingerprintSize]byte
 
@@ -33,7 +40,7 @@ type Fingerprint [FingerprintSize]byte
 // before the other side has proved itself.
 type Hello struct {
 	Min, Max     byte   // versions that the sender speaks, 1 at least
-	Capabilities uint32 // bits for what a pod can do beyond its version; none has a meaning yet
+	Capabilities uint32 // bits for what a pod can do beyond its version, such as [CapAway]; others mean nothing
 	Nonce        [NonceSize]byte
 	Incarnation  uint64        // random number of this process
 	Clock        uint64        // cluster clock, µs

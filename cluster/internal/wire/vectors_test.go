@@ -253,8 +253,12 @@ func (v vector) make(t testing.TB) []byte {
 		return wire.AppendComplaints(nil, list)
 	case wire.TypeForward, wire.TypeBounce:
 		msg := messages.AppendTransport(nil, messages.PeerID(v.bytes(t, "source")), v.bytes(t, "payload"))
+		flags := wire.Flags(v.number(t, "second"))
+		if v.fields["away"] != nil {
+			flags |= wire.Flags(v.number(t, "away")) << 1
+		}
 		b := wire.AppendDataHeader(nil, typ, &wire.Data{
-			Second:      v.number(t, "second") == 1,
+			Flags:       flags,
 			Destination: messages.PeerID(v.bytes(t, "destination")),
 			Epoch:       v.number(t, "epoch"),
 		}, len(msg))

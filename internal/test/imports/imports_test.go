@@ -33,7 +33,7 @@ var allowed = map[string][]string{
 	// Rooms of the cluster that decide and neither wait nor send.
 	"cluster/internal/wire":      {"messages"},
 	"cluster/internal/mesh":      {"messages", "cluster/internal/wire"},
-	"cluster/internal/routes":    {"messages", "cluster/internal/wire"},
+	"cluster/internal/routes":    {"messages", "cluster/internal/wire", "internal/budget"},
 	"cluster/internal/directory": {"messages", "cluster/internal/wire", "internal/fifo"},
 	// Its other rooms: the transport knows discovery and the node, and they do not
 	// know it.

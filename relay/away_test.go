@@ -1,0 +1,259 @@
+package relay_test
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/crosspod/crosspod/messages"
+	"github.com/crosspod/crosspod/relay"
+)
+
+// existing is a client that does what existing ones do: it reads until it is told Close,
+// hangs up, and numbers what it sends.
+type existing struct {
+	*peer
+	closed chan struct{} // when it has hung up
+
+	mu      sync.Mutex // guards what follows
+	got     map[messages.PeerID][]uint32
+	offline []messages.PeerID
+	sent    map[messages.PeerID]uint32
+}
+
+// be has p behave so. what came before comes from the client that p continues, or nil.
+func be(p *peer, before *existing) *existing {
+	e := before
+	if e == nil {
+		e = &existing{got: make(map[messages.PeerID][]uint32), sent: make(map[messages.PeerID]uint32)}
+	}
+	e.peer, e.closed = p, make(chan struct{})
+	go func() {
+		defer close(e.closed)
+		defer p.Close()
+		for {
+			msg, err := p.tryNext()
+			if err != nil {
+				return
+			}
+			switch messages.Type(msg[1]) {
+			case messages.TypeHealthCheck:
+				_, _ = p.Write(msg)
+			case messages.TypeClose:
+				return
+			case messages.TypeTransport:
+				src, payload, _ := messages.ParseTransport(msg)
+				e.mu.Lock()
+				e.got[src] = append(e.got[src], binary.BigEndian.Uint32(payload))
+				e.mu.Unlock()
+			case messages.TypePeersWentOffline:
+				list, _ := messages.ParsePeerList(msg, messages.TypePeersWentOffline)
+				e.mu.Lock()
+				e.offline = slices.AppendSeq(e.offline, list.All())
+				e.mu.Unlock()
+			}
+		}
+	}()
+	return e
+}
+
+// flow sends to dst every so often until stop is closed, or it has hung up.
+func (e *existing) flow(dst messages.PeerID, every time.Duration, stop <-chan struct{}) {
+	p, closed := e.peer, e.closed
+	for {
+		select {
+		case <-stop:
+			return
+		case <-closed:
+			return
+		case <-time.After(every):
+		}
+		msg := messages.AppendTransport(nil, dst, binary.BigEndian.AppendUint32(nil, e.sent[dst]))
+		if _, err := p.Write(msg); err != nil {
+			return
+		}
+		e.sent[dst]++
+	}
+}
+
+// lacks returns what is wrong with what e got from a source that sent n messages.
+func (e *existing) lacks(src messages.PeerID, n uint32) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i, got := range e.got[src] {
+		if got != uint32(i) {
+			return fmt.Sprintf("number %d came as the %dth", got, i)
+		}
+	}
+	if got := len(e.got[src]); got != int(n) {
+		return fmt.Sprintf("%d of %d came", got, n)
+	}
+	return ""
+}
+
+func (e *existing) toldOffline() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.offline)
+}
+
+// drain shuts a pod down as its process does.
+func (c *pods) drain(pod int) (done <-chan struct{}) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		ctx, cancel := contextWithTimeout(30 * time.Second)
+		defer cancel()
+		if err := c.all[pod].Shutdown(ctx); err != nil {
+			c.t.Error(err)
+		}
+		c.all[pod].boot.Stop()
+	}()
+	return ended
+}
+
+// spread closes one peer of a few each 100 ms.
+func spread(c *relay.Config) { c.Limits.ShutdownSpread = 15 * time.Second }
+
+// An existing client whose pod drains gets, in order, everything that is sent to it,
+// from wherever it is sent, and nobody is told that it is offline.
+func TestNothingIsLostToAPeerThatADrainHasClosed(t *testing.T) {
+	for to := range 2 { // x comes back to a pod with a sender that subscribes, and to one with one that does not
+		synctest.Test(t, func(t *testing.T) {
+			c := newPods(t, 3, spread)
+			x := be(c.connect(2, "x"), nil)
+			senders := []*existing{be(c.connect(0, "subscriber"), nil), be(c.connect(1, "sender"), nil)}
+			for i := range 6 { // x is unlikely to be the last to be closed
+				senders = append(senders, be(c.connect(2, fmt.Sprint("local", i)), nil))
+			}
+			senders[0].subscribe(x.id)
+			stop := make(chan struct{})
+			var flows sync.WaitGroup
+			for _, s := range senders {
+				flows.Go(func() { s.flow(x.id, 10*time.Millisecond, stop) })
+			}
+			time.Sleep(time.Second)
+			drained := c.drain(2)
+			<-x.closed
+			time.Sleep(1500 * time.Millisecond)
+			if held := c.value("relay_cluster_held_messages"); held < 200 {
+				t.Errorf("%v messages are held", held)
+			}
+			be(c.connect(to, "x"), x)
+			time.Sleep(time.Second)
+			close(stop)
+			flows.Wait()
+			<-drained
+			settle()
+			for i, s := range senders {
+				if wrong := x.lacks(s.id, s.sent[x.id]); wrong != "" {
+					t.Errorf("back on pod %d: from sender %d: %s", to, i, wrong)
+				}
+			}
+			if n := senders[0].toldOffline(); n > 0 {
+				t.Errorf("the subscriber was told %d times that x is offline", n)
+			}
+			if n := c.value("relay_cluster_away_peers"); n > 0 {
+				t.Errorf("%v peers are still away", n)
+			}
+			c.balance()
+		})
+	}
+}
+
+// A peer that does not come back is told to be offline after 3 s and not before, what
+// was kept for it is counted, and its pod has waited for that long.
+func TestOfflineWhenItIsNotBackInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newPods(t, 3, spread)
+		x, s := be(c.connect(2, "x"), nil), be(c.connect(0, "subscriber"), nil)
+		s.subscribe(x.id)
+		stop := make(chan struct{})
+		go s.flow(x.id, 10*time.Millisecond, stop)
+		time.Sleep(time.Second)
+		start, drained := time.Now(), c.drain(2)
+		<-x.closed
+		time.Sleep(2900 * time.Millisecond)
+		if n := s.toldOffline(); n > 0 {
+			t.Error("offline after less than 3 s")
+		}
+		<-drained
+		if took := time.Since(start); took < 2900*time.Millisecond || took > 4*time.Second {
+			t.Errorf("the drain took %v", took)
+		}
+		settle()
+		if n := s.toldOffline(); n != 1 {
+			t.Errorf("told %d times that x is offline, want once", n)
+		}
+		close(stop)
+		time.Sleep(2 * time.Second)
+		// What it sent before it had been told: the rest is no_peer.
+		if lost := c.value("relay_messages_dropped_total", "reason", "away"); lost < 280 || lost > 310 {
+			t.Errorf("%v messages were dropped as away, want those of 3 s", lost)
+		}
+		if n := c.value("relay_cluster_held_messages"); n > 0 {
+			t.Errorf("%v messages are still held", n)
+		}
+		c.balance()
+	})
+}
+
+// A peer that hangs up by itself is offline at once, also while its pod drains.
+func TestAPeerThatLeavesByItselfIsNotAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newPods(t, 2)
+		x, s := c.connect(1, "x"), be(c.connect(0, "subscriber"), nil)
+		s.subscribe(x.id)
+		settle()
+		_ = x.Close()
+		settle()
+		if n := s.toldOffline(); n != 1 {
+			t.Errorf("told %d times that x is offline, want once", n)
+		}
+	})
+}
+
+// A single pod has nowhere to send its peers, and waits for nobody.
+func TestALonePodHoldsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newPods(t, 1)
+		be(c.connect(0, "x"), nil)
+		start := time.Now()
+		<-c.drain(0)
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("the drain took %v", took)
+		}
+	})
+}
+
+// A flood to a peer that is away is bounded as its queue would be, and takes nothing
+// from others.
+func TestAFloodToAPeerThatIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newPods(t, 2, spread)
+		x, flooder, honest := be(c.connect(1, "x"), nil), be(c.connect(0, "flooder"), nil), be(c.connect(0, "honest"), nil)
+		drained := c.drain(1)
+		<-x.closed
+		stop := make(chan struct{})
+		var flows sync.WaitGroup
+		flows.Go(func() { flooder.flow(x.id, 50*time.Microsecond, stop) })
+		flows.Go(func() { honest.flow(x.id, 20*time.Millisecond, stop) })
+		time.Sleep(1500 * time.Millisecond)
+		if n := c.value("relay_cluster_held_messages"); n != 1024 {
+			t.Errorf("%v messages are held, want 1024", n)
+		}
+		close(stop)
+		flows.Wait()
+		be(c.connect(0, "x"), x)
+		<-drained
+		settle()
+		if wrong := x.lacks(honest.id, honest.sent[x.id]); wrong != "" {
+			t.Error("from the honest one:", wrong)
+		}
+		c.balance()
+	})
+}
