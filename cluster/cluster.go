@@ -34,6 +34,10 @@ const (
 // Resolver finds the pods of a cluster: see its two methods.
 type Resolver = discovery.Resolver
 
+// Watcher is a Resolver that says by itself when the pods change. Set it as
+// [Config.Resolver].
+type Watcher = discovery.Watcher
+
 // Config says how a pod joins the others. PodIP and one of Headless, StaticPeers and
 // Resolver are required.
 type Config struct {
@@ -45,7 +49,7 @@ type Config struct {
 	// "[fd00::7]:7090". Names are resolved at each interval. This pod may be among
 	// them.
 	StaticPeers []string
-	// Resolver finds the pods when it is set, in place of both.
+	// Resolver finds the pods when it is set, in place of both. It may be a [Watcher].
 	Resolver Resolver
 
 	// Port is where pods listen for each other; 0 means [DefaultInterpodPort], 7090.
@@ -209,7 +213,7 @@ func Start(ctx context.Context, host Host, c Config) (_ *Cluster, err error) {
 
 // WaitReady waits until this pod may serve peers: the pods have been looked up (an
 // answer without any counts), there has been a link to each of them that can be
-// reached, and the name that is Config.Headless leads to this pod. That takes
+// reached, and the name that is Config.Headless, or a [Watcher], leads to this pod. That takes
 // effect for ten seconds after the start, with two exceptions: a pod that is not
 // found by its name, nor by what a linked pod tells the others, waits for 35 s, and
 // one that has no link since each pod that answers refuses it, or is refused by it, is not ready

@@ -70,13 +70,14 @@ const (
 type Discovery struct {
 	// Set by New, never changed.
 	resolver Resolver
+	watcher  Watcher // the same, if it is one
 	interval time.Duration
 	pods     Pods
 	log      *slog.Logger
 
 	toldLines *rate.Limiter // see say
 
-	named  bool          // by a name that leads to this pod too, once it is known
+	named  bool          // by something that leads to this pod too, once it is known
 	began  time.Time     // set by Start
 	wake   chan struct{} // something has changed; holds one
 	ready  chan struct{} // see Ready
@@ -98,12 +99,13 @@ type Discovery struct {
 	lostAt   time.Time
 	dialing  int
 
-	// Owned by the loop.
-	resolving   bool
-	resolvedAt  time.Time // when the last resolution began
 	nextResolve time.Time
-	pace        *backoff.ExponentialBackOff // of resolutions
-	complained  []wire.Complaint
+
+	// Owned by the loop.
+	resolving  bool
+	resolvedAt time.Time                   // when the last resolution began
+	pace       *backoff.ExponentialBackOff // of resolutions
+	complained []wire.Complaint
 }
 
 // Pods is what Discovery asks of the transport. All methods are safe for concurrent
@@ -152,10 +154,12 @@ func New(r Resolver, interval time.Duration, pods Pods, log *slog.Logger) *Disco
 		interval = DefaultInterval
 	}
 	found, ok := r.(*names)
+	watcher, _ := r.(Watcher)
 	return &Discovery{
 		toldLines: rate.NewLimiter(1, 20),
-		named:     ok && found.headless,
+		named:     ok && found.headless || watcher != nil,
 		resolver:  r,
+		watcher:   watcher,
 		interval:  interval,
 		pods:      pods,
 		log:       log,
@@ -172,6 +176,9 @@ func (d *Discovery) Start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
 	d.loop.Go(func() { d.run(ctx) })
+	if d.watcher != nil {
+		d.loop.Go(func() { d.watcher.Watch(ctx, d.answerChanged) })
+	}
 }
 
 // Stop ends the loop, breaks off what it has begun and waits for it. It may be
@@ -190,6 +197,14 @@ func (d *Discovery) LinksChanged(lost bool) {
 	if lost {
 		d.lost, d.lostAt = true, time.Now()
 	}
+	d.mu.Unlock()
+	d.again()
+}
+
+// answerChanged makes the loop ask the resolver at once.
+func (d *Discovery) answerChanged() {
+	d.mu.Lock()
+	d.nextResolve = time.Now()
 	d.mu.Unlock()
 	d.again()
 }
@@ -324,7 +339,7 @@ func (d *Discovery) Alone() bool {
 func (d *Discovery) Status() (status.Discovery, []status.Pod) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := status.Discovery{Name: d.resolver.String(), Answered: d.answered}
+	s := status.Discovery{Name: d.resolver.String(), Watched: d.watcher != nil, Answered: d.answered}
 	if d.failure != nil {
 		s.Error, s.Failed, s.Partly = d.failure.Error(), d.failed, d.partly
 	}

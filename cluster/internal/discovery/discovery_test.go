@@ -22,17 +22,20 @@ type fakeDialer struct {
 	err   error
 	dials []time.Time
 	links map[netip.AddrPort]bool
+	self  netip.AddrPort
 }
 
 func (f *fakeDialer) Dial(context.Context, netip.AddrPort) error {
 	f.dials = append(f.dials, time.Now())
 	return f.err
 }
-func (f *fakeDialer) Standing(addr netip.AddrPort) Standing { return Standing{Linked: f.links[addr]} }
-func (f *fakeDialer) Sessions() (int, bool)                 { return len(f.links), len(f.links) > 0 }
-func (f *fakeDialer) Told() []netip.AddrPort                { return nil }
-func (f *fakeDialer) Named([]netip.AddrPort)                {}
-func (f *fakeDialer) Complain([]wire.Complaint)             {}
+func (f *fakeDialer) Standing(addr netip.AddrPort) Standing {
+	return Standing{Linked: f.links[addr], Self: addr == f.self, Own: addr == f.self}
+}
+func (f *fakeDialer) Sessions() (int, bool)     { return len(f.links), len(f.links) > 0 }
+func (f *fakeDialer) Told() []netip.AddrPort    { return nil }
+func (f *fakeDialer) Named([]netip.AddrPort)    {}
+func (f *fakeDialer) Complain([]wire.Complaint) {}
 
 // fakeResolver answers what its function does.
 type fakeResolver func(context.Context) ([]string, error)
@@ -137,6 +140,64 @@ func TestPaceOfResolutions(t *testing.T) {
 			t.Errorf("after resolutions that hang: %+v", s)
 		}
 		d.Stop()
+	})
+}
+
+// watched is a Watcher whose answer the test sets.
+type watched struct {
+	fakeResolver
+	changed func()
+}
+
+func (w *watched) Watch(ctx context.Context, changed func()) {
+	w.changed = changed
+	<-ctx.Done()
+}
+
+// TestWatcher: an answer that changes is asked for at once, however far off the
+// next look is, also one that comes during a look; a pod is not ready before the
+// answer has it.
+func TestWatcher(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		self, other := netip.MustParseAddrPort("10.0.0.1:7090"), netip.MustParseAddrPort("10.0.0.2:7090")
+		answer := []string{}
+		slow := make(chan struct{})
+		close(slow)
+		w := &watched{fakeResolver: func(context.Context) ([]string, error) {
+			now := answer
+			<-slow
+			return now, nil
+		}}
+		f := &fakeDialer{err: errors.New("refused"), self: self}
+		d := New(w, 0, f, slog.New(slog.DiscardHandler))
+		d.Start()
+		defer d.Stop()
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if d.IsReady() {
+			t.Error("ready without being listed")
+		}
+		answer = []string{self.String()}
+		w.changed()
+		synctest.Wait()
+		if !d.IsReady() {
+			t.Errorf("listed and not ready: %s", d.NotReady())
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		slow = make(chan struct{})
+		w.changed()
+		synctest.Wait() // it is asked
+		answer = []string{self.String(), other.String()}
+		w.changed()
+		close(slow)
+		synctest.Wait()
+		if len(f.dials) != 1 {
+			t.Errorf("%d dials of a pod that has just come, want 1", len(f.dials))
+		}
+		if s, _ := d.Status(); !s.Watched || len(s.Addresses) != 2 {
+			t.Errorf("status %+v", s)
+		}
 	})
 }
 

@@ -90,6 +90,10 @@ func (d *Discovery) waitsForLocked() (why string, bound time.Duration, others bo
 	if !tells && (!d.looked || !listed) {
 		bound = UnlistedWait
 	}
+	unlisted := "the name of the pods does not lead to this one"
+	if d.watcher != nil {
+		unlisted = "the Service of the pods does not list this one"
+	}
 	switch {
 	case refused > 0 && linked == 0:
 		return fmt.Sprintf("no other pod links to this one, and all that answer (%d) refuse it or are refused: %s; this one is set wrongly, or the pods are two camps", refused, reason), 0, others
@@ -100,9 +104,9 @@ func (d *Discovery) waitsForLocked() (why string, bound time.Duration, others bo
 	case open > 0:
 		return fmt.Sprintf("%d other pods have not been reached", open), bound, others
 	case !listed && !others:
-		return "no other pod is linked, and the name of the pods does not lead to this one, so that none can find it", bound, others
+		return "no other pod is linked, and " + unlisted + ", so that none can find it", bound, others
 	case !listed:
-		return "the name of the pods does not lead to this one", bound, others
+		return unlisted, bound, others
 	}
 	return "", 0, others
 }

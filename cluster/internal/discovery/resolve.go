@@ -56,6 +56,8 @@ func (d *Discovery) resolve(ctx context.Context, patience time.Duration) {
 		d.pods.Named(answer)
 	}
 	switch {
+	case partly && wasFine && d.watcher != nil:
+		d.log.Warn("pods found by their name: what is watched does not answer", "name", d.resolver, "addresses", addresses, "err", err)
 	case partly && wasFine:
 		d.log.Warn("pods resolved in part: what has come is used", "name", d.resolver, "addresses", addresses, "err", err)
 	case err != nil && wasFine:

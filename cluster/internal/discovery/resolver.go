@@ -24,6 +24,15 @@ type Resolver interface {
 	String() string
 }
 
+// Watcher is a Resolver that knows by itself when the pods change. Its answers have
+// this pod too, so that readiness waits until they do, as with a headless name.
+type Watcher interface {
+	Resolver
+	// Watch calls changed whenever Resolve has something new to return, addresses
+	// or an error, until ctx ends. It is called once; changed does not wait.
+	Watch(ctx context.Context, changed func())
+}
+
 // Lookup finds the addresses of a host name, see [net.Resolver.LookupNetIP].
 type Lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
 

@@ -61,7 +61,12 @@ func (d *diagnosis) note(pod, problem, advice string) {
 func (d *diagnosis) discovery() {
 	how := "check the name, that it has the relay's pods behind it (in Kubernetes a Service with clusterIP: None whose selector fits), and that this pod may ask the name server: UDP and TCP port 53"
 	f := d.Discovery
+	if f.Watched {
+		how = "check that the service account of this pod may list and watch endpointslices.discovery.k8s.io in that namespace, and that a NetworkPolicy lets this pod reach the API server"
+	}
 	switch {
+	case f.Partly && f.Watched:
+		d.note("", fmt.Sprintf("the pods are found by their name and not through the API of Kubernetes: %s; a new pod may be found later", f.Error), how)
 	case f.Partly:
 		d.note("", fmt.Sprintf("%s was answered only in part: %s; for the rest the last answer is used", f.Name, f.Error),
 			"nothing, if the pods have no addresses of that kind; else check the name server")
@@ -73,7 +78,7 @@ func (d *diagnosis) discovery() {
 		d.note("", fmt.Sprintf("%s has not been answered yet", f.Name), "look again in a few seconds")
 	case len(d.Pods) == 0:
 		d.problem("", fmt.Sprintf("%s leads to no other pod: this pod is alone", f.Name),
-			"if there are others, check that the name or the list has them all; the headless Service needs publishNotReadyAddresses: true, since pods are ready when they are linked")
+			"if there are others, check that the name, the Service or the list has them all; the headless Service needs publishNotReadyAddresses: true, since pods are ready when they are linked")
 	}
 	var unlisted []string
 	for _, p := range d.Pods {

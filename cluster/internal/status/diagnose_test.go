@@ -52,6 +52,12 @@ func TestDiagnose(t *testing.T) {
 		{"one family is not answered", func(s *Status) {
 			s.Discovery.Error, s.Discovery.Partly = "i/o timeout", true
 		}, []string{"note|relay-pods was answered only in part: i/o timeout|check the name server"}},
+		{"the API forbids, and there is a name", func(s *Status) {
+			s.Discovery.Watched, s.Discovery.Error, s.Discovery.Partly = true, "403 Forbidden", true
+		}, []string{"note|found by their name and not through the API of Kubernetes: 403 Forbidden|list and watch endpointslices"}},
+		{"the API does not answer", func(s *Status) {
+			s.Discovery.Watched, s.Discovery.Error = true, "i/o timeout"
+		}, []string{"can no longer be found: relay-pods: i/o timeout|API server"}},
 		{"no answer yet", func(s *Status) {
 			s.Pods, s.Discovery.Answered = nil, time.Time{}
 		}, []string{"note|not been answered"}},

@@ -101,12 +101,13 @@ type Complaint struct {
 
 // Discovery is how the pods are found.
 type Discovery struct {
-	Name      string    `json:"name"`             // the headless name, or "static"
-	Addresses []string  `json:"addresses"`        // of the last answer that was not an error
-	Answered  time.Time `json:"answered"`         // when that was; zero: never
-	Error     string    `json:"error,omitempty"`  // of the last resolution, if it failed
-	Failed    time.Time `json:"failed,omitzero"`  // when that was
-	Partly    bool      `json:"partly,omitempty"` // what it did answer is in Addresses, such as one of two families
+	Name      string    `json:"name"`              // the headless name, the endpoints of a Service, or "static"
+	Watched   bool      `json:"watched,omitempty"` // a change arrives by itself, and not with the next lookup
+	Addresses []string  `json:"addresses"`         // of the last answer that was not an error
+	Answered  time.Time `json:"answered"`          // when that was; zero: never
+	Error     string    `json:"error,omitempty"`   // of the last resolution, if it failed
+	Failed    time.Time `json:"failed,omitzero"`   // when that was
+	Partly    bool      `json:"partly,omitempty"`  // what it did answer is in Addresses, such as one of two families
 
 	// LeadBack are addresses that lead to the pod that reports, through something
 	// that is not this machine. Elsewhere are addresses of pods that are linked by
