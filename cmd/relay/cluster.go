@@ -123,7 +123,7 @@ func askCluster(ctx context.Context, o *clusterOptions) ([]byte, error) {
 		if said != admin.NoCluster {
 			return nil, notOperations(o.address)
 		}
-		return nil, fmt.Errorf("the pod at %s has no other pods: it was started without --cluster-headless and --cluster-peers", o.address)
+		return nil, fmt.Errorf("the pod at %s has no other pods: it was started without --cluster-headless, --cluster-endpoints and --cluster-peers", o.address)
 	}
 	return nil, fmt.Errorf("the pod at %s answers %s: %s", o.address, resp.Status, said)
 }

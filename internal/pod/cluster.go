@@ -14,6 +14,7 @@ import (
 
 	"github.com/crosspod/crosspod/auth"
 	"github.com/crosspod/crosspod/cluster"
+	"github.com/crosspod/crosspod/internal/endpointslices"
 	"github.com/crosspod/crosspod/internal/secrettext"
 	"github.com/crosspod/crosspod/internal/setting"
 	"github.com/crosspod/crosspod/relay"
@@ -33,6 +34,7 @@ const (
 // Cluster is how a pod finds and joins the other pods of its relay.
 type Cluster struct {
 	Headless       string       // name that resolves to every pod
+	Endpoints      string       // namespace/service whose endpoints are the pods
 	Peers          []string     // host, host:port or [v6]:port
 	Port           int          // 0: the default; see ClusterPort
 	PodIPs         []netip.Addr // own addresses, at most one of each family; the first is announced
@@ -46,7 +48,9 @@ type Cluster struct {
 }
 
 // Wanted reports whether there may be other pods.
-func (c *Cluster) Wanted() bool { return c.Headless != "" || len(c.Peers) > 0 }
+func (c *Cluster) Wanted() bool {
+	return c.Headless != "" || c.Endpoints != "" || len(c.Peers) > 0
+}
 
 // ClusterPort returns the port of the links between pods.
 func (c *Cluster) ClusterPort() int {
@@ -118,6 +122,14 @@ func (c *Cluster) settings(s *setting.Set) {
 		c.Headless = v
 		return nil
 	}).Called("NAME")
+	s.Func("cluster-endpoints", "", "Service of Kubernetes that has every pod: its endpoints are watched through the API, and the name of --cluster-headless, if given, is used while the API does not answer", func(v string) error {
+		namespace, service, _ := strings.Cut(v, "/")
+		if !isLabel(namespace) || !isLabel(service) {
+			return errors.New("want NAMESPACE/SERVICE, such as default/relay-pods")
+		}
+		c.Endpoints = v
+		return nil
+	}).Called("NAMESPACE/SERVICE")
 	s.List("cluster-peers", "", "list of the pods, in place of a name: host, host:port or [v6]:port; this pod may be among them", func(v string) error {
 		_, _, err := splitPeer(v)
 		if err == nil {
@@ -154,6 +166,13 @@ func checkExposed(v string) error {
 		return errors.New("want a former --exposed-address, such as relay.example.com:443 or rels://relay.example.com:443")
 	}
 	return nil
+}
+
+// isLabel reports whether v can be the name of a namespace or a Service: RFC 1123,
+// section 2.1, in lower case.
+func isLabel(v string) bool {
+	other := func(c rune) bool { return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' }
+	return v != "" && len(v) <= 63 && v == strings.Trim(v, "-") && !strings.ContainsFunc(v, other)
 }
 
 // splitPeer splits host, host:port or [v6]:port; port is empty when there is
@@ -212,6 +231,9 @@ func parseNameServer(v string) (netip.AddrPort, error) {
 func (c *Cluster) check(p *problems) {
 	if c.Headless != "" && len(c.Peers) > 0 {
 		p.add("--cluster-headless and --cluster-peers are both given: want one of them: a name that resolves to every pod, or the list of pods")
+	}
+	if c.Endpoints != "" && len(c.Peers) > 0 {
+		p.add("--cluster-endpoints and --cluster-peers are both given: want one of them: the Service that has every pod, or the list of pods")
 	}
 	if c.Wanted() && len(c.PodIPs) == 0 {
 		p.add("--pod-ip (RELAY_POD_IP or POD_IP) is missing: want this pod's own address, at which the other pods reach it; in Kubernetes that is status.podIPs")
@@ -282,14 +304,40 @@ func (p *Pod) clusterConfig(files Files) (*relay.ClusterBootstrapConfig, error) 
 	if secrets := files.cluster; len(secrets) > 0 {
 		cfg.AuthSecret, cfg.FurtherSecrets = secrets[0], secrets[1:]
 	}
-	if c.DNS.IsValid() {
+	if c.DNS.IsValid() && (c.Headless != "" || len(c.Peers) > 0) {
 		resolver, err := cluster.NewResolver(*cfg, askAt(c.DNS.String()))
 		if err != nil {
 			return nil, err
 		}
 		cfg.Resolver = resolver
 	}
+	if c.Endpoints != "" {
+		resolver, err := c.endpoints(*cfg)
+		if err != nil {
+			return nil, fmt.Errorf("--cluster-endpoints: %w", err)
+		}
+		cfg.Resolver = resolver
+	}
 	return cfg, nil
+}
+
+// endpoints returns what finds the endpoints of the Service, and asks for the name
+// of cfg, if there is one, while the API of Kubernetes does not answer.
+func (c *Cluster) endpoints(cfg relay.ClusterBootstrapConfig) (cluster.Resolver, error) {
+	var ask endpointslices.Config
+	ask.Namespace, ask.Service, _ = strings.Cut(c.Endpoints, "/")
+	ask.Port = c.ClusterPort()
+	if c.Headless != "" {
+		names := cfg.Resolver
+		if names == nil {
+			var err error
+			if names, err = cluster.NewResolver(cfg, nil); err != nil {
+				return nil, err
+			}
+		}
+		ask.Fallback = names.Resolve
+	}
+	return endpointslices.New(ask)
 }
 
 // askAt returns a resolver that asks the name server at address and no other.

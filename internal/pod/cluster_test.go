@@ -108,6 +108,22 @@ func TestClusterPeers(t *testing.T) {
 	}
 }
 
+func TestClusterEndpoints(t *testing.T) {
+	for value, right := range map[string]bool{
+		"default/relay-pods": true, "prod-1/r": true,
+		"relay-pods": false, "/relay-pods": false, "default/": false, "a/b/c": false, "Default/relay": false,
+		"default/relay.pods": false, "-a/b": false, "default/relay pods": false, "default/" + strings.Repeat("a", 64): false,
+	} {
+		r, _, err := read(t, []string{"--cluster-endpoints", value}, nil)
+		if (err == nil) != right || right && r.Cluster.Endpoints != value {
+			t.Errorf("--cluster-endpoints %s: %v", value, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), "want NAMESPACE/SERVICE") {
+			t.Errorf("--cluster-endpoints %s: %v", value, err)
+		}
+	}
+}
+
 func TestWhichClusterPeer(t *testing.T) {
 	for value, want := range map[string]string{
 		"127.0.0.1:abc,:7090": `"127.0.0.1:abc" in it is wrong: want hosts`,
@@ -189,6 +205,10 @@ func TestValidateCluster(t *testing.T) {
 		{name: "list", args: []string{"--cluster-peers", "relay-1", "--pod-ip", "10.0.0.1", long}},
 		{name: "without a secret", args: []string{"--cluster-headless", "relay", "--pod-ip", "10.0.0.1"}},
 		{name: "secrets in a file", args: []string{"--cluster-headless", "relay", "--pod-ip", "10.0.0.1", "--cluster-auth-secret-file", "f"}},
+		{name: "endpoints", args: []string{"--cluster-endpoints", "default/relay", "--pod-ip", "10.0.0.1", long}},
+		{name: "endpoints and name", args: []string{"--cluster-endpoints", "default/relay", "--cluster-headless", "relay", "--pod-ip", "10.0.0.1", long}},
+		{name: "endpoints and list", args: []string{"--cluster-endpoints", "default/relay", "--cluster-peers", "relay-1", "--pod-ip", "10.0.0.1"}, want: []string{"want one of them"}},
+		{name: "endpoints without an address", args: []string{"--cluster-endpoints", "default/relay"}, want: []string{"--pod-ip"}},
 		{name: "both ways to find pods", args: []string{"--cluster-headless", "relay", "--cluster-peers", "relay-1", "--pod-ip", "10.0.0.1"}, want: []string{"want one of them"}},
 		{name: "no address of its own", args: []string{"--cluster-headless", "relay"}, want: []string{"--pod-ip (RELAY_POD_IP or POD_IP) is missing"}},
 		{name: "no address of its own, list", args: []string{"--cluster-peers", "relay-1"}, want: []string{"status.podIPs"}},

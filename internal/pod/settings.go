@@ -103,7 +103,7 @@ func (r *Settings) Warnings() []string {
 	if len(idle) == 1 {
 		verb = "has"
 	}
-	return append(all, fmt.Sprintf("%s %s no effect without --cluster-headless or --cluster-peers: this pod links to no other pod", strings.Join(idle, ", "), verb))
+	return append(all, fmt.Sprintf("%s %s no effect without --cluster-endpoints, --cluster-headless or --cluster-peers: this pod links to no other pod", strings.Join(idle, ", "), verb))
 }
 
 // A listener is an address to listen at and the setting it comes from.
