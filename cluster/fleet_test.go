@@ -317,6 +317,10 @@ func (p *fleetPod) Deliver(dst messages.PeerID, msg []byte) drop.Reason {
 	return drop.None
 }
 
+func (p *fleetPod) DeliverHeld(dst messages.PeerID, msg []byte) drop.Reason {
+	return p.Deliver(dst, msg)
+}
+
 func (p *fleetPod) Flush() {}
 
 func (p *fleetPod) Connection(id messages.PeerID) (c Connection, ok bool) {

@@ -137,6 +137,9 @@ func (f *Forwarder) owe(o outlet) {
 	f.owedMu.Unlock()
 }
 
+// Away reports whether messages are kept here for dst since it is away.
+func (f *Forwarder) Away(dst messages.PeerID) bool { return f.routes.Away(dst) }
+
 // Linked reports whether there are other pods that this one is linked to.
 func (f *Forwarder) Linked() bool {
 	s := f.node.Stats()
@@ -201,7 +204,7 @@ func (f *Forwarder) send(owner routes.Owner, dst messages.PeerID, flags wire.Fla
 // looked up, or gone back to it.
 func (f *Forwarder) sendHere(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte) drop.Reason {
 	d := (*f.host.Load()).NewDelivery()
-	why := d.Deliver(dst, msg)
+	why := deliver(d, dst, flags, msg)
 	d.Flush()
 	switch why {
 	case drop.PeerGone:
@@ -214,6 +217,13 @@ func (f *Forwarder) sendHere(dst messages.PeerID, epoch uint64, flags wire.Flags
 	f.routes.Forget(dst)
 	f.metrics.Forwarded(metrics.ForwardPeerNotFound)
 	return drop.NoPeer
+}
+
+func deliver(d Delivery, dst messages.PeerID, flags wire.Flags, msg []byte) drop.Reason {
+	if flags&wire.Away != 0 {
+		return d.DeliverHeld(dst, msg)
+	}
+	return d.Deliver(dst, msg)
 }
 
 // decided does what the table has decided on a message.
@@ -381,7 +391,7 @@ func (r *linkReceiver) Forward(dst messages.PeerID, epoch uint64, flags wire.Fla
 		return
 	}
 	r.ear.Heard(source)
-	switch r.to.Deliver(dst, msg) {
+	switch deliver(r.to, dst, flags, msg) {
 	case drop.None:
 		f.metrics.Arrived(metrics.ArrivalOK)
 	case drop.PeerGone:

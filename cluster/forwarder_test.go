@@ -82,9 +82,10 @@ type question struct {
 	newerThan uint64
 }
 
-func (h *fakeHost) NewDelivery() Delivery                       { return h }
-func (h *fakeHost) Deliver(messages.PeerID, []byte) drop.Reason { return h.why }
-func (h *fakeHost) Flush()                                      { h.flushed++ }
+func (h *fakeHost) NewDelivery() Delivery                           { return h }
+func (h *fakeHost) Deliver(messages.PeerID, []byte) drop.Reason     { return h.why }
+func (h *fakeHost) DeliverHeld(messages.PeerID, []byte) drop.Reason { return h.why }
+func (h *fakeHost) Flush()                                          { h.flushed++ }
 func (h *fakeHost) Dropped(reason drop.Reason, n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -99,6 +99,10 @@ type Delivery interface {
 	// A Delivery has no way to another pod, so a message makes one hop.
 	Deliver(dst messages.PeerID, msg []byte) drop.Reason
 
+	// DeliverHeld is Deliver for a message that was kept while dst was away. It is
+	// for a peer that is just back, and may need a moment before it takes it.
+	DeliverHeld(dst messages.PeerID, msg []byte) drop.Reason
+
 	// Flush starts the writers that Deliver has left to start. The reader calls it
 	// before it waits for its socket.
 	Flush()

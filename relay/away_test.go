@@ -250,9 +250,89 @@ func TestAFloodToAPeerThatIsAway(t *testing.T) {
 		flows.Wait()
 		be(c.connect(0, "x"), x)
 		<-drained
-		settle()
+		time.Sleep(2 * time.Second)
 		if wrong := x.lacks(honest.id, honest.sent[x.id]); wrong != "" {
 			t.Error("from the honest one:", wrong)
+		}
+		c.balance()
+	})
+}
+
+// What was held, and what the same source sends then, waits until the peer that is back
+// has subscribed to the source, at most a second, and comes in portions. What others
+// send does not wait.
+func TestHeldMessagesWaitForTheSubscription(t *testing.T) {
+	for to := range 2 { // to a pod whose sender does not know that x was away, and to the one whose sender does
+		synctest.Test(t, func(t *testing.T) {
+			c := newPods(t, 3, spread)
+			x := be(c.connect(2, "x"), nil)
+			a, b, other := be(c.connect(1, "a"), nil), be(c.connect(1, "b"), nil), be(c.connect(0, "other"), nil)
+			drained := c.drain(2)
+			<-x.closed
+			stop := make(chan struct{})
+			var flows sync.WaitGroup
+			flows.Go(func() { a.flow(x.id, 10*time.Millisecond, stop) })
+			flows.Go(func() { b.flow(x.id, 10*time.Millisecond, stop) })
+			time.Sleep(1500 * time.Millisecond)
+			be(c.connect(to, "x"), x)
+			flows.Go(func() { other.flow(x.id, 10*time.Millisecond, stop) })
+			count := func(s *existing) int {
+				x.mu.Lock()
+				defer x.mu.Unlock()
+				return len(x.got[s.id])
+			}
+			time.Sleep(307 * time.Millisecond) // and settling before: half a second, and between two portions
+			if a, b := count(a), count(b); a+b > 0 {
+				t.Errorf("%d and %d came before x subscribed", a, b)
+			}
+			if n := count(other); n < 20 {
+				t.Errorf("%d came of another one, which never waited", n)
+			}
+			x.subscribe(a.id)
+			synctest.Wait()
+			if n := count(a); n != 64 {
+				t.Errorf("%d came when x had subscribed, want a portion of 64", n)
+			}
+			time.Sleep(200 * time.Millisecond)
+			if a, b := count(a), count(b); a < 200 || b > 0 {
+				t.Errorf("%d came of the one that x has subscribed to, and %d of the other", a, b)
+			}
+			time.Sleep(time.Second)
+			close(stop)
+			flows.Wait()
+			<-drained
+			settle()
+			for i, s := range []*existing{a, b, other} {
+				if wrong := x.lacks(s.id, s.sent[x.id]); wrong != "" {
+					t.Errorf("from %d: %s", i, wrong)
+				}
+			}
+			c.balance()
+		})
+	}
+}
+
+// A peer that leaves while something waits for its subscription: all of it is counted.
+func TestWhatWaitsForASubscriptionIsCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newPods(t, 3, spread)
+		x, a := be(c.connect(2, "x"), nil), be(c.connect(1, "a"), nil)
+		drained := c.drain(2)
+		<-x.closed
+		stop := make(chan struct{})
+		go a.flow(x.id, 10*time.Millisecond, stop)
+		time.Sleep(1500 * time.Millisecond)
+		be(c.connect(0, "x"), x)
+		if n := c.value("relay_messages_queued"); n < 150 {
+			t.Errorf("%v messages are queued", n)
+		}
+		_ = x.Close()
+		settle()
+		close(stop)
+		<-drained
+		settle()
+		if n := c.value("relay_messages_dropped_total", "reason", "peer_gone"); n < 150 {
+			t.Errorf("%v messages were dropped as peer_gone", n)
 		}
 		c.balance()
 	})

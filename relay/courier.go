@@ -34,6 +34,15 @@ func (c *courier) hand(to *Peer, msg []byte) (why drop.Reason) {
 	return why
 }
 
+// handHeld is hand for a message that was kept while the peer was away.
+func (c *courier) handHeld(to *Peer, msg []byte) (why drop.Reason) {
+	wake, why := to.pushHeld(msg)
+	if wake {
+		c.touched = append(c.touched, to)
+	}
+	return why
+}
+
 // maxAtOnce is how many destinations a reader writes to by itself. More are served
 // side by side, and hold it up no longer than that.
 const maxAtOnce = 4

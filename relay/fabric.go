@@ -31,6 +31,9 @@ type fabric interface {
 	// out; nil: the fabric does not know who is online.
 	Attach(h cluster.Host, queues *budget.Budget) (interestsChanged func())
 
+	// Away reports whether messages are held here for a peer that is away.
+	Away(messages.PeerID) bool
+
 	// Linked reports whether there are other pods that peers of this one can go to.
 	Linked() bool
 
@@ -56,6 +59,7 @@ type onePod struct{ store *store.Store }
 func (onePod) Send(messages.PeerID, []byte) drop.Reason          { return drop.NoPeer }
 func (onePod) Flush()                                            {}
 func (onePod) Attach(cluster.Host, *budget.Budget) (none func()) { return nil }
+func (onePod) Away(messages.PeerID) bool                         { return false }
 func (onePod) Linked() bool                                      { return false }
 func (onePod) InterestChanged(messages.PeerID)                   {}
 func (onePod) Announced() <-chan struct{}                        { return done }

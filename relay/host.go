@@ -150,6 +150,15 @@ type delivery struct {
 // Deliver queues one message; Flush starts the writers. If dst waits to be told that
 // the source is online, it is told so ahead of msg.
 func (d *delivery) Deliver(dst messages.PeerID, msg []byte) drop.Reason {
+	return d.deliver(dst, msg, false)
+}
+
+// DeliverHeld is Deliver for a message that was kept while dst was away.
+func (d *delivery) DeliverHeld(dst messages.PeerID, msg []byte) drop.Reason {
+	return d.deliver(dst, msg, true)
+}
+
+func (d *delivery) deliver(dst messages.PeerID, msg []byte, held bool) (why drop.Reason) {
 	to := d.local.find(dst)
 	if to == nil {
 		return drop.PeerGone
@@ -163,7 +172,11 @@ func (d *delivery) Deliver(dst messages.PeerID, msg []byte) drop.Reason {
 		return drop.Malformed
 	}
 	to.hear(src)
-	why := d.local.hand(to, msg)
+	if held {
+		why = d.local.handHeld(to, msg)
+	} else {
+		why = d.local.hand(to, msg)
+	}
 	if why != drop.None && why != drop.PeerGone && why != drop.Away {
 		to.env.metrics.Dropped(why, 1)
 	}

@@ -95,6 +95,7 @@ type environment struct {
 
 	runnersUp *runnersUp // nil: superseded peers are cut
 	away      *away      // nil: peers that are closed are offline at once
+	gates     gates      // apart from the peers, most of which have none
 	flapping  flapping
 }
 
@@ -206,11 +207,22 @@ func (p *Peer) Write(b []byte) (int, error) {
 // push queues msg, one Transport message, and copies it. A message that is refused
 // is the caller's to count.
 func (p *Peer) push(msg []byte) (wake bool, why drop.Reason) {
-	return p.out.Push(sendq.Frame{
+	if wake, why = p.out.Push(p.frame(msg)); why != drop.Away {
+		return wake, why
+	}
+	if g := p.env.gates.of(p); g != nil {
+		return g.push(msg, false)
+	}
+	return p.out.Push(p.frame(msg)) // the gate may just have gone
+}
+
+// frame is msg for the queue.
+func (p *Peer) frame(msg []byte) sendq.Frame {
+	return sendq.Frame{
 		Size:   len(msg) + listener.MaxFrameOverhead,
 		Cost:   len(msg),
 		Append: func(dst []byte) []byte { return p.conn.AppendMessage(dst, msg, nil) },
-	})
+	}
 }
 
 // wake starts the writer if the caller owes one.
@@ -231,6 +243,9 @@ func (p *Peer) closeQueue() (ended <-chan struct{}) {
 	lost, ended := p.out.Close(why)
 	if lost > 0 {
 		p.env.metrics.Dropped(drop.PeerGone, lost)
+	}
+	if g := p.env.gates.of(p); g != nil {
+		g.end()
 	}
 	return ended
 }

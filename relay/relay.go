@@ -341,6 +341,10 @@ func (r *Relay) start(id messages.PeerID, c listener.Conn, groups []string) {
 		r.finish(p) // nobody writes yet
 	}
 
+	var returns *gate
+	if p.fabric.Away(id) {
+		returns = p.newGate(true)
+	}
 	transport := transportOf(c)
 	r.env.metrics.PeerConnected(transport)
 	old, _ := r.store.Add(p).(*Peer)
@@ -349,6 +353,9 @@ func (r *Relay) start(id messages.PeerID, c listener.Conn, groups []string) {
 	}
 	r.env.metrics.PeerStored(time.Since(started))
 	awaitAnnounced(p.fabric)
+	if returns != nil {
+		returns.complete()
+	}
 	if _, err := c.WriteBatch(c.AppendMessage(nil, r.response, nil)); err != nil {
 		p.cut(fmt.Errorf("write AuthResponse: %w", err))
 		if old != nil && r.env.runnersUp.giveBack(old, p) {
@@ -501,6 +508,9 @@ func (r *Relay) dismiss(ctx context.Context, peers []*Peer, gone <-chan struct{}
 // finish has p leave when it has got what is queued. If there are other pods it is away
 // then. wake is that of [sendq.Queue.Push].
 func (r *Relay) finish(p *Peer) (wake bool) {
+	if g := p.env.gates.of(p); g != nil {
+		g.end()
+	}
 	if r.host.Load().fabric.Linked() {
 		r.env.away.begin(p)
 		return p.out.Finish(drop.Away)
@@ -541,6 +551,7 @@ func (r *Relay) queued() (messages, bytes int64) {
 	r.mu.Unlock()
 	for _, p := range peers {
 		l := p.out.Load()
+		l.Add(p.waits())
 		messages += int64(l.Messages)
 		bytes += int64(l.Bytes)
 	}

@@ -62,6 +62,9 @@ func (p *Peer) subscribe(msg []byte) {
 		p.env.metrics.SubscriptionsRefused(refused)
 		p.logger().Debug("subscriptions refused", "refused", refused)
 	}
+	if g := p.env.gates.of(p); g != nil {
+		g.subscribed(ids)
+	}
 }
 
 func (p *Peer) unsubscribe(msg []byte) {

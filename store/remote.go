@@ -72,6 +72,18 @@ func (s *Subscriber) settle(in *interest, turn uint32, said notice, changed bool
 	return false
 }
 
+// Subscribed reports whether there is a subscription to id.
+func (s *Subscriber) Subscribed(id messages.PeerID) bool {
+	hash, sh := s.notifier.shard(&id)
+	sh.mu.Lock()
+	t := sh.find(hash, &id)
+	sh.mu.Unlock()
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return t != nil && s.interests[t] != nil
+}
+
 // Heard reports that a message from id, a peer on another pod, is about to be queued
 // to this subscriber. If the subscriber waits for id to come online, the message
 // shows that it has: an online notice waits when Heard returns true, and a later

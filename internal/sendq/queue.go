@@ -91,11 +91,15 @@ func (q *Queue) Init(c Config) {
 // Push queues one frame. The reason is None when it was queued; else the frame was
 // not taken, and is the caller's to count. wake says that there is no writer: the
 // caller must start one, at the latest before it waits for anything.
-func (q *Queue) Push(f Frame) (wake bool, why drop.Reason) {
+func (q *Queue) Push(f Frame) (wake bool, why drop.Reason) { return q.PushPast(drop.None, f) }
+
+// PushPast is Push for a frame that is taken also if the queue refuses for that reason,
+// by [Queue.Refuse].
+func (q *Queue) PushPast(past drop.Reason, f Frame) (wake bool, why drop.Reason) {
 	for range 3 {
 		q.mu.Lock()
 		var dropped int
-		why, dropped = q.pushLocked(&f)
+		why, dropped = q.pushLocked(&f, past)
 		if why == drop.None {
 			wake = !q.writing
 			q.writing = true
@@ -116,8 +120,8 @@ func (q *Queue) Push(f Frame) (wake bool, why drop.Reason) {
 
 // pushLocked appends f or returns why it could not, and how many older messages
 // made room.
-func (q *Queue) pushLocked(f *Frame) (why drop.Reason, dropped int) {
-	if q.refuse != drop.None {
+func (q *Queue) pushLocked(f *Frame, past drop.Reason) (why drop.Reason, dropped int) {
+	if q.refuse != drop.None && (q.refuse != past || q.finishing || q.closed) {
 		return q.refuse, 0
 	}
 	if q.flows != nil && !q.promptLocked(f) {
@@ -280,6 +284,21 @@ func (q *Queue) Mark(m Mark) (wake bool) {
 	}
 	q.due |= m
 	return q.claimLocked()
+}
+
+// Refuse refuses further messages, with why, until Accept, unless the queue refuses them
+// anyway.
+func (q *Queue) Refuse(why drop.Reason) { q.exchangeRefusal(drop.None, why) }
+
+// Accept ends what Refuse began.
+func (q *Queue) Accept(why drop.Reason) { q.exchangeRefusal(why, drop.None) }
+
+func (q *Queue) exchangeRefusal(from, to drop.Reason) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.refuse == from && !q.finishing && !q.closed {
+		q.refuse = to
+	}
 }
 
 // Finish refuses further messages, with why, and notes that the writer ends for
