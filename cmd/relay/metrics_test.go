@@ -3,8 +3,12 @@ package main
 import (
 	"io"
 	"net/http"
+	"regexp"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // No line of the metrics has an empty label.
@@ -30,4 +34,34 @@ func TestNoEmptyLabels(t *testing.T) {
 	if !strings.Contains(string(page), "\nrelay_peers{transport=\"ws\"} 0\n") {
 		t.Errorf("/metrics lacks peers:\n%s", page)
 	}
+}
+
+// A pod that is stopping says until when its peers may leave.
+func TestDrainDeadline(t *testing.T) {
+	pod := runLive(t, nil, quiet("-s", "of sixteen or so", "--drain-delay", "1h", "--drain-grace", "1h")...)
+	deadline := func() int64 {
+		t.Helper()
+		found := regexp.MustCompile(`(?m)^relay_drain_deadline_timestamp_seconds (\S+)$`).FindStringSubmatch(pod.scrape(t))
+		if found == nil {
+			t.Fatal("/metrics lacks relay_drain_deadline_timestamp_seconds")
+		}
+		at, err := strconv.ParseFloat(found[1], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return int64(at)
+	}
+	pod.stderr.Line(t, "tls=false")
+	if at := deadline(); at != 0 {
+		t.Errorf("deadline %d while the pod serves, want 0", at)
+	}
+	asked := time.Now()
+	pod.signals <- syscall.SIGTERM
+	pod.stderr.Line(t, "msg=draining")
+	first, last := asked.Add(2*time.Hour).Unix(), time.Now().Add(2*time.Hour).Unix()
+	if at := deadline(); at < first || at > last {
+		t.Errorf("deadline %d, want %d to %d", at, first, last)
+	}
+	pod.signals <- syscall.SIGTERM
+	pod.ends(t, exitOK)
 }

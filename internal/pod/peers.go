@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
+
 	"github.com/crosspod/crosspod/internal/gate"
 	"github.com/crosspod/crosspod/internal/netbatch"
 	"github.com/crosspod/crosspod/internal/relayurl"
@@ -140,6 +142,18 @@ func (c *Stopping) settings(s *setting.Set) {
 
 func (c *Stopping) check(*problems) {}
 
+// observeDrain exports when the pod cuts its peers. A counter of those that it has
+// cut would be of no use: the pod ends with it before anything scrapes it.
+func (p *Pod) observeDrain() error {
+	_, err := p.meter.Int64ObservableGauge("relay_drain_deadline_timestamp_seconds",
+		metric.WithDescription("When this pod, which is stopping, cuts the peers that are left, in seconds since 1970; 0 while it is not stopping."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(p.drainDeadline.Load())
+			return nil
+		}))
+	return err
+}
+
 // socket opens the port for peers, first of all: what operators look at must know
 // it, and other pods hear of this one only when it is open.
 func (p *Pod) socket() Part {
@@ -211,6 +225,7 @@ func (p *Pod) readiness() Part {
 			if p.asked.Err() == nil {
 				return
 			}
+			p.drainDeadline.Store(time.Now().Add(p.cfg.DrainDelay + p.cfg.DrainGrace).Unix())
 			p.log.Info("draining", "delay", p.cfg.DrainDelay, "grace", p.cfg.DrainGrace, "peers", p.relay.Store().Len())
 			select {
 			case <-time.After(p.cfg.DrainDelay):

@@ -68,6 +68,8 @@ type Pod struct {
 
 	others atomic.Pointer[relay.ClusterBootstrap] // nil: there are no other pods, or it has not started
 
+	drainDeadline atomic.Int64 // when the drain ends, in seconds since 1970; 0 before it
+
 	// Set by Run, see there.
 	asked, cut context.Context
 }
@@ -84,6 +86,9 @@ func New(cfg *Settings, files Files, log *logging.Log, hangups <-chan os.Signal)
 	p := &Pod{cfg: cfg, log: log, meter: sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)).Meter("")}
 	if err := log.Observe(p.meter); err != nil {
 		return nil, fmt.Errorf("export metrics of the log: %w", err)
+	}
+	if err := p.observeDrain(); err != nil {
+		return nil, fmt.Errorf("export metrics of the drain: %w", err)
 	}
 	p.validator = auth.NewValidator(files.tokens...)
 	p.validator.RequireNamed(cfg.RequireNamedTokens)
