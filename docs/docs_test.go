@@ -86,6 +86,36 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+var (
+	alertName = regexp.MustCompile(`- alert: (\w+)`)
+	runbook   = regexp.MustCompile(`runbook_url: https://github.com/crosspod/crosspod/blob/main/docs/operations.md#(\w+)`)
+	scraped   = regexp.MustCompile(`\brelay_[a-z_]+[a-z]\b`)
+)
+
+// Every alert has its section in the operators' page, and everything that alerts and
+// dashboards look at is in the page's lists.
+func TestAlerts(t *testing.T) {
+	page := read(t, "operations.md")
+	files := filepath.Join(root, "charts", "relay", "files")
+	alerts := read(t, filepath.Join(files, "alerts.yaml"))
+	names, books := alertName.FindAllStringSubmatch(alerts, -1), runbook.FindAllStringSubmatch(alerts, -1)
+	if len(names) < 15 || len(names) != len(books) {
+		t.Fatalf("found %d alerts with %d runbooks, want all", len(names), len(books))
+	}
+	for i, m := range names {
+		if !strings.Contains(page, "\n### "+m[1]+"\n") || books[i][1] != strings.ToLower(m[1]) {
+			t.Errorf("alert %s has no section in operations.md, or its runbook is #%s", m[1], books[i][1])
+		}
+	}
+	text := alerts + read(t, filepath.Join(files, "dashboards", "overview.json")) + read(t, filepath.Join(files, "dashboards", "cluster.json"))
+	for _, name := range scraped.FindAllString(text, -1) {
+		name = strings.TrimSuffix(name, "_bucket")
+		if !strings.Contains(page, "`"+name) {
+			t.Errorf("operations.md does not list %s", name)
+		}
+	}
+}
+
 // pages returns the documents of the repository.
 func pages(t *testing.T) []string {
 	t.Helper()
