@@ -234,7 +234,7 @@ func (w *world) checkDropped(m *message) {
 	if t == nil || t.takenBack && slices.ContainsFunc(m.dst.tenures, func(u *tenure) bool { return u.epoch > t.epoch }) {
 		return // a pod that has just missed the newer owner does not accept an older one at once
 	}
-	if t.end == 0 && t.start+w.tolerance <= m.sent {
+	if t.end == 0 && !t.socket.away && t.start+w.tolerance <= m.sent {
 		w.violate("I6", "message %d to %s: %s, but it has been at %s since %s", m.number, m.dst.label, m.fate, t.pod.label, millis((t.start-lead)/1000))
 	}
 }

@@ -32,8 +32,9 @@
 // LEAVE, crash, lose power, and start again at the same address.
 //
 // On each pod there is the part of the relay that the directory meets: one
-// socket for each peer, local subscribers, the runner-up rule, and messages
-// that go through package routes and come back as BOUNCE.
+// socket for each peer, local subscribers, the runner-up rule, peers that a
+// drain has closed, and messages that go through package routes and come back as
+// BOUNCE.
 //
 // Times are those of spec section "Constants" made shorter, so that more
 // happens in a run: a grace of 400 ms, a hold of 900, a linger of 40, absences

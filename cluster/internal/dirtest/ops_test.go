@@ -26,6 +26,10 @@ func (w *world) do(op Op) {
 		if p := w.pods[a[1]]; p != nil {
 			p.hangUp(w.peer(a[0]))
 		}
+	case "drain":
+		if p := w.pods[a[1]]; p != nil {
+			p.drain(w.peer(a[0]))
+		}
 	case "visit":
 		if p := w.pods[a[1]]; p != nil {
 			p.visit(w.peer(a[0]))

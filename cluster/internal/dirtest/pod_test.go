@@ -74,7 +74,7 @@ func (w *world) startPod(label string) {
 		members:   map[wire.Name][]messages.PeerID{},
 		interests: map[wire.Name]*interest{}, asked: map[wire.Name]int64{},
 		parked: map[messages.PeerID][]*message{}, syncing: map[directory.Session]bool{},
-		routes: routes.New(routes.Config{Shards: 1, Absent: time.Duration(absent)}),
+		routes: routes.New(routes.Config{Shards: 1, Absent: time.Duration(absent), Away: time.Duration(awayFor)}),
 	}
 	s := w.script
 	p.drift = w.die(2*s.Drift+1, forDrift, p.index, uint64(w.now)) - s.Drift
@@ -200,12 +200,17 @@ func (p *pod) effect(e *directory.Effect) {
 		p.evict(e.Member, e.Conn, e.Pod, e.Epoch)
 	case directory.NotifyOnline:
 		p.online(e.Name, e.Member, e.Pod, e.Epoch)
+		if e.Name.Space() == wire.Peer {
+			p.back(e.Member, routes.Owner{Pod: e.Pod, Epoch: e.Epoch})
+		}
 	case directory.NotifyOffline:
 		p.offline(e.Name, e.Member)
+		p.gone(e.Name)
 	case directory.Vacant:
 		p.vacant(e.Name, e.Member)
 	case directory.Denied:
 		p.denied(e.Name, e.Member)
+		p.gone(e.Name)
 	case directory.Answer:
 		p.answer(e)
 	case directory.Learn:
@@ -291,22 +296,22 @@ func (w *world) fate(m *message, fate string) {
 
 // send routes a message of a peer, or without a source.
 func (p *pod) send(m *message) {
-	if p.deliver(m) {
+	if ok, _ := p.deliver(m); ok {
 		return
 	}
 	p.act(m, p.routes.Send(p.local(), m.dst.id, m.bytes()), 0)
 }
 
-func (p *pod) deliver(m *message) bool {
+func (p *pod) deliver(m *message) (ok, away bool) {
 	s := p.sockets[m.dst.id]
-	if s == nil {
-		return false
+	if s == nil || s.away {
+		return false, s != nil
 	}
 	if s.peer != m.dst {
 		p.w.violate("I6", "message %d to %s reached %s", m.number, m.dst.label, s.peer.label)
 	}
 	p.w.fate(m, "delivered at "+p.label)
-	return true
+	return true, false
 }
 
 // act does what routes say of a message.
@@ -331,6 +336,19 @@ func (p *pod) act(m *message, d routes.Decision, flags wire.Flags) {
 	if d.Lookup {
 		p.lookup(m.dst.name, d.NewerThan)
 	}
+	if d.Hold {
+		p.later = append(p.later, func() { p.watchAway(m.dst.id) })
+		p.event(func(directory.Time) {})
+		p.w.after(awayFor+10*ms, func() {
+			if !p.alive {
+				return
+			}
+			ended, _ := p.routes.Expire(p.local())
+			for _, dst := range ended.Away {
+				p.letGoAway(dst)
+			}
+		})
+	}
 }
 
 // unpark takes the first message that waits for dst.
@@ -348,14 +366,12 @@ func (p *pod) unpark(dst messages.PeerID, fate string) {
 }
 
 func (p *pod) forward(o routes.Owner, m *message, flags wire.Flags) {
-	if flags&wire.Second != 0 && o == m.missed {
+	if flags&(wire.Second|wire.Away) != 0 && o == m.missed {
 		p.w.violate("I6", "message %d to %s is sent back to %s, where it came from", m.number, m.dst.label, p.w.pod(o.Pod))
 	}
 	f := frame{kind: forward, message: m, epoch: o.Epoch, flags: flags}
 	if o.Pod == p.id {
-		if !p.deliver(m) {
-			p.missed(o, f)
-		}
+		p.missed(o, f)
 		return
 	}
 	if e := p.inUse[o.Pod]; e != nil {
@@ -387,10 +403,14 @@ func (p *pod) dispatch(from *pod, f frame) {
 	if src := f.message.src; src != (messages.PeerID{}) {
 		p.heard(src, from)
 	}
-	if p.deliver(f.message) {
+	ok, away := p.deliver(f.message)
+	if ok {
 		return
 	}
 	f.kind = bounce
+	if f.flags &= wire.Second; away {
+		f.flags |= wire.Away
+	}
 	if e := p.inUse[from.id]; e != nil {
 		e.send(data, f)
 		return
@@ -402,12 +422,19 @@ func (p *pod) dispatch(from *pod, f frame) {
 func (p *pod) bounced(q *pod, f frame) { p.missed(routes.Owner{Pod: q.id, Epoch: f.epoch}, f) }
 
 func (p *pod) missed(o routes.Owner, f frame) {
-	if p.deliver(f.message) {
+	ok, away := p.deliver(f.message)
+	if ok {
 		return
+	}
+	if o.Pod == p.id && away {
+		f.flags |= wire.Away
 	}
 	f.message.missed = o
 	d := p.routes.Bounced(p.local(), f.message.dst.id, o, f.flags, f.message.bytes())
-	p.act(f.message, d, f.flags|wire.Second)
+	if f.flags&wire.Away == 0 {
+		f.flags |= wire.Second
+	}
+	p.act(f.message, d, f.flags)
 }
 
 func (p *pod) lookup(n wire.Name, newerThan uint64) {
@@ -474,6 +501,10 @@ func (p *pod) release(dst messages.PeerID, o routes.Outcome) {
 		}
 		p.forward(owner, msg, m.Flags)
 	})
+	if o.Held {
+		p.later = append(p.later, func() { p.watchAway(dst) })
+		p.event(func(directory.Time) {})
+	}
 }
 
 func (p *pod) learn(e *directory.Effect) {

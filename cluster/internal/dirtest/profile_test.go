@@ -25,6 +25,7 @@ type Profile struct {
 	Sync     int     // entries placed at once at most; 0: 8
 	Pace     int64   // ms, longest pause before each piece of placing; 0: 2
 	Moves    float64 // connections and their ends
+	Drains   float64 // connections that their pod closes; the peer may be back elsewhere
 	Visits   float64 // connections that end before the directory hears of them
 	Burst    float64 // share of moves that are several connections at once
 	Choices  float64 // several connections, of which one is kept and the others end
@@ -63,6 +64,8 @@ var Profiles = []Profile{
 	{Name: "mad-clocks", Check: Rough, Pods: [2]int{2, 5}, Skew: 20_000, Hellos: 3, Moves: 20, Burst: .2, Choices: 2, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Crashes: .3, Steady: 2},
 	{Name: "severed", Check: Settled, Pods: [2]int{3, 7}, Severed: true, Moves: 15, Subs: 15, Groups: 1, Lookups: 10, Sends: 10, Crashes: .4, Stops: .2, Steady: 2},
 	{Name: "unrest", Check: Settled, Pods: [2]int{4, 6}, Severed: true, Unrest: true, Length: [2]int{5000, 9000}, Moves: 5, Subs: 10, Groups: 1, Lookups: 5, Sends: 5, Steady: 3},
+	{Name: "drains", Check: Calm, Pods: [2]int{3, 5}, Moves: 10, Drains: 20, Subs: 20, Lookups: 10, Sends: 60, Steady: 1},
+	{Name: "drains-faults", Check: Rough, Pods: [2]int{3, 5}, Skew: 20_000, Moves: 10, Drains: 20, Subs: 20, Groups: 1, Lookups: 10, Sends: 60, Resets: 2, Cuts: 1, Crashes: .7, Stops: .7, Steady: 2},
 	{Name: "three-homes", Check: Rough, Pods: [2]int{3, 6}, Homes: 3, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Resets: 2, Cuts: 1, Crashes: .7, Steady: 2},
 	{Name: "all-homes", Check: Rough, Pods: [2]int{2, 5}, Homes: -1, Moves: 15, Burst: .1, Subs: 10, Groups: 1, Lookups: 20, Sends: 20, Resets: 2, Cuts: 1, Crashes: .7, Steady: 2},
 }
@@ -139,7 +142,7 @@ func (g *generator) generate(seed uint64) *Script {
 		rate float64
 		do   func()
 	}{
-		{g.Moves, g.move}, {g.Visits, g.visit}, {g.Choices, g.choose}, {g.Subs, g.sub}, {g.Lookups, g.lookup}, {g.Sends, g.send},
+		{g.Moves, g.move}, {g.Drains, g.drain}, {g.Visits, g.visit}, {g.Choices, g.choose}, {g.Subs, g.sub}, {g.Lookups, g.lookup}, {g.Sends, g.send},
 		{g.Hellos, g.hello}, {g.Resets, g.reset}, {g.Cuts, g.shortCut}, {g.LongCuts, g.longCut},
 		{g.Crashes, g.crash}, {g.Stops, g.stop}, {g.Scale, g.scale},
 	}
@@ -277,6 +280,19 @@ func (g *generator) move() {
 		g.connect(100_000+g.us(100), x, from)
 	default: // leaves its old connections half open
 		g.connect(0, x, to)
+	}
+}
+
+// drain has a pod close a client, which comes back to some pod in time, too late, or not
+// at all.
+func (g *generator) drain() {
+	x := g.peer()
+	if g.steady(x) || len(g.at[x]) == 0 {
+		return
+	}
+	g.op(0, "drain", x, g.at[x][g.rand.IntN(len(g.at[x]))])
+	if g.rand.IntN(5) > 0 {
+		g.connect(g.us(500), x, g.pod())
 	}
 }
 

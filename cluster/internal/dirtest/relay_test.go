@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/crosspod/crosspod/cluster/internal/directory"
+	"github.com/crosspod/crosspod/cluster/internal/routes"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/messages"
 )
@@ -47,6 +48,7 @@ type socket struct {
 	groups    []wire.Name
 	handshake int64
 	tenure    *tenure
+	away      bool // it has ended, since the pod drains, and counts until the peer is back
 }
 
 func (s *socket) lose(why string) {
@@ -62,6 +64,7 @@ func (s *socket) lose(why string) {
 type interest struct {
 	who     map[string]map[messages.PeerID]bool // by subscriber: the ids it was told are online
 	held    bool                                // a runner-up is interested too
+	kept    bool                                // messages are kept until it is back
 	told    map[messages.PeerID]claimKey        // the directory's last notices, online only
 	started int64
 }
@@ -119,6 +122,60 @@ func (p *pod) hangUp(x *peer) {
 	p.dropRunnerUp(x)
 }
 
+// drain closes a peer's connection as a pod does that drains. For the directory it is
+// half open, until the peer is elsewhere or it has taken too long.
+func (p *pod) drain(x *peer) {
+	s := p.sockets[x.id]
+	if s == nil || s.away {
+		return
+	}
+	p.w.log("%s is closed by %s", x.label, p.label)
+	s.away = true
+	p.w.after(awayFor, func() {
+		if p.alive && p.sockets[x.id] == s {
+			p.hangUp(x)
+		}
+	})
+}
+
+// watchAway has the directory watch a peer while messages are kept for it.
+func (p *pod) watchAway(dst messages.PeerID) {
+	n, away := wire.PeerName(dst), p.routes.Away(dst)
+	if i := p.interests[n]; i == nil && !away || i != nil && i.kept == away {
+		return
+	}
+	p.interest(n).kept = away
+	if !away {
+		p.loseInterest(n)
+		return
+	}
+	p.event(func(now directory.Time) { p.dir.Subscribe(now, n) })
+	for _, at := range p.dir.Current(n) {
+		p.back(dst, routes.Owner{Pod: at.Pod, Epoch: at.Epoch})
+	}
+}
+
+func (p *pod) back(dst messages.PeerID, o routes.Owner) { p.release(dst, p.routes.Back(dst, o)) }
+
+// gone: a peer that messages are kept for is nowhere.
+func (p *pod) gone(n wire.Name) {
+	if n.Space() != wire.Peer {
+		return
+	}
+	if _, was := p.routes.Gone(n.ID()); was {
+		p.letGoAway(n.ID())
+	}
+}
+
+// letGoAway drops what is kept for a peer that is not back.
+func (p *pod) letGoAway(dst messages.PeerID) {
+	for len(p.parked[dst]) > 0 {
+		p.unpark(dst, "away")
+	}
+	p.later = append(p.later, func() { p.watchAway(dst) })
+	p.event(func(directory.Time) {})
+}
+
 // visit is a connection of a peer that came and went before Join was called.
 func (p *pod) visit(x *peer) {
 	if !p.ready || p.stopping || p.sockets[x.id] != nil {
@@ -140,7 +197,7 @@ func (p *pod) evict(id messages.PeerID, number uint64, winner wire.PodID, epoch 
 	w.checkEviction(s.tenure, s.tenure.heir)
 	delete(p.sockets, id)
 	s.lose("superseded")
-	if w.now-s.handshake > runnerUpYoung {
+	if w.now-s.handshake > runnerUpYoung || s.away {
 		return
 	}
 	w.log("%s keeps %s as runner-up", p.label, s.peer.label)
@@ -211,7 +268,7 @@ func (p *pod) interest(n wire.Name) *interest {
 
 // loseInterest ends the interest in a name when no subscriber and no runner-up is left.
 func (p *pod) loseInterest(n wire.Name) {
-	if i := p.interests[n]; i != nil && len(i.who) == 0 && !i.held {
+	if i := p.interests[n]; i != nil && len(i.who) == 0 && !i.held && !i.kept {
 		delete(p.interests, n)
 		p.event(func(now directory.Time) { p.dir.Unsubscribe(now, n) })
 	}

@@ -76,6 +76,7 @@ type Op struct {
 var verbs = map[string][2]int{
 	"connect": {2, 9}, // peer pod [group…]: a fresh connection; older ones elsewhere stay, half open
 	"close":   {2, 2}, // peer pod: the peer's connection there ends
+	"drain":   {2, 2}, // peer pod: it closes the peer, which is away until it is back somewhere
 	"visit":   {2, 2}, // peer pod: a connection there came and went before the directory heard of it
 	"sub":     {2, 3}, // pod name [who]: a local peer subscribes
 	"unsub":   {2, 3}, // pod name [who]

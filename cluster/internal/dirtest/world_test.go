@@ -36,6 +36,7 @@ const (
 	// The runner-up rule: 5 s and 3 s.
 	runnerUpYoung = 660 * ms
 	runnerUpHold  = 400 * ms
+	awayFor       = 300 * ms // a peer that its pod has closed
 )
 
 // Result is what came of a run.

@@ -705,3 +705,40 @@ func TestProbe(t *testing.T) {
 		}
 	})
 }
+
+// flagged is a trace that notes flags alone.
+type flagged struct {
+	*trace
+	flags []wire.Flags
+}
+
+func (f *flagged) Forward(_ messages.PeerID, _ uint64, flags wire.Flags, _ []byte) {
+	f.flags = append(f.flags, flags)
+}
+
+func (f *flagged) Bounce(_ messages.PeerID, _ uint64, flags wire.Flags, _ []byte) {
+	f.flags = append(f.flags, flags)
+}
+
+// TestAwayOnlyForThoseThatKnowIt: a pod of an earlier build ends a link at a flag that
+// it does not have.
+func TestAwayOnlyForThoseThatKnowIt(t *testing.T) {
+	for _, knows := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			got := &flagged{trace: &trace{}}
+			_, a, _ := memory(t, memnet.Config{Latency: time.Millisecond}, func(a, b *link.Config) { a.Away, b.Handler = knows, got })
+			a.queue.Push(peer(1), 5, wire.Away, transport(nil))
+			a.queue.PushBounce(peer(1), 5, wire.Second|wire.Away, transport(nil))
+			a.queue.Wake(true)
+			time.Sleep(10 * time.Millisecond)
+			synctest.Wait()
+			want := []wire.Flags{0, wire.Second}
+			if knows {
+				want = []wire.Flags{wire.Away, wire.Second | wire.Away}
+			}
+			if !slices.Equal(got.flags, want) {
+				t.Errorf("known %v: flags %v, want %v", knows, got.flags, want)
+			}
+		})
+	}
+}

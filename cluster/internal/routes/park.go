@@ -16,23 +16,20 @@ type waiting struct {
 	newerThan uint64
 	unasked   bool // a lookup is needed and no caller has been told to start it
 
-	away  bool       // no lookup: it is waited for a newer owner
-	from  wire.PodID // that it is away from
-	known bool       // newerThan is at least the epoch of its claim there
+	away bool       // no lookup: it is waited for a newer owner
+	from wire.PodID // that it is away from
 
 	stakes []*stake // of the messages
 }
 
 // ends reports whether an owner ends the wait. It has to be newer than the one that
-// did not have the peer. The epoch that a message was sent with may be older than the
-// claim of the pod that the peer is away from, so what is first heard of that pod is no
-// return.
+// did not have the peer. A message that was sent with an older epoch than the claim
+// that the peer is away from makes one round more, and then has that epoch.
 func (w *waiting) ends(o Owner) bool {
-	if w.away && o.Pod == w.from && !w.known {
-		w.known, w.newerThan = true, max(w.newerThan, o.Epoch)
-		return false
+	if o.Epoch == 0 {
+		return !w.away || o.Pod != w.from // what the peer sent before it was closed is no return
 	}
-	return o.Epoch == 0 || o.Epoch > w.newerThan
+	return o.Epoch > w.newerThan
 }
 
 // stake returns the stake of a sender in w, nil if it has none.

@@ -252,7 +252,7 @@ func (t *Table) missedLocked(sh *shard, now Time, e *entry, missed Owner) {
 		e.state, w.unasked = looking, true
 		w.newerThan = max(w.newerThan, missed.Epoch)
 		if w.away {
-			w.away, w.known = false, false
+			w.away = false
 			e.moveTo(&sh.looking, now)
 		}
 	}
