@@ -62,7 +62,6 @@ const closeTimeout = 2 * time.Second
 
 // operators serves metrics, health and operations.
 func (p *Pod) operators(metrics prometheus.Gatherer, token string) Part {
-	var server *admin.Server
 	return Part{
 		Name: "operators",
 		Listen: func(ctx context.Context) (err error) {
@@ -76,7 +75,7 @@ func (p *Pod) operators(metrics prometheus.Gatherer, token string) Part {
 				ExposedAddress: p.relay.InstanceURL(),
 				Dial:           p.relay.DialSelf,
 			}), p.log.Logger)
-			server, err = admin.New(admin.Config{
+			p.admin, err = admin.New(admin.Config{
 				MetricsAddress: p.cfg.MetricsAddress(),
 				Gatherer:       metrics,
 				HealthAddress:  p.cfg.HealthListenAddress,
@@ -91,14 +90,14 @@ func (p *Pod) operators(metrics prometheus.Gatherer, token string) Part {
 			if err != nil {
 				return err
 			}
-			return p.operatorsCannotListen(server.Listen(ctx))
+			return p.operatorsCannotListen(p.admin.Listen(ctx))
 		},
-		Serve: func(context.Context) error { return server.Serve() },
+		Serve: func(context.Context) error { return p.admin.Serve() },
 		Stop: func() {
 			ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 			defer cancel()
-			if server != nil {
-				_ = server.Shutdown(ctx) // a scrape that does not end was cut
+			if p.admin != nil {
+				_ = p.admin.Shutdown(ctx) // a scrape that does not end was cut
 			}
 		},
 	}

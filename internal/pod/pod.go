@@ -56,6 +56,7 @@ type Pod struct {
 	cfg       *Settings
 	log       *logging.Log
 	meter     metric.Meter
+	systemd   *systemd
 	relay     *relay.Server
 	validator *auth.Validator
 	tls       *tls.Config // nil: peers are served without
@@ -64,6 +65,7 @@ type Pod struct {
 	// Set while the parts listen and start.
 	ln      net.Listener // for peers
 	health  *admin.Health
+	admin   *admin.Server
 	started bool // peers are served, or were
 
 	others atomic.Pointer[relay.ClusterBootstrap] // nil: there are no other pods, or it has not started
@@ -83,7 +85,7 @@ func New(cfg *Settings, files Files, log *logging.Log, hangups <-chan os.Signal)
 	if err != nil {
 		return nil, fmt.Errorf("export metrics: %w", err)
 	}
-	p := &Pod{cfg: cfg, log: log, meter: sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)).Meter("")}
+	p := &Pod{cfg: cfg, log: log, systemd: newSystemd(log.Logger), meter: sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)).Meter("")}
 	if err := log.Observe(p.meter); err != nil {
 		return nil, fmt.Errorf("export metrics of the log: %w", err)
 	}
@@ -113,6 +115,7 @@ func New(cfg *Settings, files Files, log *logging.Log, hangups <-chan os.Signal)
 	p.parts = []Part{
 		p.socket(),
 		p.operators(registry, files.opsToken),
+		p.systemd.watchdog(p.live),
 		{Name: "hangups", Serve: func(ctx context.Context) error { return p.heed(ctx, hangups) }},
 		{Name: "memory", Serve: p.trim},
 		certificates,
@@ -120,6 +123,7 @@ func New(cfg *Settings, files Files, log *logging.Log, hangups <-chan os.Signal)
 		p.secrets(),
 		p.peers(),
 		p.readiness(),
+		p.systemd.startAndStop(cfg.Stopping),
 	}
 	return p, nil
 }
@@ -192,8 +196,10 @@ func (p *Pod) heed(ctx context.Context, hangups <-chan os.Signal) error {
 	for {
 		select {
 		case <-hangups:
-			p.log.Reopen()
-			filewatch.Again()
+			p.systemd.reload(func() {
+				p.log.Reopen()
+				filewatch.Again()
+			})
 			p.log.Info("hangup: log file is opened again, secrets and certificates are read again")
 		case <-ctx.Done():
 			return nil
