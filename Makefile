@@ -37,8 +37,9 @@ fmt: ## format
 cover: ## print the coverage of each package and in all
 	$(GO) test -coverpkg=./... -coverprofile=coverage.out ./... && $(GO) tool cover -func=coverage.out | tail -n 1
 
-e2e: ## run the end-to-end tests: the real binary on loopback
+e2e: ## run the end-to-end tests: the real binary on loopback, and deploy/compose.yaml
 	$(GO) test -count=1 -tags e2e ./test/e2e/...
+	cd test/compose && $(GO) test -count=1 ./...
 
 netns: ## run pods on a network that fails, as root on Linux with nftables
 	$(GO) test -count=1 -tags netns ./test/netns/...
