@@ -8,7 +8,7 @@ IMAGE ?= ghcr.io/crosspod/relay:dev
 # Kept in step with .ci/run, which reads it from here.
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: all build test race fuzz bench lint fmt cover e2e netns interop acme k8s image help
+.PHONY: all build test race fuzz bench lint fmt cover e2e netns interop acme k8s image packages help
 .DEFAULT_GOAL := all
 
 all: build test ## build and test
@@ -58,6 +58,9 @@ k8s: ## install the chart on a real Kubernetes and measure rollouts and faults, 
 image: ## pack the image for amd64 and arm64: dist/image, an OCI layout, and dist/image.tar
 	build/binaries relay linux/amd64 linux/arm64
 	cd build && $(GO) run ./image -name $(IMAGE) -o ../dist/image ../dist/relay_linux_amd64 ../dist/relay_linux_arm64
+
+packages: ## build programs for all platforms, Debian packages, bills of materials and checksums into dist/
+	build/packages
 
 help: ## print this list
 	@sed -n 's/^\([a-z0-9]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 10
