@@ -240,8 +240,9 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 // "" when the pod is ready.
 func (c *Cluster) NotReady() string { return c.discovery.NotReady() }
 
-// Stop leaves the cluster: the other pods hear LEAVE, messages that are queued
-// for them are still written for a moment, links are closed. Peers should have
+// Stop leaves the cluster: it waits, 3 s at most, for peers that other draining pods
+// have closed and messages are held here for, the other pods hear LEAVE, messages that
+// are queued for them are still written for a moment, links are closed. Peers should have
 // been told to go before, since what they send to other pods is dropped from
 // now on. It undoes Start in reverse order: first what opens links, then what
 // uses them, then the links. It may be called more than once, and on nil.
@@ -254,6 +255,7 @@ func (c *Cluster) Stop() {
 		c.Forwarder.spread.stop()
 		c.discovery.Stop()
 		c.unwatch()
+		c.Forwarder.awaitReturns()
 		c.node.Stop()
 		c.Forwarder.stop()
 		c.transport.Stop()

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/directory"
 	"github.com/crosspod/crosspod/cluster/internal/metrics"
@@ -269,6 +270,15 @@ func (f *Forwarder) dropped(r drop.Reason, messages int) {
 	}
 	f.metrics.Dropped(r, messages)
 	(*f.host.Load()).Dropped(r, messages)
+}
+
+// awaitReturns waits until nothing is held for peers that are away, or they have taken
+// too long.
+func (f *Forwarder) awaitReturns() {
+	const most, pause = 3 * time.Second, 20 * time.Millisecond
+	for end := time.Now().Add(most); f.routes.Stats().Held > 0 && time.Now().Before(end); {
+		time.Sleep(pause)
+	}
 }
 
 // stop drops what is kept and takes nothing more.
