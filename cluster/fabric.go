@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"time"
+
 	"github.com/crosspod/crosspod/cluster/internal/transport"
 	"github.com/crosspod/crosspod/cluster/internal/wire"
 	"github.com/crosspod/crosspod/internal/budget"
@@ -14,12 +16,14 @@ type outlet interface {
 	Push(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte) (wake bool, why drop.Reason)
 	PushBounce(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte) (wake bool, why drop.Reason)
 	Wake(atOnce bool)
+	Tell(frame []byte)
 }
 
 // outlets finds the queue of a pod; nil for one that is unknown or gone.
 type outlets interface {
 	outlet(wire.PodID) outlet
 	SetBudget(b *budget.Budget)
+	Farthest() time.Duration
 }
 
 // queues is the transport as the Forwarder sees it.

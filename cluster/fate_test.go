@@ -245,7 +245,7 @@ func TestMoveAwayFromAnUnreachablePod(t *testing.T) {
 		f.pod("c").join(name)
 		time.Sleep(time.Second)
 		before := f.pod("a").lookups()
-		for i := range 40 {
+		for i := range 264 {
 			f.pod("a").send("ann", name, fmt.Sprint("more", i))
 			time.Sleep(100 * time.Millisecond)
 		}
@@ -273,11 +273,11 @@ func TestParkingIsBounded(t *testing.T) {
 		for i := range 40 {
 			f.pod("a").send("ann", name, fmt.Sprint(i))
 		}
-		if g := f.pod("a").figures(); g.ParkedMessages != 32 || g.ParkedBytes == 0 {
+		if g := f.pod("a").figures(); g.ParkedMessages != 256 || g.ParkedBytes == 0 {
 			t.Errorf("%d messages of %d bytes wait", g.ParkedMessages, g.ParkedBytes)
 		}
 		time.Sleep(time.Second)
-		if d := f.drops(); d["parking_full"] != 8 || f.gets("ann: 7") >= 0 || f.gets("ann: 8") < 0 || f.gets("ann: 39") < 0 {
+		if d := f.drops(); d["parking_full"] != 8 || f.gets("ann: 7") >= 0 || f.gets("ann: 8") < 0 || f.gets("ann: 263") < 0 {
 			t.Errorf("dropped: %v, want the 8 oldest", d)
 		}
 		f.account()

@@ -321,6 +321,8 @@ func (p *fleetPod) DeliverHeld(dst messages.PeerID, msg []byte) drop.Reason {
 	return p.Deliver(dst, msg)
 }
 
+func (p *fleetPod) DeliverLate(messages.PeerID, []byte) bool { return false }
+
 func (p *fleetPod) Flush() {}
 
 func (p *fleetPod) Connection(id messages.PeerID) (c Connection, ok bool) {

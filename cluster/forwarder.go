@@ -84,6 +84,9 @@ func (f *Forwarder) Full() bool { return f.spread.full() }
 // whereabouts of this pod's peers are being told of each change until now.
 func (f *Forwarder) Announced() <-chan struct{} { return f.node.Announced() }
 
+// Farthest returns the longest round trip of the links to other pods, as measured last.
+func (f *Forwarder) Farthest() time.Duration { return f.outlets.Farthest() }
+
 // Send takes msg for the pod that has dst. msg is one whole Transport message, header
 // included, at most [messages.MaxSize] bytes, its source already set. Send does not
 // keep msg after it returns, and does not wait. Whoever calls it calls Flush before it
@@ -389,6 +392,7 @@ type linkReceiver struct {
 	from wire.PodID
 	to   Delivery
 	ear  node.Ear
+	told messages.PeerID // since the last BatchEnd, see movedOn
 }
 
 // Forward takes a message for a peer of this pod. It is never sent on.
@@ -405,6 +409,11 @@ func (r *linkReceiver) Forward(dst messages.PeerID, epoch uint64, flags wire.Fla
 	case drop.None:
 		f.metrics.Arrived(metrics.ArrivalOK)
 	case drop.PeerGone:
+		if r.to.DeliverLate(dst, msg) {
+			f.metrics.Arrived(metrics.ArrivalOK)
+			r.movedOn(dst)
+			return
+		}
 		f.metrics.Arrived(metrics.ArrivalBounced)
 		r.bounce(dst, epoch, flags&wire.Second, msg)
 	case drop.Away:
@@ -413,6 +422,25 @@ func (r *linkReceiver) Forward(dst messages.PeerID, epoch uint64, flags wire.Fla
 	default:
 		f.metrics.Arrived(metrics.ArrivalDropped)
 	}
+}
+
+// movedOn says to the pod of the link where dst is by now, so that what it sends from
+// then on goes there, behind what it has sent here. See ADR-0035.
+func (r *linkReceiver) movedOn(dst messages.PeerID) {
+	owner, ok := r.f.routes.Owner(dst)
+	if !ok || owner.Pod == r.f.self || dst == r.told {
+		return
+	}
+	r.told = dst
+	if o := r.f.outlets.outlet(r.from); o != nil {
+		o.Tell(wire.AppendMoved(nil, wire.Moved{Destination: dst, Pod: owner.Pod, Epoch: owner.Epoch}))
+		r.f.metrics.MovedSent.Add(1)
+	}
+}
+
+// Moved learns from the pod of the link that a peer has left it.
+func (r *linkReceiver) Moved(m wire.Moved) {
+	r.f.routes.Moved(m.Destination, r.from, routes.Owner{Pod: m.Pod, Epoch: m.Epoch})
 }
 
 // bounce sends a message back to the pod that sent it.
@@ -457,6 +485,7 @@ func (f *Forwarder) cameBack(from wire.PodID, dst messages.PeerID, epoch uint64,
 
 // BatchEnd starts what the messages of a batch have left to start.
 func (r *linkReceiver) BatchEnd() {
+	r.told = messages.PeerID{}
 	r.to.Flush()
 	r.f.Flush()
 }

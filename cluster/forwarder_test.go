@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/directory"
 	"github.com/crosspod/crosspod/cluster/internal/metrics"
@@ -55,9 +56,13 @@ func (o *fakeOutlet) Wake(bool) {
 	o.woken++
 }
 
+func (o *fakeOutlet) Tell(frame []byte) { o.last = fmt.Sprintf("%x", frame) }
+
 type fakeOutlets map[wire.PodID]*fakeOutlet
 
 func (f fakeOutlets) SetBudget(*budget.Budget) {}
+
+func (f fakeOutlets) Farthest() time.Duration { return 0 }
 
 func (f fakeOutlets) outlet(id wire.PodID) outlet {
 	if o := f[id]; o != nil {
@@ -86,6 +91,7 @@ func (h *fakeHost) NewDelivery() Delivery                           { return h }
 func (h *fakeHost) Deliver(messages.PeerID, []byte) drop.Reason     { return h.why }
 func (h *fakeHost) DeliverHeld(messages.PeerID, []byte) drop.Reason { return h.why }
 func (h *fakeHost) Flush()                                          { h.flushed++ }
+func (h *fakeHost) DeliverLate(messages.PeerID, []byte) bool        { return false }
 func (h *fakeHost) Dropped(reason drop.Reason, n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

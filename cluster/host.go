@@ -103,6 +103,11 @@ type Delivery interface {
 	// for a peer that is just back, and may need a moment before it takes it.
 	DeliverHeld(dst messages.PeerID, msg []byte) drop.Reason
 
+	// DeliverLate is Deliver for a dst that Deliver does not find: it queues msg to
+	// the connection that dst has left for one on another pod, but still reads. false:
+	// there is none.
+	DeliverLate(dst messages.PeerID, msg []byte) bool
+
 	// Flush starts the writers that Deliver has left to start. The reader calls it
 	// before it waits for its socket.
 	Flush()

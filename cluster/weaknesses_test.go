@@ -269,6 +269,9 @@ type busyOutlet struct {
 	pushed int
 }
 
+func (o *busyOutlet) Tell([]byte)             {}
+func (o *busyOutlet) Farthest() time.Duration { return 0 }
+
 func (o *busyOutlet) outlet(wire.PodID) outlet { return o }
 func (o *busyOutlet) SetBudget(*budget.Budget) {}
 

@@ -57,6 +57,24 @@ func (r RunnerUp) String() string {
 	return fmt.Sprintf("RunnerUp(%d)", uint8(r))
 }
 
+// Move is what became of asking a peer to connect to another pod. It is the label event
+// of relay_peer_moves_total.
+type Move uint8
+
+// The events. Each peer that is asked moves or fails to, later.
+const (
+	// MoveAsked: the peer was sent GoAway.
+	MoveAsked Move = iota
+	// MoveMoved: it has another connection and has left this one in order.
+	MoveMoved
+	// MoveFailed: it has not, in time or before its connection ended.
+	MoveFailed
+
+	moveEvents // how many there are
+)
+
+var moveNames = [moveEvents]string{MoveAsked: "asked", MoveMoved: "moved", MoveFailed: "failed"}
+
 // cacheLine keeps counters that different cores write at a high rate out of
 // each other's way: 64 bytes on amd64, which fetches lines in pairs, 128 on some arm64.
 const cacheLine = 128
@@ -87,6 +105,7 @@ type Metrics struct {
 	replaced   atomic.Int64
 	flapping   atomic.Int64
 	runnersUp  [runnerUpEnds]atomic.Int64
+	moves      [moveEvents]atomic.Int64
 	refused    atomic.Int64
 	missed     atomic.Int64
 	stalled    atomic.Int64
@@ -129,6 +148,7 @@ func New(meter metric.Meter) (*Metrics, error) {
 	t.Counters("relay_messages_dropped", "reason", "Transport messages that this pod let go, by reason.", m.dropped[drop.None+1:], reasons)
 	t.Counter("relay_peer_reconnections", "", "Connections that replaced one with the same peer id.", &m.replaced)
 	t.Counters("relay_peer_runners_up", "outcome", "Superseded connections that were kept aside for a moment, by outcome.", m.runnersUp[:], runnerUpNames[:])
+	t.Counters("relay_peer_moves", "event", "Peers that were asked to connect to another pod, and what became of that.", m.moves[:], moveNames[:])
 	t.Counter("relay_peers_flapping", "", "Times that a peer id changed hands again and again within a minute.", &m.flapping)
 	t.Counters("relay_handshakes", "outcome", "Ends of half-open connections, by outcome.", m.handshakes, m.outcomes)
 	t.Counter("relay_subscriptions_refused", "", "Peer ids that a subscription limit refused.", &m.refused)
@@ -224,6 +244,9 @@ func (m *Metrics) PeerReplaced() { m.replaced.Add(1) }
 // RunnerUpEnded counts the end of a connection's time as runner-up. outcome
 // must be one of the constants.
 func (m *Metrics) RunnerUpEnded(outcome RunnerUp) { m.runnersUp[outcome].Add(1) }
+
+// PeerMove counts an event of a move, which must be one of the constants.
+func (m *Metrics) PeerMove(event Move) { m.moves[event].Add(1) }
 
 // PeerFlapping counts a peer id that changed hands too often, once a minute.
 func (m *Metrics) PeerFlapping() { m.flapping.Add(1) }

@@ -120,6 +120,9 @@ var zero = []string{
 	`relay_messages_dropped_total{reason="unknown"} 0`,
 	`relay_messages_queued 0`,
 	`relay_messages_received_total 0`,
+	`relay_peer_moves_total{event="asked"} 0`,
+	`relay_peer_moves_total{event="failed"} 0`,
+	`relay_peer_moves_total{event="moved"} 0`,
 	`relay_peer_reconnections_total 0`,
 	`relay_peer_runners_up_total{outcome="left"} 0`,
 	`relay_peer_runners_up_total{outcome="replaced"} 0`,
@@ -146,6 +149,7 @@ var wantTypes = []string{
 	"relay_messages_dropped_total counter",
 	"relay_messages_queued gauge",
 	"relay_messages_received_total counter",
+	"relay_peer_moves_total counter",
 	"relay_peer_reconnections_total counter",
 	"relay_peer_runners_up_total counter",
 	"relay_peer_throttled_seconds_total counter",
@@ -235,6 +239,16 @@ func TestEachEventCountsWhereItSays(t *testing.T) {
 		}},
 		{"replaced", func(s *scraped) { s.PeerReplaced() }, []string{`relay_peer_reconnections_total 1`}},
 		{"flapping", func(s *scraped) { s.PeerFlapping() }, []string{`relay_peers_flapping_total 1`}},
+		{"moves", func(s *scraped) {
+			s.PeerMove(metrics.MoveAsked)
+			s.PeerMove(metrics.MoveAsked)
+			s.PeerMove(metrics.MoveMoved)
+			s.PeerMove(metrics.MoveFailed)
+		}, []string{
+			`relay_peer_moves_total{event="asked"} 2`,
+			`relay_peer_moves_total{event="failed"} 1`,
+			`relay_peer_moves_total{event="moved"} 1`,
+		}},
 		{"runners-up", func(s *scraped) {
 			s.RunnerUpEnded(metrics.RunnerUpReturned)
 			s.RunnerUpEnded(metrics.RunnerUpLeft)

@@ -45,6 +45,14 @@ type fabric interface {
 	// until now is on its way to the pods that keep it.
 	Announced() <-chan struct{}
 
+	// Farthest returns the longest round trip to another pod, as measured last.
+	Farthest() time.Duration
+
+	// Full reports whether this pod has its share of the peers, and Drain tells the
+	// other pods that this one takes none any more.
+	Full() bool
+	Drain()
+
 	// Members and WatchGroup find the members of a group on all pods, see
 	// [cluster.Forwarder].
 	Members(ctx context.Context, group string) ([]cluster.Member, error)
@@ -63,6 +71,9 @@ func (onePod) Away(messages.PeerID) bool                         { return false 
 func (onePod) Linked() bool                                      { return false }
 func (onePod) InterestChanged(messages.PeerID)                   {}
 func (onePod) Announced() <-chan struct{}                        { return done }
+func (onePod) Farthest() time.Duration                           { return 0 }
+func (onePod) Full() bool                                        { return false }
+func (onePod) Drain()                                            {}
 
 func (o onePod) Members(_ context.Context, group string) (all []cluster.Member, err error) {
 	for p := range o.store.All() {

@@ -18,7 +18,10 @@ type host struct {
 	fabric fabric // what relay uses, for as long as relay.host is this one
 }
 
-var _ cluster.Host = (*host)(nil)
+var (
+	_ cluster.Host  = (*host)(nil)
+	_ cluster.Mover = (*host)(nil)
+)
 
 // attach makes peers accepted from now on use f when the store does not have a
 // destination.
@@ -63,7 +66,13 @@ func isMember(p store.Peer, group string) bool {
 
 // NewDelivery returns what the reader of one link hands messages to. It queues as the
 // reader of a peer does: the writers are started when the batch is over.
-func (h *host) NewDelivery() cluster.Delivery { return &delivery{local: courier{store: h.store}} }
+func (h *host) NewDelivery() cluster.Delivery {
+	d := &delivery{local: courier{store: h.store}}
+	if h.relay != nil {
+		d.leaving = h.relay.env.leaving
+	}
+	return d
+}
 
 // Dropped counts messages that the fabric had taken and let go.
 func (h *host) Dropped(why drop.Reason, n int) {
@@ -98,7 +107,17 @@ func (h *host) Observe(changed func(id messages.PeerID)) (cancel func()) {
 // With a fabric the store's event is no offline notice. It reports whether a
 // runner-up waits to have id back, that one or an older one.
 func (h *host) Evict(id messages.PeerID, conn uint64) (kept bool) {
+	// A peer that was asked to leave gets what still comes here, without a gap.
+	var leaver *Peer
+	if p, _ := h.store.State(id); h.relay != nil {
+		if ours, _ := p.(*Peer); ours != nil && h.relay.env.leaving.evicts(ours) {
+			leaver = ours
+		}
+	}
 	found, ok := h.store.RemoveNumbered(id, conn)
+	if leaver != nil {
+		h.relay.env.leaving.evicted(leaver, ok && found == leaver)
+	}
 	if !ok {
 		return false
 	}
@@ -109,6 +128,22 @@ func (h *host) Evict(id messages.PeerID, conn uint64) (kept bool) {
 	p.info("peer connected to another pod")
 	p.superseded()
 	return h.relay != nil && p.env.runnersUp.has(id)
+}
+
+// Moves counts the peers that can go to another pod, and what became of those asked.
+func (h *host) Moves() (m cluster.Moves) {
+	m.Peers = h.store.Len()
+	if h.relay != nil {
+		h.relay.env.leaving.count(&m)
+	}
+	return m
+}
+
+// MoveAway asks n of them to go.
+func (h *host) MoveAway(n int) {
+	if h.current() {
+		h.relay.MoveAway(n)
+	}
 }
 
 // Interests hands out ids of which it has changed whether a peer wants to be told
@@ -144,7 +179,8 @@ func (h *host) Settle(id messages.PeerID, is cluster.Presence) {
 
 // delivery hands the messages that one link brings to the peers of this pod.
 type delivery struct {
-	local courier
+	local   courier
+	leaving *leaving // nil: nobody is
 }
 
 // Deliver queues one message; Flush starts the writers. If dst waits to be told that
@@ -166,6 +202,25 @@ func (d *delivery) deliver(dst messages.PeerID, msg []byte, held bool) (why drop
 	if why := to.refusal(); why != drop.None {
 		return why
 	}
+	return d.hand(to, msg, held)
+}
+
+// DeliverLate queues one message to the connection that dst has left for one on another
+// pod, if it still reads that.
+func (d *delivery) DeliverLate(dst messages.PeerID, msg []byte) bool {
+	to := d.leaving.find(dst)
+	if to == nil {
+		return false
+	}
+	if why := d.hand(to, msg, false); why == drop.PeerGone || why == drop.Away {
+		return false
+	}
+	to.move.Load().late.Store(now())
+	return true
+}
+
+// hand queues one message to a peer that takes messages.
+func (d *delivery) hand(to *Peer, msg []byte, held bool) (why drop.Reason) {
 	src, _, err := messages.ParseTransport(msg)
 	if err != nil {
 		to.env.metrics.Dropped(drop.Malformed, 1)

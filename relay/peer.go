@@ -70,11 +70,12 @@ type Peer struct {
 	working    atomic.Bool                   // Work has been called
 	returned   atomic.Bool                   // it was superseded, and has its id back
 	place      wheelPlace                    // guarded by the wheel
+	move       atomic.Pointer[move]          // nil: it was not asked to connect to another pod
 
 	// Owned by the writer, of which there is at most one.
-	writes uint
 	first  sendq.Work // what writeAtOnce has left for writeLoop
-	begun  bool       // a part of its data is written
+	writes uint32
+	begun  bool // a part of its data is written
 
 	// Owned by readLoop.
 	local     courier
@@ -96,6 +97,7 @@ type environment struct {
 	runnersUp *runnersUp // nil: superseded peers are cut
 	away      *away      // nil: peers that are closed are offline at once
 	gates     gates      // apart from the peers, most of which have none
+	leaving   *leaving   // nil: none is asked to
 	flapping  flapping
 }
 
@@ -312,8 +314,15 @@ func (p *Peer) superseded() {
 		p.env.metrics.PeerFlapping()
 		p.env.warned.say(p, slog.LevelWarn, "peer id changes hands again and again: two machines with one key?", "changes", flappingChanges+1, "within", flappingWindow)
 	}
-	if !p.env.runnersUp.keep(p) {
+	late, moved := p.env.leaving.has(p)
+	if moved {
+		return // it is closed when that is due
+	}
+	if !p.env.runnersUp.keep(p, late) {
 		p.cut(errReplaced)
+	}
+	if _, moved := p.env.leaving.has(p); moved {
+		p.env.runnersUp.left(p)
 	}
 }
 
@@ -378,6 +387,8 @@ func (p *Peer) handle(msg []byte) error {
 		return errClosedByPeer
 	case messages.TypeAuth:
 		// Existing servers ignore a repeated Auth, so clients may send one.
+	case messages.TypeMoved:
+		return p.hasMoved()
 	default:
 		return fmt.Errorf("message type %v is not for a relay", t)
 	}
@@ -452,6 +463,7 @@ func (p *Peer) pause(delay time.Duration) {
 const (
 	markHealth  sendq.Mark = 1 << iota
 	markNotices            // there may be presence notices
+	markGoAway
 )
 
 // sink is a Peer as its subscriptions and its queue see it.

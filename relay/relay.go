@@ -106,6 +106,7 @@ func NewRelay(cfg Config) (*Relay, error) {
 	}
 	env.away = newAway(r.left)
 	env.runnersUp = newRunnersUp(r.store, m, r.lookAt, r.crowded)
+	env.leaving = newLeaving(m, env.runnersUp, func() time.Duration { return r.host.Load().fabric.Farthest() })
 	r.notifier.SetLimits(limits.SubscriptionsPerPeer, limits.Subscriptions)
 	r.store.Observe(r.observe)
 	r.attach(fabricOf(cfg.CrossPodForwarder, r.store))
@@ -221,6 +222,9 @@ func (r *Relay) handshake(ctx context.Context, c listener.Conn, started time.Tim
 	if err != nil {
 		return err
 	}
+	if r.sendAway(id, c) {
+		return &handshakeError{listener.OutcomeGoAway, errGoAway}
+	}
 	if !r.admit(id, c) {
 		return &handshakeError{listener.OutcomeLimit, fmt.Errorf("limit of %d peers reached", r.env.limits.MaxPeers)}
 	}
@@ -331,6 +335,9 @@ func (r *Relay) start(id messages.PeerID, c listener.Conn, groups []string) {
 		groups = slices.Clone(groups) // the caller's
 		p.groups = &groups
 	}
+	if p.moves() {
+		r.env.leaving.movable.Add(1)
+	}
 	p.out.Mark(0) // no other writer until the AuthResponse is out
 	p.news.Store(new(store.Event))
 	r.peers[p] = struct{}{}
@@ -393,6 +400,7 @@ func (r *Relay) observe(e store.Event) {
 func (r *Relay) serve(p *Peer, transport string) {
 	p.Work()
 	r.env.runnersUp.left(p)
+	r.env.leaving.ended(p)
 	r.env.metrics.PeerDisconnected(transport)
 	if !r.env.away.keep(p) {
 		r.left(p)
@@ -434,7 +442,10 @@ func transportOf(c listener.Conn) string {
 // Shutdown refuses new peers, has every connected one sent what is queued for
 // it and a Close message, a few at a time over Limits.ShutdownSpread, waits
 // until all have gone and, at most 3 s, are back on another pod if there is one, and
-// cuts those that are left when ctx ends. It returns
+// cuts those that are left when ctx ends. Where there are
+// other pods, clients that understand it are asked to connect to one of those first,
+// and closed if they have not within that time, which is then at least 5 s, at most
+// half of what is left of ctx. It returns
 // when no goroutine of the relay is left, with ctx's error if it had to cut. It
 // may be called more than once.
 //
@@ -448,6 +459,7 @@ func (r *Relay) Shutdown(ctx context.Context) error {
 	peers := slices.Collect(maps.Keys(r.peers))
 	halfOpen := maps.Clone(r.halfOpen)
 	r.mu.Unlock()
+	r.Drain()
 	r.env.runnersUp.close()           // they are among the peers
 	for c, cancel := range halfOpen { // they never spoke; their Accepts return
 		cancel()
@@ -460,7 +472,11 @@ func (r *Relay) Shutdown(ctx context.Context) error {
 		r.env.wheel.wait()
 		close(gone)
 	}()
-	err := r.dismiss(ctx, peers, gone)
+	movers, others := r.apart(peers)
+	var moving sync.WaitGroup
+	moving.Go(func() { r.moveAll(ctx, movers, gone) })
+	err := r.dismiss(ctx, others, gone)
+	moving.Wait()
 	if err == nil {
 		select {
 		case <-gone:

@@ -16,7 +16,7 @@ func supersededPeers(t *testing.T) (r *runnersUp, st *store.Store, peers []*Peer
 	for range 2 {
 		p := NewPeer(nil, messages.HashID("alice"), newTryConn(0), st, nil, nil)
 		p.gone.Or(supersededBit)
-		if !r.keep(p) {
+		if !r.keep(p, false) {
 			t.Fatal("a young peer was not kept")
 		}
 		peers = append(peers, p)
@@ -69,12 +69,12 @@ func TestRunnersUpAreNotKeptForNothing(t *testing.T) {
 		r, st, _ := supersededPeers(t)
 		p := NewPeer(nil, messages.HashID("bob"), newTryConn(0), st, nil, nil)
 		p.cut(errCut)
-		if r.keep(p) {
+		if r.keep(p, false) {
 			t.Error("one that has ended was kept")
 		}
 		r.close()
 		p = NewPeer(nil, messages.HashID("bob"), newTryConn(0), st, nil, nil)
-		if r.keep(p) || r.n != 0 {
+		if r.keep(p, false) || r.n != 0 {
 			t.Error("one was kept for a relay that is shutting down")
 		}
 		ru := &runnerUp{peer: p, until: time.Now().Add(time.Second)}

@@ -57,19 +57,20 @@ func newRunnersUp(st *store.Store, m *metrics.Metrics, lookAt func(messages.Peer
 }
 
 // keep takes in a connection that is no longer in the store and reports whether
-// it did. A nil r keeps none.
-func (r *runnersUp) keep(p *Peer) bool {
-	if r == nil || time.Duration(now()-p.since) >= runnerUpAge || r.crowded() {
+// it did. A nil r keeps none. late: p was asked to move, which may not have succeeded, and
+// has its place until it is closed: no bound is for it.
+func (r *runnersUp) keep(p *Peer, late bool) bool {
+	if r == nil || !late && (time.Duration(now()-p.since) >= runnerUpAge || r.crowded()) {
 		return false
 	}
-	return r.add(&runnerUp{peer: p, until: time.Now().Add(runnerUpTime)})
+	return r.add(&runnerUp{peer: p, until: time.Now().Add(runnerUpTime)}, late)
 }
 
-func (r *runnersUp) add(ru *runnerUp) bool {
+func (r *runnersUp) add(ru *runnerUp, late bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	id := ru.peer.id
-	if r.closed || ru.peer.ending() || r.n >= maxAllRunnersUp || len(r.byID[id]) >= maxRunnersUp {
+	if ru.peer.ending() || !late && (r.closed || r.n >= maxAllRunnersUp || len(r.byID[id]) >= maxRunnersUp) {
 		return false
 	}
 	r.byID[id] = append(r.byID[id], ru)
@@ -167,6 +168,9 @@ func (r *runnersUp) giveBack(p *Peer, from store.Peer) bool {
 	if !r.store.Exchange(from, p) {
 		p.gone.Or(supersededBit)
 		return false
+	}
+	if p.env.leaving != nil {
+		p.env.leaving.returns(p)
 	}
 	if p.ending() { // and its own release may have come before the exchange
 		r.release(p)

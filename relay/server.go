@@ -227,6 +227,12 @@ func (s *Server) remove(l *ws.Listener) {
 	s.mu.Unlock()
 }
 
+// Drain is [Relay.Drain].
+func (s *Server) Drain() { s.relay.Drain() }
+
+// MoveAway is [Relay.MoveAway].
+func (s *Server) MoveAway(n int) { s.relay.MoveAway(n) }
+
 // Shutdown stops accepting, closes the connections that have not finished
 // their handshake, closes every peer gracefully (see [Relay.Shutdown]) and
 // waits until all have gone, at most until ctx ends; then it cuts. It returns

@@ -133,6 +133,9 @@ func (p *Peer) writeControl(w sendq.Work) (again sendq.Mark, err error) {
 	if w.Due&markHealth != 0 {
 		p.addControl(c, messages.AppendHealthCheck(c.msg[:0]))
 	}
+	if m := p.move.Load(); m != nil && w.Due&markGoAway != 0 {
+		p.addControl(c, messages.AppendGoAway(c.msg[:0], m.why))
+	}
 	if s := p.subscriber.Load(); s != nil && w.Due&markNotices != 0 {
 		err = p.addNotices(c, messages.TypePeersOnline, s.TakeOnline)
 		if err == nil {

@@ -16,12 +16,13 @@ const (
 	OutcomeClosed        Outcome = "closed"         // the other side went away, as the loser of a race of transports does
 	OutcomeLimit         Outcome = "limit"          // the relay holds as many peers as it may
 	OutcomeShutdown      Outcome = "shutdown"       // the relay is stopping
+	OutcomeGoAway        Outcome = "go_away"        // it was valid, and sent to another pod
 )
 
 // Outcomes returns all outcomes, so that each can be counted from zero.
 func Outcomes() []Outcome {
 	return []Outcome{
 		OutcomeOK, OutcomeTimeout, OutcomeEvicted, OutcomeRefusedSource, OutcomeBadAuth, OutcomeExpired,
-		OutcomeBadHTTP, OutcomeClosed, OutcomeLimit, OutcomeShutdown,
+		OutcomeBadHTTP, OutcomeClosed, OutcomeLimit, OutcomeShutdown, OutcomeGoAway,
 	}
 }

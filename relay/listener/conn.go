@@ -63,6 +63,13 @@ const (
 	Begun                    // a part was written
 )
 
+// Mover is a [Conn] whose client can be asked to connect to another pod.
+type Mover interface {
+	// Moves reports whether the client understands GoAway, and whether it opened this
+	// connection beside another one that it has.
+	Moves() (understands, moving bool)
+}
+
 // Watcher is a [Conn] that knows whether its path to the other side is dead.
 type Watcher interface {
 	// Unacknowledged reports whether something was sent that the other side has

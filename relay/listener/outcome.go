@@ -18,6 +18,7 @@ const (
 	OutcomeClosed        = gate.OutcomeClosed
 	OutcomeLimit         = gate.OutcomeLimit
 	OutcomeShutdown      = gate.OutcomeShutdown
+	OutcomeGoAway        = gate.OutcomeGoAway
 )
 
 // Outcomes returns all outcomes, so that each can be counted from zero.

@@ -128,6 +128,14 @@ func (q *Queue) Wake(atOnce bool) {
 	}
 }
 
+// Tell queues one control frame on the link in use, if there is one and it has room;
+// see [Link.SendControl].
+func (q *Queue) Tell(frame []byte) {
+	if l := q.link.Load(); l != nil {
+		l.SendControl(frame)
+	}
+}
+
 // Suspend drops what is queued and refuses everything, with why for both, until a
 // link is in use again. It returns how many messages were dropped, which are the
 // caller's to count. While a link is in use it does nothing.

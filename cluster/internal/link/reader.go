@@ -117,7 +117,7 @@ func (l *Link) other(t wire.Type, payload []byte) error {
 		return nil
 	case wire.TypeHello, wire.TypeProof:
 		return ErrHandshakeFrame
-	case wire.TypeUse, wire.TypeGoodbye, wire.TypeTally, wire.TypeComplaint, wire.TypeTokens, wire.TypeAbout, wire.TypeLoad:
+	case wire.TypeUse, wire.TypeGoodbye, wire.TypeTally, wire.TypeComplaint, wire.TypeTokens, wire.TypeAbout, wire.TypeLoad, wire.TypeMoved:
 		return l.cfg.Handler.Control(t, payload)
 	}
 	list := entryLists.Get().(*[]wire.Entry)

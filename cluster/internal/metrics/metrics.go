@@ -92,6 +92,7 @@ type Metrics struct {
 	BouncesSent      atomic.Int64
 	BouncesReceived  atomic.Int64
 	Held             atomic.Int64
+	MovedSent        atomic.Int64
 	Evictions        atomic.Int64
 	DigestMismatches atomic.Int64
 	DirectoryFaults  atomic.Int64
@@ -140,6 +141,7 @@ func New(meter metric.Meter) (*Metrics, error) {
 	t.Counter("relay_cluster_bounces_sent", "", "Messages sent back since their peer was not here.", &m.BouncesSent)
 	t.Counter("relay_cluster_bounces_received", "", "Messages that came back since their peer was not there.", &m.BouncesReceived)
 	t.Counter("relay_cluster_held", "", "Messages kept for a peer that a draining pod closed, until it is back on another pod.", &m.Held)
+	t.Counter("relay_cluster_moved_sent", "", "Times that another pod was told where a peer has moved to.", &m.MovedSent)
 	t.Counter("relay_cluster_evictions", "", "Connections of this pod that a newer one on another pod took the place of.", &m.Evictions)
 	t.Counter("relay_cluster_digest_mismatches", "", "Links closed since both ends counted their claims differently: a bug.", &m.DigestMismatches)
 	t.Counter("relay_cluster_directory_faults", "", "Directory entries of this pod to itself that it refused: a bug.", &m.DirectoryFaults)

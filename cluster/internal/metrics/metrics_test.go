@@ -79,6 +79,7 @@ func TestMetricNames(t *testing.T) {
 
 			"relay_cluster_bounces_sent_total 0", "relay_cluster_bounces_received_total 0",
 			"relay_cluster_held_total 0", "relay_cluster_held_messages 0", "relay_cluster_away_peers 0",
+			"relay_cluster_moved_sent_total 0",
 			"relay_cluster_evictions_total 0", "relay_cluster_digest_mismatches_total 0", "relay_cluster_directory_faults_total 0",
 			"relay_cluster_pods 0", "relay_cluster_settled 0",
 			"relay_cluster_peers_share 0", "relay_cluster_parked_messages 0", "relay_cluster_parked_bytes 0",

@@ -130,6 +130,19 @@ func (t *Table) Gone(dst messages.PeerID) (dropped int, was bool) {
 // away reports whether e, which may be nil, waits for a destination that is away.
 func (e *entry) away() bool { return e != nil && e.state == looking && e.waiting.away }
 
+// Moved records what pod, which is remembered as the owner of dst, says: that dst is
+// owner's by now. What another pod says, or is older, changes nothing. Any goroutine may
+// call Moved.
+func (t *Table) Moved(dst messages.PeerID, pod wire.PodID, owner Owner) {
+	sh := t.shard(&dst)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	e := sh.entries[dst]
+	if e != nil && (e.state == owned || e.state == draining) && e.owner.Pod == pod && older(e.owner, owner) {
+		e.owner, e.asking = owner, false
+	}
+}
+
 // older reports whether claim a lost to claim b.
 func older(a, b Owner) bool {
 	return a.Epoch < b.Epoch || a.Epoch == b.Epoch && a.Pod < b.Pod

@@ -30,7 +30,7 @@ type Config struct {
 	Lookups  int // destinations that are looked up at the same time [8,192]
 	Source   int // destinations for which messages of one source may wait [512]
 
-	Messages, Bytes           int // kept for one destination [32; 64 KiB]
+	Messages, Bytes           int // kept for one destination [256; 256 KiB]
 	AwayMessages, AwayBytes   int // kept for one that is away [1,024; 512 KiB]
 	TotalMessages, TotalBytes int // kept for all [65,536; 64 MiB]
 
@@ -52,8 +52,8 @@ func (c Config) withDefaults() Config {
 	or(&c.Absences, 65_536)
 	or(&c.Lookups, 8192)
 	or(&c.Source, 512)
-	or(&c.Messages, 32)
-	or(&c.Bytes, 64<<10)
+	or(&c.Messages, 256)
+	or(&c.Bytes, 256<<10)
 	or(&c.AwayMessages, 1024)
 	or(&c.AwayBytes, 512<<10)
 	or(&c.TotalMessages, 65_536)

@@ -143,6 +143,14 @@ func (c *conn) Control(t wire.Type, payload []byte) error {
 			return err
 		}
 		c.transport.takeLoad(c, load)
+	case wire.TypeMoved:
+		m, err := wire.ParseMoved(payload)
+		if err != nil {
+			return err
+		}
+		if c.state.Load() != connWaits {
+			c.Moved(m)
+		}
 	case wire.TypeTokens:
 		theirs, err := wire.ParseTokens(payload)
 		if err != nil {

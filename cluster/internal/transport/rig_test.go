@@ -373,6 +373,8 @@ func (w *witnessReceiver) Bounce(dst messages.PeerID, epoch uint64, flags wire.F
 	w.Forward(dst, epoch, flags, msg)
 }
 
+func (w *witnessReceiver) Moved(wire.Moved) {}
+
 func (w *witnessReceiver) BatchEnd() {}
 
 // count returns how often a line that begins so is in the trace.

@@ -106,6 +106,18 @@ func (t *Transport) Known(addresses []string) map[string]bool {
 	return all
 }
 
+// Farthest returns the longest round trip of the links in use.
+func (t *Transport) Farthest() (rtt time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.pods {
+		if p.used != nil {
+			rtt = max(rtt, p.used.link.RTT())
+		}
+	}
+	return rtt
+}
+
 // Figures sets the gauges of the links.
 func (t *Transport) Figures(f *metrics.Figures) {
 	t.mu.Lock()

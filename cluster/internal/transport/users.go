@@ -64,6 +64,10 @@ type Receiver interface {
 	Forward(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte)
 	Bounce(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte)
 
+	// Moved says that a peer for which messages were sent on the link is on another
+	// pod by now.
+	Moved(wire.Moved)
+
 	// BatchEnd comes before the reader waits for its socket.
 	BatchEnd()
 }

@@ -68,3 +68,34 @@ func ParseData(t Type, payload []byte) (d Data, err error) {
 	d.Message = msg
 	return d, nil
 }
+
+// movedSize is the size of the payload of MOVED.
+const movedSize = messages.PeerIDSize + 8 + 8
+
+// Moved says that a message came to the sender for a peer that is on another pod by
+// now. The message was delivered all the same.
+type Moved struct {
+	Destination messages.PeerID
+	Pod         PodID // where it is; not 0
+	Epoch       uint64
+}
+
+// AppendMoved appends a MOVED frame.
+func AppendMoved(dst []byte, m Moved) []byte {
+	dst = append(AppendHeader(dst, TypeMoved, movedSize), m.Destination[:]...)
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(dst, uint64(m.Pod)), m.Epoch)
+}
+
+// ParseMoved parses the payload of a MOVED frame.
+func ParseMoved(payload []byte) (m Moved, err error) {
+	if len(payload) != movedSize {
+		return m, malformed(TypeMoved, "size")
+	}
+	m.Destination = messages.PeerID(payload)
+	m.Pod = PodID(binary.BigEndian.Uint64(payload[messages.PeerIDSize:]))
+	m.Epoch = binary.BigEndian.Uint64(payload[messages.PeerIDSize+8:])
+	if m.Pod == 0 {
+		return Moved{}, malformed(TypeMoved, "pod 0")
+	}
+	return m, nil
+}

@@ -29,6 +29,7 @@
 //	0x20+kind       entries of the directory of one kind            …16384
 //	0x40 FWD        flags 1, destination 36, epoch 8, Transport     83…8865
 //	0x41 BOUNCE     as FWD                                          83…8865
+//	0x42 MOVED      destination 36, pod 8, epoch 8                  52
 //
 // The flags of FWD and BOUNCE are 1, second attempt, and 2, away.
 //

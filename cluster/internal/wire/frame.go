@@ -52,13 +52,14 @@ const (
 	TypeEntries   Type = 0x20 // and the kind
 	TypeForward   Type = 0x40
 	TypeBounce    Type = 0x41
+	TypeMoved     Type = 0x42
 )
 
 var typeNames = map[Type]string{
 	TypeHello: "HELLO", TypeProof: "PROOF", TypeUse: "USE", TypeGoodbye: "GOODBYE",
 	TypePing: "PING", TypePong: "PONG", TypeTally: "TALLY", TypeComplaint: "COMPLAINT",
 	TypeTokens: "TOKENS", TypeAbout: "ABOUT", TypeLoad: "LOAD",
-	TypeForward: "FWD", TypeBounce: "BOUNCE",
+	TypeForward: "FWD", TypeBounce: "BOUNCE", TypeMoved: "MOVED",
 }
 
 // EntryType returns the type of the frames with entries of kind k.
@@ -101,6 +102,8 @@ func (t Type) limit() int {
 		return loadSize
 	case TypeForward, TypeBounce:
 		return MaxData
+	case TypeMoved:
+		return movedSize
 	}
 	if _, ok := t.Kind(); ok {
 		return MaxEntries

@@ -66,6 +66,7 @@ func FuzzComplaints(f *testing.F) { fuzz(f, wire.TypeComplaint) }
 func FuzzTokens(f *testing.F)     { fuzz(f, wire.TypeTokens) }
 func FuzzAbout(f *testing.F)      { fuzz(f, wire.TypeAbout) }
 func FuzzLoad(f *testing.F)       { fuzz(f, wire.TypeLoad) }
+func FuzzMoved(f *testing.F)      { fuzz(f, wire.TypeMoved) }
 
 // FuzzEntries also holds what the directory relies on, and that entries can be cut
 // into frames anywhere.

@@ -239,6 +239,12 @@ func (v vector) make(t testing.TB) []byte {
 		return wire.AppendAbout(nil, a)
 	case wire.TypeTokens:
 		return wire.AppendTokens(nil, wire.Fingerprint(v.bytes(t, "tokens")))
+	case wire.TypeMoved:
+		return wire.AppendMoved(nil, wire.Moved{
+			Destination: messages.PeerID(v.bytes(t, "destination")),
+			Pod:         wire.PodID(v.number(t, "pod")),
+			Epoch:       v.number(t, "epoch"),
+		})
 	case wire.TypeComplaint:
 		var list []wire.Complaint
 		times := uint64(1)
@@ -333,6 +339,9 @@ func reencode(typ wire.Type, payload []byte) ([]byte, error) {
 	case wire.TypeTokens:
 		f, err := wire.ParseTokens(payload)
 		return wire.AppendTokens(nil, f), err
+	case wire.TypeMoved:
+		m, err := wire.ParseMoved(payload)
+		return wire.AppendMoved(nil, m), err
 	case wire.TypeComplaint:
 		list, err := wire.ParseComplaints(payload)
 		return wire.AppendComplaints(nil, list), err

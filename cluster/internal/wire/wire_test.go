@@ -31,7 +31,7 @@ func TestLimits(t *testing.T) {
 	limits := map[wire.Type]int{
 		wire.TypeHello: 1024, wire.TypeProof: 304, wire.TypeUse: 8, wire.TypeGoodbye: 256,
 		wire.TypePing: 16, wire.TypePong: 20, wire.TypeTally: 16, wire.TypeComplaint: 10272,
-		wire.TypeTokens: 8, wire.TypeAbout: 64970, wire.TypeLoad: 9, wire.TypeForward: 8865, wire.TypeBounce: 8865,
+		wire.TypeTokens: 8, wire.TypeAbout: 64970, wire.TypeLoad: 9, wire.TypeForward: 8865, wire.TypeBounce: 8865, wire.TypeMoved: 52,
 	}
 	for k := wire.Register; k <= wire.Await; k++ {
 		limits[wire.EntryType(k)] = 16 << 10

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +25,8 @@ type Conn struct {
 	socket *socket
 	tls    *netbatch.Records // nil without TLS
 	limit  int               // largest message in bytes
+	goAway bool              // the client understands GoAway
+	moving bool              // and has another connection
 
 	// Owned by the reader.
 	in        netbatch.Reader
@@ -57,6 +61,7 @@ const probeAfter = 5 * time.Second
 
 var (
 	_ listener.Watcher = (*Conn)(nil)
+	_ listener.Mover   = (*Conn)(nil)
 	_ listener.Conn    = (*Conn)(nil)
 )
 
@@ -72,6 +77,27 @@ func newConn(s *socket, tlsConn *tls.Conn, early []byte, limit int, stall time.D
 	c.out.Init(s.Conn, s.Raw(), stall)
 	return c
 }
+
+// FeaturesHeader is the header of an upgrade request that says what the client
+// understands: docs/protocol.md, "Moving".
+const FeaturesHeader = "Relay-Features"
+
+// features reads that header.
+func (c *Conn) features(header http.Header) {
+	for _, line := range header.Values(FeaturesHeader) {
+		for word := range strings.SplitSeq(line, ",") {
+			switch strings.TrimSpace(word) {
+			case "goaway":
+				c.goAway = true
+			case "moving":
+				c.moving = true
+			}
+		}
+	}
+}
+
+// Moves implements [listener.Mover].
+func (c *Conn) Moves() (understands, moving bool) { return c.goAway, c.goAway && c.moving }
 
 // NextMessage implements [listener.Conn]. A deadline set with SetReadDeadline
 // that passes is the only error after which it may be called again.

@@ -71,7 +71,9 @@ func (u *upgrader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// The library's part ends with the 101. Its Conn must not be left to the
 	// finalizer that closes the stand-in.
 	_ = lib.CloseNow()
-	u.accept(newConn(s, once.tls, once.early, u.l.limit, u.l.stall))
+	c := newConn(s, once.tls, once.early, u.l.limit, u.l.stall)
+	c.features(r.Header)
+	u.accept(c)
 }
 
 // serveOther lets a handler of Config.Mux answer. Its answer decides what the
