@@ -314,7 +314,7 @@ func (c *Client) run(first *link) {
 			}
 		}
 		if l != nil {
-			err = l.run(c.ctx)
+			l, err = c.serve(l)
 			c.linkDown(err)
 			if l.goodbye {
 				c.goodbye.Store(true)
@@ -371,9 +371,9 @@ func (c *Client) stableAfter(err error) time.Duration {
 	return 2 * c.cfg.MaxBackoff
 }
 
-// connect tries all addresses at once and returns the first link whose
-// handshake completes.
-func (c *Client) connect(ctx context.Context) (*link, error) {
+// attempt tries all addresses at once and returns the first link whose
+// handshake completes. moving: it is to be beside one that the client has.
+func (c *Client) attempt(ctx context.Context, moving bool) (*link, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.DialTimeout)
 	stop := context.AfterFunc(c.ctx, cancel)
 	token, err := c.cfg.Token(ctx)
@@ -387,7 +387,7 @@ func (c *Client) connect(ctx context.Context) (*link, error) {
 		l   *link
 		err error
 	}
-	// Slower attempts may still be in a handshake when connect returns: cancel
+	// Slower attempts may still be in a handshake when attempt returns: cancel
 	// ends them, and Close waits for them.
 	results := make(chan result, len(c.targets))
 	var won sync.Once
@@ -396,7 +396,7 @@ func (c *Client) connect(ctx context.Context) (*link, error) {
 		dials.Add(1)
 		c.loops.Go(func() {
 			defer dials.Done()
-			l, err := c.dial(ctx, t, token)
+			l, err := c.dial(ctx, t, token, moving)
 			if err == nil {
 				first := false
 				won.Do(func() { first = true })
@@ -434,10 +434,19 @@ func (c *Client) linkUpLocked(l *link) {
 		return
 	}
 	c.state = StateConnected
+	close(c.up)
+	c.useLocked(l)
+}
+
+// useLocked makes l the link that is used.
+func (c *Client) useLocked(l *link) {
+	if c.state == StateClosed {
+		l.cut()
+		return
+	}
 	c.link = l
 	c.instance = l.instance
 	c.lastErr = nil
-	close(c.up)
 	// Subscribe to everything again: subscriptions end with their connection.
 	grace := min(max(time.Since(c.downSince), minConfirmGrace), maxConfirmGrace)
 	clear(c.dirty)

@@ -65,6 +65,10 @@ type link struct {
 	lastHealth atomic.Int64  // when the last one came, as a duration since started
 	readDone   chan struct{} // closed when readLoop has returned
 
+	goAway      chan messages.Why    // the newest that the relay has asked and move has not seen
+	next        atomic.Pointer[link] // where the client moves to
+	startMoving func()               // made by run, for readLoop
+
 	// Owned by writeLoop; goodbye is read by run's caller after it.
 	scratch []byte // control messages
 	frame   []byte // of own
@@ -114,8 +118,9 @@ func (c *Client) dialTCP(ctx context.Context, addr string) (net.Conn, error) {
 	}
 }
 
-// dial opens a connection to t and does the handshake. ctx bounds all of it.
-func (c *Client) dial(ctx context.Context, t target, token []byte) (_ *link, err error) {
+// dial opens a connection to t and does the handshake. ctx bounds all of it. moving: the
+// client has a connection.
+func (c *Client) dial(ctx context.Context, t target, token []byte, moving bool) (_ *link, err error) {
 	raw, err := c.dialTCP(ctx, t.addr)
 	if err != nil {
 		return nil, fmt.Errorf("dial relay %s: %w", t.url, err)
@@ -164,10 +169,11 @@ func (c *Client) dial(ctx context.Context, t target, token []byte) (_ *link, err
 		conn:     conn,
 		target:   t,
 		readDone: make(chan struct{}),
+		goAway:   make(chan messages.Why, 1),
 		log:      c.log.With("relay", t.url),
 	}
 	if l.own == nil {
-		if l.ws, err = upgrade(ctx, carrier, t.host); err != nil {
+		if l.ws, err = upgrade(ctx, carrier, t.host, moving); err != nil {
 			return nil, err
 		}
 	}
@@ -182,8 +188,12 @@ func (c *Client) dial(ctx context.Context, t target, token []byte) (_ *link, err
 
 // upgrade opens a WebSocket on conn, which is already encrypted if it has to be. It
 // follows no redirect: that would send the token to another server.
-func upgrade(ctx context.Context, conn net.Conn, host string) (*websocket.Conn, error) {
-	opts := &websocket.DialOptions{HTTPClient: &http.Client{
+func upgrade(ctx context.Context, conn net.Conn, host string, moving bool) (*websocket.Conn, error) {
+	features := featuresFirst
+	if moving {
+		features = featuresMoving
+	}
+	opts := &websocket.DialOptions{HTTPHeader: http.Header{featuresHeader: {features}}, HTTPClient: &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport:     oneExchange{conn},
 	}}
@@ -271,6 +281,9 @@ func (l *link) authenticate(ctx context.Context, token []byte) (instance string,
 		}
 		return "", fmt.Errorf("%w: %w", ErrRefused, err)
 	}
+	if why, err := messages.ParseGoAway(msg); err == nil {
+		return "", goAwayError{why}
+	}
 	instance, err = messages.ParseAuthResponse(msg)
 	if err != nil {
 		return "", fmt.Errorf("the relay's first message is not an AuthResponse: %w", err)
@@ -330,6 +343,7 @@ func (l *link) cut() { _ = l.conn.Close() }
 func (l *link) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var loops sync.WaitGroup
+	l.startMoving = sync.OnceFunc(func() { loops.Go(func() { l.move(ctx) }) })
 	loops.Go(func() { cancel(l.readLoop()) })
 	loops.Go(func() { cancel(l.writeLoop(ctx)) })
 	if raw := netbatch.Raw(l.conn.Conn); raw != nil {
@@ -426,6 +440,10 @@ func (l *link) handle(msg []byte) error {
 			return nil
 		}
 		c.setPresence(ids, typ == messages.TypePeersOnline)
+	case messages.TypeGoAway:
+		if l.askToMove(msg) != nil {
+			c.count.malformed.Add(1)
+		}
 	case messages.TypeClose:
 		return errServerClose
 	default:
@@ -440,6 +458,9 @@ func (l *link) writeLoop(ctx context.Context) error {
 	tick := time.NewTicker(tickPeriod)
 	defer tick.Stop()
 	for {
+		if l.next.Load() != nil {
+			return l.sayMoved(ctx)
+		}
 		more, err := l.writeBatch()
 		if err != nil {
 			return err

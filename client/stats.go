@@ -8,6 +8,10 @@ type Stats struct {
 	Connections uint64 // complete handshakes
 	Failures    uint64 // attempts that ended without one
 
+	MovesAsked  uint64 // times that the relay asked the client to connect to another pod
+	Moves       uint64 // moves to another pod: the client stayed connected
+	MovesFailed uint64 // times that it asked and the client stayed, or lost the connection
+
 	MessagesSent     uint64 // handed to the network; not necessarily delivered
 	BytesSent        uint64
 	MessagesReceived uint64 // all that arrived, including those dropped later
@@ -34,6 +38,7 @@ type Drops struct {
 // counters are the atomics behind Stats.
 type counters struct {
 	connections, failures               atomic.Uint64
+	movesAsked, moves, movesFailed      atomic.Uint64
 	messagesSent, bytesSent             atomic.Uint64
 	messagesReceived, bytesReceived     atomic.Uint64
 	sendQueueFull, connectionLost       atomic.Uint64
@@ -55,6 +60,9 @@ func (c *Client) Stats() Stats {
 	s := Stats{
 		Connections:      n.connections.Load(),
 		Failures:         n.failures.Load(),
+		MovesAsked:       n.movesAsked.Load(),
+		Moves:            n.moves.Load(),
+		MovesFailed:      n.movesFailed.Load(),
 		MessagesSent:     n.messagesSent.Load(),
 		BytesSent:        n.bytesSent.Load(),
 		MessagesReceived: n.messagesReceived.Load(),
