@@ -201,11 +201,15 @@ func (p *Pod) peers() Part {
 	}
 }
 
+// drainTick is how often a pod that is about to stop looks whether it has peers.
+const drainTick = 100 * time.Millisecond
+
 // readiness says that the pod wants peers, once it has taken from the other pods
 // what puts connections in order; then it stays ready, whatever becomes of those. A
 // load balancer goes on sending new peers for a while after the pod is not ready,
 // and they would find it closed: a pod that was asked to stop serves them until the
-// delay is over.
+// delay is over, or it has no peers.
+
 func (p *Pod) readiness() Part {
 	return Part{
 		Name: "readiness",
@@ -226,10 +230,17 @@ func (p *Pod) readiness() Part {
 				return
 			}
 			p.drainDeadline.Store(time.Now().Add(p.cfg.DrainDelay + p.cfg.DrainGrace).Unix())
+			p.relay.Drain()
 			p.log.Info("draining", "delay", p.cfg.DrainDelay, "grace", p.cfg.DrainGrace, "peers", p.relay.Store().Len())
-			select {
-			case <-time.After(p.cfg.DrainDelay):
-			case <-p.cut.Done():
+			ctx, cancel := context.WithTimeout(p.cut, p.cfg.DrainDelay)
+			defer cancel()
+			tick := time.NewTicker(drainTick)
+			defer tick.Stop()
+			for p.relay.Store().Len() > 0 && ctx.Err() == nil {
+				select {
+				case <-tick.C:
+				case <-ctx.Done():
+				}
 			}
 		},
 	}
