@@ -356,3 +356,54 @@ func TestRollingRestartLosesNothing(t *testing.T) {
 		}
 	}
 }
+
+// A client that no other pod takes stays where it is, for as long as it may; asked by a
+// pod that stops, it is closed in the end and connects again.
+func TestNoOtherPodTakesTheClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2, time.Millisecond)
+		first, second := f.start(0), f.start(1)
+		f.unlist(second) // every attempt leads to the first
+		a := f.connect("a")
+		b := f.connect("b")
+		out, in := a.PacketConn(), b.PacketConn()
+		say := func(text string) {
+			t.Helper()
+			if _, err := out.WriteTo([]byte(text), client.Addr(b.PeerID())); err != nil {
+				t.Fatal(err)
+			}
+			buf := make([]byte, 100)
+			_ = in.SetReadDeadline(time.Now().Add(5 * time.Second))
+			if n, _, err := in.ReadFrom(buf); err != nil || string(buf[:n]) != text {
+				t.Errorf("got %q, %v, want %q", buf[:n], err, text)
+			}
+		}
+		say("one")
+		time.Sleep(2 * time.Minute)
+		first.MoveAway(2)
+		time.Sleep(5 * time.Second)
+		say("two")
+		for _, c := range []*client.Client{a, b} {
+			if s := c.Stats(); s.MovesAsked != 1 || s.MovesFailed != 1 || s.Moves != 0 || s.Failures != 3 || s.Connections != 1 {
+				t.Errorf("client %+v", s)
+			}
+		}
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			f.stop(first)
+		}()
+		time.Sleep(3 * time.Second)
+		say("three") // asked, and still served
+		<-stopped
+		f.mu.Lock()
+		f.listed = append(f.listed, second.name)
+		f.mu.Unlock()
+		time.Sleep(time.Minute)
+		say("four")
+		_, _ = a.Close(), b.Close()
+		f.unlist(second)
+		_ = second.Close()
+		<-second.served
+	})
+}

@@ -97,6 +97,7 @@ var zero = []string{
 	`relay_handshakes_total{outcome="expired"} 0`,
 	`relay_handshakes_total{outcome="closed"} 0`,
 	`relay_handshakes_total{outcome="evicted"} 0`,
+	`relay_handshakes_total{outcome="go_away"} 0`,
 	`relay_handshakes_total{outcome="limit"} 0`,
 	`relay_handshakes_total{outcome="ok"} 0`,
 	`relay_handshakes_total{outcome="refused_source"} 0`,

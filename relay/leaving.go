@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -330,7 +331,11 @@ func (r *Relay) sendAway(id messages.PeerID, c listener.Conn) bool {
 // movesOf returns whether the client of c understands GoAway, and whether it has
 // another connection.
 func movesOf(c listener.Conn) (understands, moving bool) {
-	if m, ok := c.(listener.Mover); ok {
+	var conn net.Conn = c
+	if plain, ok := c.(*plainConn); ok {
+		conn = plain.Conn
+	}
+	if m, ok := conn.(listener.Mover); ok {
 		return m.Moves()
 	}
 	return false, false
