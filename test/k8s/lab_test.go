@@ -164,7 +164,7 @@ func (l *theLab) loadImage(repository, module, command, dir string) (loadedImage
 	}
 	defer os.RemoveAll(tmp)
 	binary := filepath.Join(tmp, "binary")
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", binary, command)
+	build := exec.Command("go", "build", "-buildvcs=false", "-ldflags=-s -w", "-o", binary, command)
 	build.Dir = filepath.Join(dir, module)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
