@@ -16,8 +16,9 @@ const nameServer = "10.96.0.10:53"
 // headless name is that of all pods, and peers that come through the load balancer
 // are on all pods and talk.
 func TestInstall(t *testing.T) {
+	image := lab(t).image
 	from := time.Now()
-	r := install(t, lab(t).image)
+	r := install(t, image)
 	t.Logf("helm install --wait returned after %.1f s", time.Since(from).Seconds())
 	eventually(t, "full mesh", func() error { return r.mesh(t.Context(), 3) })
 	t.Logf("every pod was linked to every other after %.1f s", time.Since(from).Seconds())
