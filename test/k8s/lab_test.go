@@ -42,6 +42,27 @@ type loadedImage struct{ repository, tag string }
 
 func (i loadedImage) String() string { return i.repository + ":" + i.tag }
 
+// bringUpScript prints whether it has started the cluster, KUBECONFIG and PATH. A
+// cluster that is up is used as it is: `up` replaces one that is slow to answer.
+const bringUpScript = `
+state=$(. "$0/lib.sh" && echo "$KUBELAB_STATE") && bin=$("$0/build") || exit
+export KUBECONFIG=$state/kubeconfig PATH=$bin/cli:$PATH
+started=found
+if ! [ -e "$state/settings" ]; then
+	started=started
+	"$0/up" >/dev/null || exit
+fi
+for i in $(seq 60); do
+	if kubectl --request-timeout=10s get --raw /readyz >/dev/null; then
+		printf '%s\n' $started "$KUBECONFIG" "$PATH"
+		exit
+	fi
+	sleep 1
+done
+echo "the cluster of $state does not answer: $0/down removes it" >&2
+exit 1
+`
+
 var errNoLab = errors.New("there is no Kubernetes to test on")
 
 // bringUp is called by the first test that needs the cluster.
@@ -60,16 +81,18 @@ var bringUp = sync.OnceValues(func() (_ *theLab, err error) {
 	if os.Getuid() != 0 {
 		return nil, fmt.Errorf("%w: %s needs root", errNoLab, up)
 	}
-	var said bytes.Buffer
-	cmd := exec.Command("bash", "-c", `settings=$("$0") && eval "$settings" && printf '%s\n' "$KUBECONFIG" "$PATH"`, up)
-	cmd.Stderr = io.MultiWriter(os.Stderr, &said)
+	cmd := exec.Command("bash", "-c", bringUpScript, l.tools)
+	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", up, err)
 	}
-	l.started = strings.Contains(said.String(), "up in ") // it says so only then
-	config, path, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-	if err := errors.Join(os.Setenv("KUBECONFIG", config), os.Setenv("PATH", path)); err != nil {
+	said := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if len(said) != 3 {
+		return nil, fmt.Errorf("%s: unexpected output %q", up, out)
+	}
+	l.started = said[0] == "started"
+	if err := errors.Join(os.Setenv("KUBECONFIG", said[1]), os.Setenv("PATH", said[2])); err != nil {
 		return nil, err
 	}
 	if err := l.serveAPI(); err != nil {
