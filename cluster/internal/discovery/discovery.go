@@ -120,8 +120,8 @@ type Pods interface {
 	Standing(addr netip.AddrPort) Standing
 
 	// Sessions is how many sessions there are that the other pod has answered in,
-	// and whether one of those pods tells others of this one.
-	Sessions() (n int, tells bool)
+	// and whether one of those pods tells others of this one, or is past its start.
+	Sessions() (n int, tells, serves bool)
 
 	// Told returns the addresses of pods that linked pods have told of, and to
 	// which there is no link.
@@ -320,7 +320,7 @@ func (d *Discovery) hurryLocked(now time.Time) {
 // answer leads to another one, or not to this one, or is older than the loss of
 // the last link.
 func (d *Discovery) Alone() bool {
-	if n, _ := d.pods.Sessions(); n > 0 {
+	if n, _, _ := d.pods.Sessions(); n > 0 {
 		return false
 	}
 	d.mu.Lock()

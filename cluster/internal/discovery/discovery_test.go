@@ -32,7 +32,9 @@ func (f *fakeDialer) Dial(context.Context, netip.AddrPort) error {
 func (f *fakeDialer) Standing(addr netip.AddrPort) Standing {
 	return Standing{Linked: f.links[addr], Self: addr == f.self, Own: addr == f.self}
 }
-func (f *fakeDialer) Sessions() (int, bool)     { return len(f.links), len(f.links) > 0 }
+func (f *fakeDialer) Sessions() (int, bool, bool) {
+	return len(f.links), len(f.links) > 0, true
+}
 func (f *fakeDialer) Told() []netip.AddrPort    { return nil }
 func (f *fakeDialer) Named([]netip.AddrPort)    {}
 func (f *fakeDialer) Complain([]wire.Complaint) {}

@@ -69,7 +69,7 @@ func (d *Discovery) judgeLocked(now time.Time) (again time.Time) {
 func (d *Discovery) waitsForLocked() (why string, bound time.Duration, others bool) {
 	var refused, open int
 	var reasons []string
-	linked, tells := d.pods.Sessions()
+	linked, tells, serves := d.pods.Sessions()
 	listed := !d.named
 	for _, t := range d.targets {
 		switch {
@@ -97,6 +97,8 @@ func (d *Discovery) waitsForLocked() (why string, bound time.Duration, others bo
 	switch {
 	case refused > 0 && linked == 0:
 		return fmt.Sprintf("no other pod links to this one, and all that answer (%d) refuse it or are refused: %s; this one is set wrongly, or the pods are two camps", refused, reason), 0, others
+	case refused > linked && !serves:
+		return fmt.Sprintf("the pods are two camps: this one is linked to %d others, none of which serves yet, and %d refuse it or are refused: %s; they are set wrongly", linked, refused, reason), 0, others
 	case refused > 0:
 		return fmt.Sprintf("the pods are two camps: this one is linked to %d others, and %d refuse it or are refused: %s", linked, refused, reason), bound, others
 	case !d.looked:

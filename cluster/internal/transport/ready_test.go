@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/crosspod/crosspod/cluster/internal/discovery"
+	"github.com/crosspod/crosspod/cluster/internal/wire"
 )
 
 // TestReadyAfterTheFirstLook: a pod may serve when its first resolution was
@@ -110,28 +112,73 @@ func TestReadyAfterTheFirstLook(t *testing.T) {
 	})
 }
 
-// TestTwoCamps: pods of which each part refuses the other say so. A camp of
-// several serves, a pod that was there first goes on, and one that every other
-// refuses waits.
+// TestTwoCamps: pods of which each part refuses the other say so. The larger camp
+// serves, a pod that serves goes on, and those that are refused by as many or more, or
+// by all, wait.
 func TestTwoCamps(t *testing.T) {
 	camp := func(secret string) func(*rigConfig) { return func(c *rigConfig) { c.Secrets = []string{secret} } }
 	odd := camp("another secret, as long as the others")
-	t.Run("two and two", func(t *testing.T) {
-		inBubble(t, pace, func(t *testing.T, r *rig) {
-			r.resolves("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4")
-			pods := []*rigPod{r.pod("10.0.0.1"), r.pod("10.0.0.2"), r.pod("10.0.0.3", odd), r.pod("10.0.0.4", odd)}
-			for _, p := range pods {
-				p.start()
-			}
-			time.Sleep(discovery.ReadyWait + time.Millisecond)
-			synctest.Wait()
-			for _, p := range pods {
-				if !p.discovery.IsReady() || p.log.count("the pods are two camps: this one is linked to 1 others, and 2 refuse it") != 1 {
-					t.Errorf("%s is ready: %v; its log:\n%s", p.host, p.discovery.IsReady(), p.log.text.String())
+	for _, tt := range []struct {
+		name                    string
+		first, second           int  // pods of each camp
+		firstServes             bool // before the second starts
+		firstReady, secondReady bool
+	}{
+		{"two and two", 2, 2, false, false, false},
+		{"three and two", 3, 2, false, true, false},
+		{"two that serve and two", 2, 2, true, true, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inBubble(t, pace, func(t *testing.T, r *rig) {
+				var hosts []string
+				camps := make([][]*rigPod, 2)
+				for i := range tt.first + tt.second {
+					host := fmt.Sprint("10.0.0.", i+1)
+					if i < tt.first {
+						camps[0] = append(camps[0], r.pod(host))
+					} else {
+						camps[1] = append(camps[1], r.pod(host, odd))
+					}
+					hosts = append(hosts, host)
 				}
-			}
+				for i, camp := range camps {
+					if i == 0 && tt.firstServes {
+						r.resolves(hosts[:tt.first]...)
+					} else {
+						r.resolves(hosts...)
+					}
+					for _, p := range camp {
+						p.start()
+					}
+					if i == 0 && tt.firstServes {
+						r.within(2*time.Second, "the first camp serves", func() bool { return camp[0].discovery.IsReady() && camp[1].discovery.IsReady() })
+						for _, p := range camp {
+							p.transport.SetLoad(wire.Load{Stage: wire.StageServing})
+						}
+					}
+				}
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				for i, camp := range camps {
+					for _, p := range camp {
+						if got, want := p.discovery.IsReady(), []bool{tt.firstReady, tt.secondReady}[i]; got != want {
+							t.Errorf("%s is ready: %v; its log:\n%s", p.host, got, p.log.text.String())
+						}
+						if p.log.count("the pods are two camps") != 1 && !(tt.firstServes && i == 0) {
+							t.Errorf("%s does not say that there are two camps", p.host)
+						}
+					}
+				}
+				if !tt.firstServes {
+					return
+				}
+				// One that starts again into a camp that serves is ready, though as many refuse it.
+				camps[0][1].stop()
+				again := r.pod(camps[0][1].host).start()
+				r.within(discovery.ReadyWait+2*time.Second, "ready again", again.discovery.IsReady)
+			})
 		})
-	})
+	}
 	t.Run("one and one", func(t *testing.T) {
 		inBubble(t, pace, func(t *testing.T, r *rig) {
 			r.resolves("10.0.0.1", "10.0.0.2")

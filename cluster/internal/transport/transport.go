@@ -192,16 +192,17 @@ func (t *Transport) Complain(list []wire.Complaint) {
 }
 
 // Sessions implements discovery.Pods.
-func (t *Transport) Sessions() (n int, tells bool) {
+func (t *Transport) Sessions() (n int, tells, serves bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, p := range t.pods {
 		if p.answeredLocked() {
 			n++
 			tells = tells || p.tellsLocked()
+			serves = serves || p.load == nil || p.load.Stage != wire.StageStarting // nil: of an older version
 		}
 	}
-	return n, tells
+	return n, tells, serves
 }
 
 // usedLocked returns the sessions.
