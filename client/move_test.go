@@ -28,7 +28,8 @@ import (
 type fleet struct {
 	t     *testing.T
 	net   *memnet.Network
-	names []string // of all pods there may be
+	names []string        // of all pods there may be
+	pick  func(n int) int // which of n pods gets a connection; nil: one after the other
 
 	mu     sync.Mutex // guards what follows
 	listed []string
@@ -149,7 +150,11 @@ func (f *fleet) dial(ctx context.Context, network, _ string) (net.Conn, error) {
 		f.mu.Unlock()
 		return nil, errors.New("no pod is listed")
 	}
-	name := f.listed[f.turn%len(f.listed)]
+	turn := f.turn % len(f.listed)
+	if f.pick != nil {
+		turn = f.pick(len(f.listed))
+	}
+	name := f.listed[turn]
 	f.turn++
 	f.mu.Unlock()
 	return f.net.Host("clients").Dial(ctx, network, name+":80")
