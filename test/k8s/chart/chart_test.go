@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -244,6 +245,46 @@ func TestSettings(t *testing.T) {
 	}
 	for name := range known {
 		t.Errorf("the schema has %s, which is no option", name)
+	}
+}
+
+// Dashboards and alerts reach the cluster as they are in the chart's files.
+func TestMonitoring(t *testing.T) {
+	got, stderr, err := template(append(slices.Clone(secrets), "--set", "metrics.prometheusRule.enabled=true,metrics.dashboards.enabled=true,metrics.dashboards.labels.a=b")...)
+	if err != nil {
+		t.Fatal(stderr)
+	}
+	rendered := make(map[string]any) // by kind and name
+	for part := range strings.SplitSeq(got, "\n---\n") {
+		var o struct {
+			Kind     string
+			Metadata struct{ Name string }
+			Spec     any
+			Data     map[string]string
+		}
+		if err := yaml.Unmarshal([]byte(part), &o); err != nil {
+			t.Fatalf("%v in\n%s", err, part)
+		}
+		rendered[o.Kind+" "+o.Metadata.Name] = o.Spec
+		for name, text := range o.Data {
+			rendered["file "+name] = text
+		}
+	}
+	var rules any
+	if err := yaml.Unmarshal([]byte(read(t, chart+"/files/alerts.yaml")), &rules); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(rendered["PrometheusRule relay"], rules) {
+		t.Errorf("the PrometheusRule is %v, want %v", rendered["PrometheusRule relay"], rules)
+	}
+	dashboards, _ := filepath.Glob(chart + "/files/dashboards/*.json")
+	if len(dashboards) == 0 {
+		t.Error("the chart has no dashboards")
+	}
+	for _, path := range dashboards {
+		if name := filepath.Base(path); rendered["file "+name] != strings.TrimRight(read(t, path), "\n") {
+			t.Errorf("the dashboard %s is another in its ConfigMap", name)
+		}
 	}
 }
 
