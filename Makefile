@@ -8,7 +8,7 @@ IMAGE ?= ghcr.io/crosspod/relay:dev
 # Kept in step with .ci/run, which reads it from here.
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: all build test race fuzz bench lint fmt cover e2e netns interop acme k8s image packages help
+.PHONY: all build test race fuzz bench lint fmt cover e2e netns interop acme k8s chart image packages help
 .DEFAULT_GOAL := all
 
 all: build test ## build and test
@@ -54,6 +54,9 @@ acme: ## get a certificate from Pebble, Let's Encrypt's directory for tests
 
 k8s: ## install the chart on a real Kubernetes and measure rollouts and faults, as root on Linux
 	cd test/k8s && CGO_ENABLED=0 $(GO) test -count=1 -timeout 40m -v ./...
+
+chart: ## test the chart without a cluster: what it renders and refuses
+	cd test/k8s && $(GO) vet ./... && $(GO) test -count=1 ./chart ./load
 
 image: ## pack the image for amd64 and arm64: dist/image, an OCI layout, and dist/image.tar
 	build/binaries relay linux/amd64 linux/arm64
