@@ -2,7 +2,6 @@ package main
 
 import (
 	"net"
-	"os"
 	"path/filepath"
 	"regexp"
 	"syscall"
@@ -12,12 +11,7 @@ import (
 
 // What systemd hears of a relay, from its start to its end.
 func TestSystemd(t *testing.T) {
-	dir, err := os.MkdirTemp("", "relay") // the name of a socket must be short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // a folder left behind is no failure
-	socket := filepath.Join(dir, "notify")
+	socket := filepath.Join(t.TempDir(), "notify")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
 	if err != nil {
 		t.Skip(err) // there is no such socket here, and no systemd
