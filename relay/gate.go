@@ -14,9 +14,12 @@ const (
 	// gateTime is how long after its handshake messages that were held wait for the
 	// peer to subscribe to their source.
 	gateTime = time.Second
-	// gatePortion is how many messages of one source go through a gate at a time, and
-	// gatePause the time between: existing clients take 100 that nobody has read.
-	gatePortion = 64
+	// gatePortion is how many messages of one source go through a gate at first, and
+	// gatePause the time until more do, gateMore more each time. Existing clients take
+	// 100 that nobody has read, and begin to read some time after they have subscribed.
+	// Since the portions grow, a source that goes on sending fast catches up.
+	gatePortion = 25
+	gateMore    = 5
 	gatePause   = 20 * time.Millisecond
 )
 
@@ -42,7 +45,7 @@ type gate struct {
 // gated is what waits of one source.
 type gated struct {
 	held, later [][]byte // later was never held
-	open        bool
+	portion     int      // how many go through next; 0: none may yet
 }
 
 // newGate puts a gate in front of the queue of p, unless there is one. fresh: nobody
@@ -126,7 +129,13 @@ func (g *gate) take(w *gated) (msg []byte) {
 	return msg
 }
 
-// release lets a portion of what waits of src through, in order.
+// portion lets the next portion of what waits of src through.
+func (g *gate) portion(src messages.PeerID, w *gated) {
+	g.release(src, w, w.portion)
+	w.portion += gateMore
+}
+
+// release lets most messages of what waits of src through, in order.
 func (g *gate) release(src messages.PeerID, w *gated, most int) {
 	g.peer.hear(src)
 	owed := false
@@ -151,9 +160,9 @@ func (g *gate) subscribed(ids messages.PeerList) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for id := range ids.All() {
-		if w := g.from[id]; w != nil && !w.open {
-			w.open = true
-			g.release(id, w, gatePortion)
+		if w := g.from[id]; w != nil && w.portion == 0 {
+			w.portion = gatePortion
+			g.portion(id, w)
 		}
 	}
 }
@@ -170,7 +179,7 @@ func (g *gate) complete() {
 	}
 }
 
-// tick lets a further portion through, and in the end everything.
+// tick lets further portions through, and in the end everything.
 func (g *gate) tick() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -179,8 +188,11 @@ func (g *gate) tick() {
 	}
 	late := g.peer.age() >= gateTime
 	for id, w := range g.from {
-		if w.open = w.open || late; w.open {
-			g.release(id, w, gatePortion)
+		if late && w.portion == 0 {
+			w.portion = gatePortion
+		}
+		if w.portion > 0 {
+			g.portion(id, w)
 		}
 	}
 	if late && len(g.from) == 0 {
