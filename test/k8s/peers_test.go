@@ -169,11 +169,10 @@ func (p *peers) end(t *testing.T, scenario string) (load.Report, figures) {
 		t.Logf("%s: %d sent, %d lost (%.3f %%, %d of them refused), %d reordered, %d twice, gap %.2f s, %d moves of %d peers, at most %d, %d not sent, %d offline and %d back", kind,
 			f.Sent, f.Lost, 100*float64(f.Lost)/float64(max(1, f.Sent)), f.Refused, f.Reordered, f.Duplicated, f.Gap.Seconds(), f.Reconnects, f.Peers, f.Most, f.NotSent, f.Offline, f.Online)
 	}
-	for i, l := range report[load.Ours].Losses {
-		if i == 40 {
-			break
+	for _, f := range report {
+		for _, l := range f.Losses[:min(40, len(f.Losses))] {
+			t.Log("lost: ", l)
 		}
-		t.Log("lost: ", l)
 	}
 	t.Logf("dropped by the pods: %s; bounced %v", cmp.Or(grown.drops(), "nothing"), grown["relay_cluster_bounces_received_total"])
 	t.Logf("peers of each pod:\n%s", strings.Join(p.watch.spreads, "\n"))

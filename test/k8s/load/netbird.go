@@ -28,6 +28,7 @@ type netBird struct {
 	manager    *netbird.Manager
 	cancel     context.CancelFunc
 	conn       atomic.Pointer[net.Conn] // to the partner; nil: none now
+	fresh      atomic.Bool              // connected again, and not to the partner yet
 	reconnects atomic.Int64
 	reader     sync.WaitGroup
 }
@@ -68,12 +69,17 @@ func (p *netBird) read(ctx context.Context, other string, in *flow) {
 	defer done()
 	conn, err := p.manager.OpenConn(opening, url, other, ip)
 	if err != nil {
+		p.fresh.Store(!p.manager.Ready())
 		return // the partner is not there
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // it may have ended
 	defer stop()
 	p.conn.Store(&conn)
-	defer p.conn.Store(nil)
+	p.fresh.Store(false)
+	defer func() {
+		p.fresh.Store(!p.manager.Ready())
+		p.conn.Store(nil)
+	}()
 	b := make([]byte, 2*messageSize)
 	for {
 		n, err := conn.Read(b)
@@ -90,10 +96,10 @@ func (p *netBird) send(message []byte) outcome {
 			return sent
 		}
 	}
-	if p.manager.Ready() {
-		return refused
+	if p.fresh.Load() || !p.manager.Ready() {
+		return unsent
 	}
-	return unsent
+	return refused
 }
 
 func (p *netBird) sum(f *Figures) {
