@@ -41,6 +41,7 @@ func TestInstall(t *testing.T) {
 	})
 
 	p := r.talk(t)
+	nodes := make(map[string]bool)
 	for _, pod := range r.pods(t) {
 		f, err := scrape(t.Context(), pod.Status.PodIP)
 		if err != nil {
@@ -48,6 +49,10 @@ func TestInstall(t *testing.T) {
 		}
 		n := f.sum("relay_peers")
 		t.Logf("%s on %s has %v peers", pod.Metadata.Name, pod.Spec.NodeName, n)
+		if nodes[pod.Spec.NodeName] {
+			t.Errorf("%s has two pods", pod.Spec.NodeName)
+		}
+		nodes[pod.Spec.NodeName] = true
 		if n == 0 {
 			t.Errorf("%s has no peers", pod.Metadata.Name)
 		}
