@@ -173,6 +173,9 @@ func (p *peers) end(t *testing.T, scenario string) (load.Report, figures) {
 		for _, l := range f.Losses[:min(40, len(f.Losses))] {
 			t.Log("lost: ", l)
 		}
+		for _, l := range f.Turned[:min(40, len(f.Turned))] {
+			t.Logf("reordered: %s, sent %s, came %s", l.Flow, l.First.Format("15:04:05.000"), l.Til.Format("15:04:05.000"))
+		}
 	}
 	t.Logf("dropped by the pods: %s; bounced %v", cmp.Or(grown.drops(), "nothing"), grown["relay_cluster_bounces_received_total"])
 	t.Logf("peers of each pod:\n%s", strings.Join(p.watch.spreads, "\n"))

@@ -1,6 +1,7 @@
 package k8s_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -40,12 +41,16 @@ func TestRollout(t *testing.T) {
 			r.settle(t, 3)
 			t.Logf("the last old pod had gone after %.1f s", time.Since(from).Seconds())
 			pause(steady)
-			p.end(t, fmt.Sprintf("2. rollout restart %d", i+1))
+			report, _ := p.end(t, fmt.Sprintf("2. rollout restart %d", i+1))
+			nothingLost(t, report)
+			if most := report[load.Ours].Most; most > 1 {
+				t.Errorf("a peer of %s moved %d times, want once", load.Ours, most)
+			}
 		})
 	}
 }
 
-// TestScale goes from 3 pods to 6 and to 2.
+// TestScale goes from 3 pods to 6 and to 2. The peers of our client spread.
 func TestScale(t *testing.T) {
 	r := install(t, lab(t).image)
 	p := r.talk(t)
@@ -55,7 +60,26 @@ func TestScale(t *testing.T) {
 		r.kubectl(t, "scale", "deployment/"+r.name, fmt.Sprintf("--replicas=%d", n))
 		r.settle(t, n)
 		t.Logf("%d pods after %.1f s", n, time.Since(from).Seconds())
-		pause(5 * steady)
+		if n == 6 {
+			r.spreads(t)
+		}
+		pause(steady)
 	}
-	p.end(t, "3. scale 3, 6, 2")
+	report, _ := p.end(t, "3. scale 3, 6, 2")
+	nothingLost(t, report)
+}
+
+// spreads waits until every pod has peers.
+func (r *release) spreads(t *testing.T) {
+	t.Helper()
+	from := time.Now()
+	eventually(t, "peers on all pods", func() error {
+		return r.each(t, func(f figures) error {
+			if f.sum("relay_peers") == 0 {
+				return errors.New("no peers")
+			}
+			return nil
+		})
+	})
+	t.Logf("every pod had peers after %.1f s more", time.Since(from).Seconds())
 }

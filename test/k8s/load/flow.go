@@ -3,6 +3,7 @@ package load
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -18,6 +19,7 @@ type flow struct {
 	got        int    // how many of them
 	highest    uint64
 	reordered  int
+	turned     []Loss // the first few that were reordered
 	duplicated int
 	gap        time.Duration
 	first      time.Time // when sending began
@@ -89,6 +91,9 @@ func (f *flow) receive(b []byte) {
 		return
 	case number < f.highest:
 		f.reordered++
+		if len(f.turned) < maxTurned {
+			f.turned = append(f.turned, Loss{fmt.Sprintf("%s: %d behind %d", f.name, number, f.highest), 1, f.sentAt[number], now})
+		}
 	}
 	f.came[number] = true
 	f.got++
@@ -112,6 +117,7 @@ func (f *flow) sum(to *Figures) {
 	to.Reordered += f.reordered
 	to.Duplicated += f.duplicated
 	to.Gap = max(to.Gap, f.gap, f.ended.Sub(f.last))
+	to.Turned = append(to.Turned, f.turned...)
 	for i := 0; i < len(f.came) && len(to.Losses) < maxLosses; i++ {
 		if f.came[i] {
 			continue

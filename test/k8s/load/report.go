@@ -14,6 +14,9 @@ const (
 // maxLosses bounds the list of losses in a report.
 const maxLosses = 200
 
+// maxTurned bounds the list of reordered messages of a flow.
+const maxTurned = 5
+
 // Report is the figures of each kind of peers.
 type Report map[string]*Figures
 
@@ -32,6 +35,7 @@ type Figures struct {
 	Offline    int           // offline notices about peers that had not left
 	Online     int           // notices that they are back
 	Losses     []Loss        // the first few
+	Turned     []Loss        // reordered ones, the first few; Til is when they came
 }
 
 // Loss is messages in a row that did not come.
@@ -66,5 +70,6 @@ func (r Report) Add(other Report) {
 		f.Offline += o.Offline
 		f.Online += o.Online
 		f.Losses = append(f.Losses, o.Losses...)
+		f.Turned = append(f.Turned, o.Turned...)
 	}
 }
