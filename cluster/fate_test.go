@@ -270,7 +270,7 @@ func TestParkingIsBounded(t *testing.T) {
 		}
 		f.pod("b").join(name)
 		time.Sleep(time.Second)
-		for i := range 40 {
+		for i := range 264 {
 			f.pod("a").send("ann", name, fmt.Sprint(i))
 		}
 		if g := f.pod("a").figures(); g.ParkedMessages != 256 || g.ParkedBytes == 0 {

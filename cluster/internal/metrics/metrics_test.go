@@ -104,7 +104,7 @@ func TestMetricNames(t *testing.T) {
 			t.Errorf("%s is a %s", name, kind)
 		}
 	}
-	if len(types) != 27 {
+	if len(types) != 28 {
 		t.Errorf("%d metrics", len(types))
 	}
 
