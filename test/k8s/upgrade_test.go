@@ -32,7 +32,7 @@ func TestUpgrade(t *testing.T) {
 			"ingress.enabled=true,metrics.dashboards.enabled=true,settings.log-level=debug,podDisruptionBudget.enabled=false")
 		r.helm(t, "upgrade", l.image)
 	}, nothingLost)
-	// This cuts connections: they come another way, with another address.
+	// A load balancer may lead connections another way, which cuts them.
 	step("7c. externalTrafficPolicy Local and back", func() {
 		r.helm(t, "upgrade", l.image, "--set", "service.externalTrafficPolicy=Local")
 		r.helm(t, "upgrade", l.image)
