@@ -116,6 +116,11 @@ func (l *link) move(ctx context.Context) {
 		}
 		l.c.count.movesFailed.Add(1)
 		l.log.Info("stays with its relay pod", "reason", err)
+		select {
+		case <-time.After(maxGoAwayPause): // however often it is asked
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
@@ -131,11 +136,15 @@ func (l *link) findNext(ctx context.Context, why messages.Why) (*link, error) {
 		if why == messages.WhyCrowded && tries == crowdedTries {
 			return nil, fmt.Errorf("%d attempts to move: %w", tries, err)
 		}
-		again, ok := wait(ctx, l.goAway)
+		var interrupt chan messages.Why
+		if why == messages.WhyCrowded {
+			interrupt = l.goAway // it may be stopping by now
+		}
+		again, ok := wait(ctx, interrupt)
 		if !ok {
 			return nil, context.Cause(ctx)
 		}
-		if again != 0 {
+		if again == messages.WhyStopping {
 			why, tries, wait = again, 0, goAwayPauses()
 		}
 	}

@@ -227,19 +227,19 @@ func (l *leaving) returns(p *Peer) {
 
 // ended says that the connection of p is over.
 func (l *leaving) ended(p *Peer) {
-	if p.moves() {
-		l.movable.Add(-1)
+	if !p.moves() {
+		return // and was never asked
 	}
-	m := p.move.Load()
+	l.movable.Add(-1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m := p.move.Load() // with the lock: ask may be storing one
 	if m == nil {
 		return
 	}
-	l.mu.Lock()
-	m = p.move.Load()
 	m.timer.Stop()
 	l.overLocked(m, m.evicted && !m.moved.IsZero())
 	l.forgetLocked(p)
-	l.mu.Unlock()
 }
 
 func (l *leaving) forgetLocked(p *Peer) {
