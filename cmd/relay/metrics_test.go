@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/crosspod/crosspod/client"
 )
 
 // No line of the metrics has an empty label.
@@ -55,6 +57,11 @@ func TestDrainDeadline(t *testing.T) {
 	if at := deadline(); at != 0 {
 		t.Errorf("deadline %d while the pod serves, want 0", at)
 	}
+	alice, err := client.Dial(t.Context(), client.Config{URL: "rel://" + pod.address(t, "tls=false"), Name: "alice", Token: client.SecretToken("of sixteen or so", time.Hour)})
+	if err != nil {
+		t.Fatal(err) // without a peer the pod stops at once
+	}
+	defer alice.Close()
 	asked := time.Now()
 	pod.signals <- syscall.SIGTERM
 	pod.stderr.Line(t, "msg=draining")

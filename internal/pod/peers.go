@@ -209,7 +209,6 @@ const drainTick = 100 * time.Millisecond
 // load balancer goes on sending new peers for a while after the pod is not ready,
 // and they would find it closed: a pod that was asked to stop serves them until the
 // delay is over, or it has no peers.
-
 func (p *Pod) readiness() Part {
 	return Part{
 		Name: "readiness",
