@@ -181,11 +181,10 @@ func (r *Resolver) watch(ctx context.Context, know func(addresses []string)) err
 	lasts := shortestWatch + rand.N(shortestWatch)
 	ctx, cancel := context.WithTimeout(ctx, lasts+2*answerTimeout)
 	defer cancel()
-	client, token, err := r.connect()
+	client, token, err := r.connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer client.CloseIdleConnections()
 
 	var list struct {
 		Metadata meta    `json:"metadata"`
@@ -232,8 +231,9 @@ func (r *Resolver) watch(ctx context.Context, know func(addresses []string)) err
 }
 
 // connect returns a client with the certificates and the token that the pod has now:
-// both are replaced while it runs.
-func (r *Resolver) connect() (client *http.Client, token string, err error) {
+// both are replaced while it runs. Its connections end with ctx: CloseIdleConnections
+// leaves one open whose last request is just being cancelled, or that is still dialled.
+func (r *Resolver) connect(ctx context.Context) (client *http.Client, token string, err error) {
 	pem, err := os.ReadFile(filepath.Join(r.Folder, "ca.crt"))
 	if err != nil {
 		return nil, "", err
@@ -251,7 +251,13 @@ func (r *Resolver) connect() (client *http.Client, token string, err error) {
 		dial = (&net.Dialer{Timeout: answerTimeout}).DialContext
 	}
 	return &http.Client{Transport: &http.Transport{
-		DialContext:           dial,
+		DialContext: func(_ context.Context, network, address string) (net.Conn, error) {
+			conn, err := dial(ctx, network, address)
+			if err == nil {
+				context.AfterFunc(ctx, func() { _ = conn.Close() }) // it is given up
+			}
+			return conn, err
+		},
 		TLSClientConfig:       &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:   answerTimeout,
 		ResponseHeaderTimeout: answerTimeout,
