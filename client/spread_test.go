@@ -89,7 +89,7 @@ func TestScaleUpSpreadsClients(t *testing.T) {
 		// A pod goes on to its share, which is more even than the bound; there it ends.
 		time.Sleep(3 * time.Minute)
 		settled, _, _ = moves()
-		time.Sleep(3 * time.Minute)
+		time.Sleep(70 * time.Second)
 		if later, _, _ := moves(); later != settled {
 			t.Errorf("%d moves when all was even", later-settled)
 		}
