@@ -10,13 +10,13 @@ import (
 const awayTime = 3 * time.Second
 
 // away is the peers that were closed as this pod drains and are not back yet. They
-// stay in the store: so nobody is told that they are offline, and what arrives for
+// stay in the store: so there is no offline notice, and what arrives for
 // them goes back to be kept where it came from. That ends when the peer is on another
 // pod, or here again, or after awayTime.
 //
 // See docs/adr/0036-held-messages.md.
 type away struct {
-	over func(*Peer) // called once for each that waits has been called for
+	over func(*Peer) // called once for each peer that keep has kept
 
 	mu     sync.Mutex // guards what follows
 	peers  map[*Peer]*absence
@@ -57,7 +57,7 @@ func (a *away) keep(p *Peer) bool {
 }
 
 // end ends the absence of p and reports whether its connection had ended. A nil a
-// has nobody.
+// has no peer.
 func (a *away) end(p *Peer) (waited bool) {
 	if a == nil {
 		return false

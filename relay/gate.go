@@ -16,7 +16,7 @@ const (
 	gateTime = time.Second
 	// gatePortion is how many messages of one source go through a gate at first, and
 	// gatePause the time until more do, gateMore more each time. Existing clients take
-	// 100 that nobody has read, and begin to read some time after they have subscribed.
+	// 100 that are not read, and begin to read some time after they have subscribed.
 	// Since the portions grow, a source that goes on sending fast catches up.
 	gatePortion = 25
 	gateMore    = 5
@@ -48,8 +48,8 @@ type gated struct {
 	portion     int      // how many go through next; 0: none may yet
 }
 
-// newGate puts a gate in front of the queue of p, unless there is one. fresh: nobody
-// may send to p yet.
+// newGate puts a gate in front of the queue of p, unless there is one. fresh: no peer
+// can send to p yet.
 func (p *Peer) newGate(fresh bool) *gate {
 	g := &gate{peer: p, fresh: fresh, from: make(map[messages.PeerID]*gated)}
 	g.mu.Lock()

@@ -180,7 +180,7 @@ func (h *host) Settle(id messages.PeerID, is cluster.Presence) {
 // delivery hands the messages that one link brings to the peers of this pod.
 type delivery struct {
 	local   courier
-	leaving *leaving // nil: nobody is
+	leaving *leaving // nil: no peer is
 }
 
 // Deliver queues one message; Flush starts the writers. If dst waits to be told that

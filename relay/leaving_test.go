@@ -227,7 +227,7 @@ func TestArrivalsAreSentAway(t *testing.T) {
 			t.Errorf("%v were sent away, want 4", n)
 		}
 	})
-	synctest.Test(t, func(t *testing.T) { // without other pods nobody is
+	synctest.Test(t, func(t *testing.T) { // without other pods no peer is
 		r := newRelay(t)
 		r.Drain()
 		connectMover(t, r, "x", false)

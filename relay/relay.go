@@ -345,7 +345,7 @@ func (r *Relay) start(id messages.PeerID, c listener.Conn, groups []string) {
 	closing := r.closing
 	r.mu.Unlock()
 	if closing { // Shutdown did not see this one
-		r.finish(p) // nobody writes yet
+		r.finish(p) // there is no writer yet
 	}
 
 	var returns *gate

@@ -87,7 +87,7 @@ type Self struct {
 }
 
 // Rule is what a pod remembers from one call of Ask to the next. The zero value is one
-// that has asked nobody.
+// that has asked no peer.
 type Rule struct {
 	active        bool
 	calls         int           // for so many calls in a row there was a reason to begin

@@ -30,7 +30,7 @@ func TestShare(t *testing.T) {
 		{[]spread.Pod{{300, 0}, {100, 100}, {0, 0}}, 50},            // the first is out of the question
 		{[]spread.Pod{{300, 100}, {100, 100}, {0, 0}}, 100},         // and gives what it can
 		{[]spread.Pod{{300, 0}, {101, 0}, {100, 90}, {0, 0}}, 50},   // both of the first
-		{[]spread.Pod{{100, 0}, {100, 0}, {100, 0}, {0, 0}}, 0},     // nobody can move
+		{[]spread.Pod{{100, 0}, {100, 0}, {100, 0}, {0, 0}}, 0},     // no peer can move
 		{[]spread.Pod{{100, 10}, {100, 10}, {100, 10}, {0, 0}}, 30}, // few can
 	} {
 		if got := spread.Share(tt.pods); got != tt.want {
@@ -63,7 +63,7 @@ func TestAsk(t *testing.T) {
 		{"enough are on their way", self(30, 30, 15), pods(0), 0},
 		{"nearly enough", self(30, 30, 14), pods(0), 1},
 		{"no other can move", self(30, 3, 3), pods(0), 0},
-		{"nobody can move", self(30, 0, 0), pods(0), 0},
+		{"no peer can move", self(30, 0, 0), pods(0), 0},
 	} {
 		var r spread.Rule
 		for range 4 {
