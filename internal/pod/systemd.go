@@ -39,14 +39,17 @@ func (s *systemd) sendLocked(state string) {
 // reload calls load, and says before that the pod reloads and then that it is ready.
 func (s *systemd) reload(load func()) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.started { // to say that it is ready would be wrong
-		load()
-		return
+	began := s.started // else, to say that it is ready would be wrong
+	if began {
+		s.sendLocked(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 	}
-	s.sendLocked(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
-	load()
-	s.sendLocked(daemon.SdNotifyReady)
+	s.mu.Unlock()
+	load() // without the lock: the watchdog goes on
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if began && s.started {
+		s.sendLocked(daemon.SdNotifyReady)
+	}
 }
 
 // stopMargin is what a stop may take beside the drain.

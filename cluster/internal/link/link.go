@@ -55,8 +55,8 @@ type Handler interface {
 	Forward(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte)
 	Bounce(dst messages.PeerID, epoch uint64, flags wire.Flags, msg []byte)
 
-	// Control hands over the payload of USE, GOODBYE, TALLY, COMPLAINT or
-	// TOKENS, as yet unparsed; after [Link.Drain] only of TALLY. An error ends
+	// Control hands over the payload of USE, GOODBYE, TALLY, COMPLAINT,
+	// TOKENS, ABOUT, LOAD or MOVED, unparsed; after [Link.Drain] only of TALLY. An error ends
 	// the link.
 	Control(t wire.Type, payload []byte) error
 
